@@ -1,0 +1,1 @@
+"""SGL engine: compiled engines for small-VLM-guided large-VLM inference."""

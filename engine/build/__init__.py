@@ -1,0 +1,1 @@
+"""Offline: checkpoints -> graphs -> engine directory."""

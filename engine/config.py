@@ -1,0 +1,291 @@
+"""Frozen configurations. Every default of the project lives here, once; derived values are methods."""
+
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from engine.errors import RequestError
+from engine.parallel import Mapping
+
+
+class RopeScaling(StrEnum):
+    NONE = "none"
+    DYNAMIC_NTK = "dynamic_ntk"
+    LINEAR = "linear"
+    LONG = "long"
+    LLAMA3 = "llama3"
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary position embedding of a language model; angles are computed by the runtime (`engine/runtime/rope.py`)."""
+
+    theta: float
+    max_positions: int
+    """Positions that the model was published for."""
+    scaling: RopeScaling = RopeScaling.NONE
+    factor: float = 1.0
+    """Stretch of DYNAMIC_NTK, LINEAR and LLAMA3."""
+    original_max_positions: int | None = None
+    """Trained length before LONG or LLAMA3 scaling."""
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+    """Per-frequency divisors of LONG, one for each half head dimension."""
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """A decoder of the Llama layout: RMSNorm, rotary GQA, gated SiLU MLP."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    norm_eps: float
+    rope: RopeConfig
+    qkv_bias: bool = False
+    tie_word_embeddings: bool = False
+
+
+class Norm(StrEnum):
+    LAYER = "layer_norm"
+    RMS = "rms_norm"
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A ViT over square tiles followed by pixel shuffle and a two-layer projector (`mlp1`)."""
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    norm: Norm
+    norm_eps: float
+    qkv_bias: bool
+    qk_norm: bool
+    downsample_ratio: float
+    output_size: int
+    """Hidden size of the language model that the projector feeds."""
+
+    def grid(self) -> int:
+        """Visual tokens along one side of a tile."""
+        return int(self.image_size // self.patch_size * self.downsample_ratio)
+
+    def tokens_per_tile(self) -> int:
+        return self.grid() ** 2
+
+
+@dataclass(frozen=True)
+class TilingConfig:
+    """How a picture becomes tiles: `min_tiles..max_tiles` of the closest aspect ratio, a thumbnail last."""
+
+    min_tiles: int = 1
+    max_tiles: int = 12
+    thumbnail: bool = True
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What the family's prompt code needs to know of a checkpoint."""
+
+    template: str
+    system_message: str | None = None
+    """Overrides the template's own system message."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One vision-language model as the engine sees it, free of any checkpoint's quirks."""
+
+    family: str
+    name: str
+    language: LanguageConfig
+    vision: VisionConfig
+    tiling: TilingConfig
+    prompt: PromptConfig
+
+
+class ScoreRows(StrEnum):
+    """Whose attention counts towards the importance of a visual token (algorithm.md section 2; paper, table 3)."""
+
+    PROMPT_AND_GENERATED = "prompt+generated"
+    PROMPT = "prompt"
+    LAST_PROMPT = "last_prompt"
+    GENERATED = "generated"
+    RELEASED = "released"
+    """Prompt and generated rows, and the last visual row: what the authors' code sums."""
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """SGP: which visual tokens the large model keeps, from which layer on (paper, section 3.2)."""
+
+    enabled: bool = True
+    retention_ratio: float = 0.2
+    """Fraction of visual tokens KEPT from `prune_layer` on."""
+    prune_layer: int | None = None
+    """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
+    average_retention: float | None = None
+    """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
+    rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
+    layers: float = 1.0
+    """Fraction of the small model's layers, counted from the first, whose attention counts (paper, table 2)."""
+
+    def __post_init__(self) -> None:
+        for name in ("retention_ratio", "layers", "average_retention"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise RequestError(f"{name} {value} is outside (0, 1]; it is a fraction")
+        if self.prune_layer is not None and self.prune_layer < 0:
+            raise RequestError(f"prune_layer {self.prune_layer} is negative; layers count from 0")
+
+    def num_kept(self, visual_tokens: int) -> int:
+        """Visual tokens that survive, at least 1."""
+        return max(1, math.floor(visual_tokens * self.retention_ratio + 1e-9))
+
+    def num_score_layers(self, num_layers: int) -> int:
+        """How many layers of the small model count, at least 1."""
+        return max(1, round(num_layers * self.layers))
+
+    def resolve(self, num_layers: int, prune_layers: tuple[int, ...]) -> "GuidanceConfig":
+        """The same with `prune_layer` and `retention_ratio` fixed for a model of `num_layers` layers.
+
+        prune_layers: the layers at which the engine was built to prune; 0 is always possible.
+        Raises RequestError when the wanted layer was not built.
+        """
+        possible = sorted({0, *prune_layers})
+        if self.average_retention is not None:
+            target = self.average_retention
+            ratios = {k: (target * num_layers - k) / (num_layers - k) for k in possible if k < num_layers}
+            feasible = {k: r for k, r in ratios.items() if 0 < r <= 1}
+            if not feasible:
+                raise RequestError(f"average_retention {target} cannot be reached with prune layers {possible}")
+            layer = min(feasible, key=lambda k: abs(k / num_layers - feasible[k]))
+            return replace(self, prune_layer=layer, retention_ratio=feasible[layer], average_retention=None)
+        layer = self.prune_layer
+        if layer is None:
+            wanted = paper_prune_layer(num_layers, self.retention_ratio)
+            layer = min(possible, key=lambda k: (abs(k - wanted), k))
+        elif layer >= num_layers:
+            raise RequestError(f"prune_layer {layer} is outside 0..{num_layers - 1} of the large model")
+        elif layer not in possible:
+            raise RequestError(
+                f"prune_layer {layer} was not built; choose one of {possible} or rebuild with --prune-layers {layer}"
+            )
+        return replace(self, prune_layer=layer)
+
+    def average(self, num_layers: int) -> float:
+        """Average retention (K + (L-K) r) / L of a resolved configuration."""
+        assert self.prune_layer is not None
+        return (self.prune_layer + (num_layers - self.prune_layer) * self.retention_ratio) / num_layers
+
+
+PAPER_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
+
+
+def paper_prune_layer(num_layers: int, ratio: float) -> int:
+    """floor(L * r): the layer ratio equals the keep ratio."""
+    return math.floor(num_layers * ratio + 1e-9)
+
+
+def default_prune_layers(num_layers: int) -> tuple[int, ...]:
+    """Prune points of a build that names none: the paper's five; layer 0 needs no point."""
+    return tuple(sorted({paper_prune_layer(num_layers, ratio) for ratio in PAPER_RATIOS} - {0}))
+
+
+class ExitCriterion(StrEnum):
+    """What is compared with the threshold (algorithm.md section 4; paper, figure 4)."""
+
+    DECISION_SCORE = "decision_score"
+    CONFIDENCE = "confidence"
+    CONSISTENCY = "consistency"
+    Q1 = "q1"
+    Q2 = "q2"
+    Q3 = "q3"
+    ENTROPY = "entropy"
+
+
+class Normalise(StrEnum):
+    PRODUCT = "product"
+    MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class ExitConfig:
+    """SEE: when the small model's answer is returned (paper, section 3.3)."""
+
+    enabled: bool = True
+    exit_threshold: float = 0.9
+    """Exit early iff the criterion's value is at least this."""
+    criterion: ExitCriterion = ExitCriterion.DECISION_SCORE
+    normalise: Normalise = Normalise.PRODUCT
+    """Of the consistency: eq. 8's product of token probabilities, or their geometric mean."""
+    consistency_retention: float = 0.05
+    """Fraction of visual tokens that the consistency pass keeps."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.consistency_retention <= 1:
+            raise RequestError(f"consistency_retention {self.consistency_retention} is outside (0, 1]")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise RequestError(f"max_new_tokens {self.max_new_tokens} is below 1")
+        if self.temperature < 0:
+            raise RequestError(f"temperature {self.temperature} is negative; 0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p {self.top_p} is outside (0, 1]")
+        if self.top_k < 0:
+            raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
+
+
+class Target(StrEnum):
+    ONNXRUNTIME = "onnxruntime"
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What to build, from where, to where."""
+
+    small: Path
+    large: Path
+    out: Path
+    target: Target = Target.ONNXRUNTIME
+    precision: Precision = Precision.FP32
+    max_tokens: int = 8192
+    """Longest sequence, prompt and answer together, that the engine accepts."""
+    max_batch: int = 8
+    max_tiles: int | None = None
+    """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
+    prune_layers: tuple[int, ...] | None = None
+    """Prune points of the large model; None is `default_prune_layers`."""
+    large_scores: bool = False
+    """Give the large model score outputs too (guidance sources inside the large model)."""
+    mapping: Mapping = field(default_factory=Mapping)

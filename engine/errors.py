@@ -1,0 +1,21 @@
+"""The errors that a user can cause. Each message is one sentence: the thing, the place, the remedy."""
+
+
+class EngineError(ValueError):
+    """Base of all errors that a user can mend; command lines print it and exit with status 2."""
+
+
+class CheckpointError(EngineError):
+    """A checkpoint directory that cannot be read: a missing or truncated file, an unknown architecture, a wrong shape."""
+
+
+class ManifestError(EngineError):
+    """An engine directory that is incomplete, altered, or built by another version."""
+
+
+class ImageError(EngineError):
+    """A picture that cannot be decoded, or is too large to decode safely."""
+
+
+class RequestError(EngineError):
+    """A question or option that the built engine cannot serve."""

@@ -1,0 +1,37 @@
+"""Tensor parallelism: which part of each dimension a rank owns."""
+
+from dataclasses import dataclass
+
+from engine.errors import EngineError
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Place of one process among those that share a model (Megatron's column/row split)."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.world_size < 1 or not 0 <= self.rank < self.world_size:
+            raise EngineError(f"rank {self.rank} is outside 0..{self.world_size - 1}; give a rank below world_size")
+
+    def shard(self, size: int, what: str) -> range:
+        """The contiguous part of `size` that this rank owns; `what` names the dimension if it does not divide."""
+        if size % self.world_size:
+            raise EngineError(
+                f"{what} {size} does not divide by world_size {self.world_size}; choose a world_size that divides it"
+            )
+        part = size // self.world_size
+        return range(self.rank * part, (self.rank + 1) * part)
+
+    def kv_heads(self, num_kv_heads: int) -> range:
+        """KV heads of this rank: split when there are enough, otherwise each is replicated on several ranks."""
+        if num_kv_heads >= self.world_size:
+            return self.shard(num_kv_heads, "num_kv_heads")
+        if self.world_size % num_kv_heads:
+            raise EngineError(
+                f"world_size {self.world_size} is not a multiple of num_kv_heads {num_kv_heads}; choose one that is"
+            )
+        head = self.rank * num_kv_heads // self.world_size
+        return range(head, head + 1)

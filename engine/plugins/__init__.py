@@ -1,0 +1,1 @@
+"""Ops of the domain sgl: contract, reference, lowerings, kernels."""
