@@ -1,0 +1,155 @@
+"""A published InternVL2 `config.json` -> ModelConfig. Every quirk of these files ends here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.config import LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig, VisionConfig
+from engine.families.internvl2.fields import Fields
+from engine.families.internvl2.prompt import TEMPLATES
+from engine.families.internvl2.rope import read_rope
+from engine.families.internvl2.sources import Layout, read_layout
+
+
+def recognises(config: Mapping[str, Any]) -> bool:
+    """Whether a parsed `config.json` is of this family."""
+    architectures = config.get("architectures")
+    return isinstance(architectures, list) and "InternVLChatModel" in architectures
+
+
+def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
+    """A published checkpoint's configuration in our terms. Raises CheckpointError."""
+    fields = Fields(config, str(directory / "config.json"))
+    fields.only("ps_version", "v2")
+    fields.only("select_layer", -1)
+    fields.only("pad2square", False, None)
+    fields.only("use_backbone_lora", 0, None)
+    fields.only("use_llm_lora", 0, None)
+    fields.only("quantization_config", None)
+    language = _read_language(fields)
+    return ModelConfig(
+        family="internvl2",
+        name=directory.resolve().name,
+        language=language,
+        vision=_read_vision(fields, language.hidden_size),
+        tiling=_read_tiling(fields),
+        prompt=_read_prompt(fields),
+    )
+
+
+def _read_language(fields: Fields) -> LanguageConfig:
+    layout = read_layout(fields)
+    language = fields.section("llm_config")
+    language.only("hidden_act", "silu")
+    language.only("quantization_config", None)
+    language.only("attention_bias", False, None)
+    language.only("mlp_bias", False, None)
+    if layout is Layout.INTERNLM2:
+        language.only("bias", False)
+    hidden_size, num_heads = language.integer("hidden_size"), language.integer("num_attention_heads")
+    num_kv_heads = language.integer("num_key_value_heads")
+    if num_heads % num_kv_heads:
+        language.refuse(
+            f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_kv_heads}; "
+            "download the published config.json again"
+        )
+    if not language.has("head_dim") and hidden_size % num_heads:
+        language.refuse(
+            f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}; "
+            "download the published config.json again"
+        )
+    head_dim = language.integer("head_dim") if language.has("head_dim") else hidden_size // num_heads
+    if head_dim % 2:
+        language.refuse(f"head_dim {head_dim} is odd, which rotary embedding cannot use; choose another checkpoint")
+    rope = read_rope(language, head_dim)
+    _refuse_sliding_window(language, layout, rope.max_positions)
+    return LanguageConfig(
+        hidden_size=hidden_size,
+        num_layers=language.integer("num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        intermediate_size=language.integer("intermediate_size"),
+        vocab_size=language.integer("vocab_size"),
+        norm_eps=language.number("rms_norm_eps"),
+        rope=rope,
+        qkv_bias=layout is Layout.QWEN2,
+        tie_word_embeddings=language.has("tie_word_embeddings") and language.boolean("tie_word_embeddings"),
+    )
+
+
+def _refuse_sliding_window(language: Fields, layout: Layout, max_positions: int) -> None:
+    """A window that some position would feel. Qwen2 uses its window only when told to; two layouts have none."""
+    match layout:
+        case Layout.PHI3:
+            used = language.has("sliding_window")
+        case Layout.QWEN2:
+            used = language.has("use_sliding_window") and language.boolean("use_sliding_window")
+        case Layout.INTERNLM2 | Layout.LLAMA:
+            used = False
+    if used and language.integer("sliding_window") < max_positions:
+        language.refuse(
+            f"sliding_window {language.integer('sliding_window')} is shorter than max_position_embeddings "
+            f"{max_positions}, which is not supported; choose another checkpoint"
+        )
+
+
+def _read_vision(fields: Fields, output_size: int) -> VisionConfig:
+    vision = fields.section("vision_config")
+    vision.only("architectures", ["InternVisionModel"], None)
+    vision.only("hidden_act", "gelu")
+    vision.only("num_channels", 3, None)
+    vision.only("norm_type", *(str(norm) for norm in Norm))
+    config = VisionConfig(
+        image_size=vision.integer("image_size"),
+        patch_size=vision.integer("patch_size"),
+        hidden_size=vision.integer("hidden_size"),
+        num_layers=vision.integer("num_hidden_layers"),
+        num_heads=vision.integer("num_attention_heads"),
+        intermediate_size=vision.integer("intermediate_size"),
+        norm=Norm(vision.text("norm_type")),
+        norm_eps=vision.number("layer_norm_eps"),
+        qkv_bias=vision.boolean("qkv_bias"),
+        qk_norm=vision.boolean("qk_normalization"),
+        downsample_ratio=fields.number("downsample_ratio"),
+        output_size=output_size,
+    )
+    # The published code would interpolate the position embedding here.
+    fields.only("force_image_size", config.image_size, None)
+    if config.image_size % config.patch_size:
+        vision.refuse(
+            f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}; "
+            "download the published config.json again"
+        )
+    if config.hidden_size % config.num_heads:
+        vision.refuse(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_heads}; "
+            "download the published config.json again"
+        )
+    patches = config.image_size // config.patch_size
+    step = 1 / config.downsample_ratio
+    if not step.is_integer() or patches % step:
+        fields.refuse(
+            f"downsample_ratio {config.downsample_ratio} does not divide the {patches} patches of a tile's side; "
+            "download the published config.json again"
+        )
+    return config
+
+
+def _read_tiling(fields: Fields) -> TilingConfig:
+    thumbnail = fields.boolean("use_thumbnail")
+    if not fields.boolean("dynamic_image_size"):
+        return TilingConfig(min_tiles=1, max_tiles=1, thumbnail=thumbnail)
+    tiling = TilingConfig(fields.integer("min_dynamic_patch"), fields.integer("max_dynamic_patch"), thumbnail)
+    if tiling.min_tiles > tiling.max_tiles:
+        fields.refuse(
+            f"min_dynamic_patch {tiling.min_tiles} is above max_dynamic_patch {tiling.max_tiles}; "
+            "download the published config.json again"
+        )
+    return tiling
+
+
+def _read_prompt(fields: Fields) -> PromptConfig:
+    template = fields.text("template")
+    fields.only("template", *TEMPLATES)
+    return PromptConfig(template, fields.text("system_message") if fields.has("system_message") else None)

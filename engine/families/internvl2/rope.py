@@ -1,0 +1,64 @@
+"""Published rotary embedding settings -> RopeConfig."""
+
+from engine.config import RopeConfig, RopeScaling
+from engine.families.internvl2.fields import Fields
+
+SCALINGS = {
+    "default": RopeScaling.NONE,
+    "dynamic": RopeScaling.DYNAMIC_NTK,
+    "linear": RopeScaling.LINEAR,
+    "llama3": RopeScaling.LLAMA3,
+    "longrope": RopeScaling.LONG,
+    "su": RopeScaling.LONG,
+}
+TYPE_FIELDS = {"type", "rope_type"}
+PARAMETERS = {
+    RopeScaling.NONE: set(),
+    RopeScaling.DYNAMIC_NTK: {"factor"},
+    RopeScaling.LINEAR: {"factor"},
+    RopeScaling.LLAMA3: {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    RopeScaling.LONG: {"short_factor", "long_factor", "original_max_position_embeddings"},
+}
+
+
+def read_rope(language: Fields, head_dim: int) -> RopeConfig:
+    """`rope_theta`, `rope_scaling` and the lengths of a language model's configuration."""
+    theta = language.number("rope_theta")
+    max_positions = language.integer("max_position_embeddings")
+    language.only("partial_rotary_factor", None, 1.0)
+    if not language.has("rope_scaling"):
+        return RopeConfig(theta, max_positions)
+    published = language.section("rope_scaling")
+    kind = published.text("rope_type" if published.has("rope_type") else "type")
+    if kind not in SCALINGS:
+        published.refuse(f"type {kind!r} is not supported, only {', '.join(SCALINGS)}; choose another checkpoint")
+    scaling = SCALINGS[kind]
+    unknown = sorted(set(published.values) - TYPE_FIELDS - PARAMETERS[scaling])
+    if unknown:
+        published.refuse(f"{unknown[0]} is not supported with type {kind!r}; choose another checkpoint")
+    match scaling:
+        case RopeScaling.NONE:
+            return RopeConfig(theta, max_positions)
+        case RopeScaling.DYNAMIC_NTK | RopeScaling.LINEAR:
+            return RopeConfig(theta, max_positions, scaling, factor=published.number("factor"))
+        case RopeScaling.LLAMA3:
+            return RopeConfig(
+                theta,
+                max_positions,
+                scaling,
+                factor=published.number("factor"),
+                original_max_positions=published.integer("original_max_position_embeddings"),
+                low_freq_factor=published.number("low_freq_factor"),
+                high_freq_factor=published.number("high_freq_factor"),
+            )
+        case RopeScaling.LONG:
+            # Phi-3 keeps the trained length beside rope_scaling, later files inside it.
+            trained = published if published.has("original_max_position_embeddings") else language
+            return RopeConfig(
+                theta,
+                max_positions,
+                scaling,
+                original_max_positions=trained.integer("original_max_position_embeddings"),
+                short_factor=published.numbers("short_factor", head_dim // 2),
+                long_factor=published.numbers("long_factor", head_dim // 2),
+            )
