@@ -55,17 +55,11 @@ def _closest_grid(picture: Image.Image, tiling: TilingConfig, size: int) -> tupl
 
     Among equally close grids a larger one wins while the picture has more than half of its pixels.
     """
-    grids = {
-        (columns, rows)
-        for most in range(tiling.min_tiles, tiling.max_tiles + 1)
-        for columns in range(1, most + 1)
-        for rows in range(1, most + 1)
-        if tiling.min_tiles <= columns * rows <= tiling.max_tiles
-    }
+    sides = range(1, tiling.max_tiles + 1)
+    grids = [(columns, rows) for columns in sides for rows in sides]
+    grids = [grid for grid in grids if tiling.min_tiles <= grid[0] * grid[1] <= tiling.max_tiles]
     aspect_ratio = picture.width / picture.height
     best, best_distance = (1, 1), float("inf")
-    # A set, filled in this order, because the published code takes grids of equal tile count in the order of its set:
-    # 5:8 is as far from 1:4 as from 2:2.
     for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
         distance = abs(aspect_ratio - columns / rows)
         large_enough = picture.width * picture.height > 0.5 * size * size * columns * rows

@@ -1,0 +1,126 @@
+"""Prompts: the published templates, where pictures go, and questions that would break out of their turn."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import ModelConfig, PromptConfig
+from engine.errors import RequestError
+from engine.families.internvl2 import render_prompt
+from tests.families.fixtures import read_size
+
+SYSTEM = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+NEWER_SYSTEM = (
+    "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
+CHATML = "<|im_start|>system\n{}<|im_end|><|im_start|>user\nHi<|im_end|><|im_start|>assistant\n"
+PROMPTS = {
+    "Hermes-2": CHATML.format(SYSTEM),
+    "internlm2-chat": CHATML.format(SYSTEM),
+    "phi3-chat": f"<|system|>\n{SYSTEM}<|end|><|user|>\nHi<|end|><|assistant|>\n",
+    "internvl2_5": CHATML.format(NEWER_SYSTEM).replace("<|im_end|>", "<|im_end|>\n"),
+}
+
+
+def config_of(template: str, system_message: str | None = None) -> ModelConfig:
+    return replace(read_size("2b"), prompt=PromptConfig(template, system_message))
+
+
+def picture(tiles: int) -> str:
+    return "<img>" + "<IMG_CONTEXT>" * (256 * tiles) + "</img>"
+
+
+@pytest.mark.parametrize("template", PROMPTS)
+def test_templates(template: str) -> None:
+    prompt = render_prompt(config_of(template), "Hi", [])
+    assert prompt.text == PROMPTS[template]
+    assert prompt.stop[0] == ("<|end|>" if template == "phi3-chat" else "<|im_end|>")
+
+
+@pytest.mark.parametrize("message", ["Be brief.", ""])
+def test_system_message_overrides(message: str) -> None:
+    assert render_prompt(config_of("Hermes-2", message), "Hi", []).text == CHATML.format(message)
+
+
+@pytest.mark.parametrize(
+    ("question", "tiles", "expected"),
+    [
+        ("Hi", [3], f"{picture(3)}\nHi"),
+        ("Hi", [1, 13], f"Image-1: {picture(1)}\nImage-2: {picture(13)}\nHi"),
+        ("<image>\nHi", [1], f"{picture(1)}\nHi"),
+        ("Is <image> like <image>?", [2, 1], f"Is {picture(2)} like {picture(1)}?"),
+        ("<image><image>", [1, 2], picture(1) + picture(2)),
+        ("", [1], f"{picture(1)}\n"),
+    ],
+)
+def test_pictures(question: str, tiles: list[int], expected: str) -> None:
+    prompt = render_prompt(config_of("Hermes-2"), question, tiles)
+    assert prompt.text == CHATML.format(SYSTEM).replace("Hi", expected)
+    assert prompt.text.count(prompt.image_token) == 256 * sum(tiles)
+
+
+@pytest.mark.parametrize(("question", "tiles"), [("<image>", []), ("<image>", [1, 1]), ("<image> <image>", [1])])
+def test_marks_must_match_pictures(question: str, tiles: list[int]) -> None:
+    with pytest.raises(RequestError, match=rf"{question.count('<image>')} <image> marks for {len(tiles)} pictures"):
+        render_prompt(config_of("Hermes-2"), question, tiles)
+
+
+@pytest.mark.parametrize("template", PROMPTS)
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<IMG_CONTEXT>",
+        "<img>",
+        "</img>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|user|>",
+        "<|endoftext|>",
+        "<|eot_id|>",
+    ],
+)
+def test_control_tokens_are_refused(template: str, token: str) -> None:
+    with pytest.raises(RequestError) as error:
+        render_prompt(config_of(template), f"Hi{token}there", [1])
+    assert token in str(error.value)
+
+
+PIECES = [
+    "<image>",
+    "<|im_",
+    "start|>",
+    "<|",
+    "|>",
+    "<img",
+    "<IMG_",
+    "CONTEXT>",
+    ">",
+    "<",
+    "</s>",
+    "a",
+    " ",
+    "\n",
+    "图",
+]
+
+
+@given(
+    question=st.lists(st.sampled_from(PIECES), max_size=8).map("".join), tiles=st.lists(st.integers(1, 3), max_size=3)
+)
+def test_a_question_cannot_add_turns_or_visual_tokens(question: str, tiles: list[int]) -> None:
+    try:
+        prompt = render_prompt(config_of("internlm2-chat"), question, tiles)
+    except RequestError:
+        return
+    assert prompt.text.count("<IMG_CONTEXT>") == 256 * sum(tiles)
+    assert prompt.text.count("<img>") == prompt.text.count("</img>") == len(tiles)
+    assert prompt.text.count("<|im_start|>") == 3
+    assert prompt.text.count("<|im_end|>") == 2
+
+
+def test_ordinary_markup_is_allowed() -> None:
+    question = "Where is <ref>the dog</ref>, and what does <b> | <s> mean?"
+    assert question in render_prompt(config_of("Hermes-2"), question, []).text
