@@ -15,6 +15,14 @@ from tools.random_checkpoint import tensor_shapes
 
 PARAMETERS = {"1b": 0.938e9, "2b": 2.21e9, "4b": 4.15e9, "8b": 8.08e9, "26b": 25.5e9, "40b": 40.1e9, "76b": 76.3e9}
 """As stated on the published model cards."""
+INTERNLM2_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+}
 
 
 def gather(tensors: dict[str, torch.Tensor], sources: dict[str, Source]) -> dict[str, torch.Tensor]:
@@ -92,25 +100,30 @@ def test_tied_head_reads_the_embedding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (4, 1), (4, 4), (6, 3)])
-def test_internlm2_rows(heads: int, kv_heads: int, tmp_path: Path) -> None:
+def test_internlm2_weights_are_those_of_a_llama(heads: int, kv_heads: int, tmp_path: Path) -> None:
     published_config = small_config(
         "InternLM2ForCausalLM", hidden_size=16 * heads, num_attention_heads=heads, num_key_value_heads=kv_heads
     )
     config = internvl2.read_config(tmp_path, published_config)
     expected = llama_for(config).state_dict()
-    layers = config.language.num_layers
-    tensors = {name: torch.zeros(shape) for name, shape in tensor_shapes(published_config).items()}
-    for index in range(layers):
-        parts = [expected[f"model.layers.{index}.self_attn.{part}_proj.weight"] for part in "qkv"]
+    tensors = {
+        "model.tok_embeddings.weight": expected["model.embed_tokens.weight"],
+        "model.norm.weight": expected["model.norm.weight"],
+        "output.weight": expected["lm_head.weight"],
+    }
+    for index in range(config.language.num_layers):
+        prefix = f"model.layers.{index}"
+        parts = [expected[f"{prefix}.self_attn.{part}_proj.weight"] for part in "qkv"]
         # InternLM2's rearrange: "(kv_head group head_dim)", a group being the queries, the key, the value
-        wqkv = torch.cat([part.view(kv_heads, -1, 16, 16 * heads) for part in parts], dim=1).reshape(-1, 16 * heads)
-        tensors[f"language_model.model.layers.{index}.attention.wqkv.weight"] = wqkv
+        wqkv = torch.cat([part.view(kv_heads, -1, 16, 16 * heads) for part in parts], dim=1)
+        tensors[f"{prefix}.attention.wqkv.weight"] = wqkv.reshape(-1, 16 * heads)
+        for theirs, ours in INTERNLM2_NAMES.items():
+            tensors[f"{prefix}.{theirs}.weight"] = expected[f"{prefix}.{ours}.weight"]
+    tensors = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
     found = gather(tensors, internvl2.language_sources(config, write_config(tmp_path, published_config)))
-    assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in expected.items()}
-    for index in range(layers):
-        for part in "qkv":
-            name = f"model.layers.{index}.self_attn.{part}_proj.weight"
-            torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
@@ -77,8 +78,8 @@ def test_agrees_with_the_processor_of_transformers(width: int, height: int, tili
         crop_to_patches=True,
         min_patches=tiling.min_tiles,
         max_patches=tiling.max_tiles,
-        image_mean=MEAN.tolist(),
-        image_std=STD.tolist(),
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
     )
     expected = processor(picture, return_tensors="np", input_data_format="channels_last")["pixel_values"]
     np.testing.assert_allclose(split_tiles(picture, config_of(tiling)).pixel_values, expected, rtol=0, atol=2e-6)
@@ -91,11 +92,11 @@ def test_extreme_shapes(size: tuple[int, int], tiles: int) -> None:
     assert len(split_tiles(noise(*size), config_of(TilingConfig(), 448)).boxes) == tiles
 
 
-def test_more_pixels_give_more_tiles_of_the_same_shape() -> None:
-    counts = [
-        len(split_tiles(Image.new("RGB", (side, side)), config_of(TilingConfig(), 28)).boxes) for side in (28, 57, 84)
-    ]
-    assert counts == [1, 5, 10]
+def test_a_larger_grid_needs_more_than_half_of_its_pixels() -> None:
+    # n x n tiles of 28 from n * 28 / sqrt(2) on
+    expected = {28: 1, 39: 1, 40: 5, 59: 5, 60: 10, 500: 10}
+    config = config_of(TilingConfig())
+    assert {side: len(split_tiles(Image.new("RGB", (side, side)), config).boxes) for side in expected} == expected
 
 
 def test_a_tile_of_native_size_is_the_picture() -> None:
