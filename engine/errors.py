@@ -6,7 +6,7 @@ class EngineError(ValueError):
 
 
 class CheckpointError(EngineError):
-    """A checkpoint directory that cannot be read: a missing or truncated file, an unknown architecture, a wrong shape."""
+    """A checkpoint directory that cannot be read: a missing or truncated file, a wrong shape, an unknown model."""
 
 
 class ManifestError(EngineError):

@@ -35,3 +35,8 @@ class Mapping:
             )
         head = self.rank * num_kv_heads // self.world_size
         return range(head, head + 1)
+
+    def vocabulary(self, vocab_size: int) -> range:
+        """Rows of embedding and head that this rank owns; the last rank's may reach past the vocabulary (zero rows)."""
+        part = -(-vocab_size // self.world_size)
+        return range(self.rank * part, (self.rank + 1) * part)

@@ -1,0 +1,110 @@
+"""Every input and output of every engine: name, dtype, dimensions. Builders declare them, executors bind them.
+
+Language engine, letters B S V T as in docs/structure.md. Segment 0 is the layers before the first prune point, segment i
+the layers from prune point i on; all layers of a segment share one KV length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.config import LanguageConfig, VisionConfig
+from engine.dims import Limits, Size
+from engine.parallel import Mapping
+
+INPUT_IDS = "input_ids"
+VISUAL_EMBEDS = "visual_embeds"
+VISUAL_SLOT = "visual_slot"
+ROPE_COS = "rope_cos"
+ROPE_SIN = "rope_sin"
+LOGIT_INDEX = "logit_index"
+LOGITS = "logits"
+SCORE_ROW = "score_row"
+SCORE_WEIGHT = "score_weight"
+VISUAL_COLUMN = "visual_column"
+VISUAL_SCORES = "visual_scores"
+VISUAL_SCORES_OUT = "visual_scores_out"
+PIXEL_VALUES = "pixel_values"
+VISUAL_FEATURES = "visual_features"
+
+
+def keep_index(segment: int) -> str:
+    return f"keep_index_{segment}"
+
+
+def kv_length(segment: int) -> str:
+    return f"kv_length_{segment}"
+
+
+def past_kv(layer: int) -> tuple[str, str]:
+    return f"past_key_{layer}", f"past_value_{layer}"
+
+
+def present_kv(layer: int) -> tuple[str, str]:
+    return f"present_key_{layer}", f"present_value_{layer}"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A named input or output of an engine. dtype is NumPy's name."""
+
+    name: str
+    dtype: str
+    dims: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class Bindings:
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+
+
+def segment_of(layer: int, prune_layers: Sequence[int]) -> int:
+    """Which segment a layer belongs to: the number of prune points at or before it."""
+    return sum(point <= layer for point in prune_layers)
+
+
+def language_bindings(
+    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], scores: bool, mapping: Mapping
+) -> Bindings:
+    """Of a language engine; `scores` adds the importance accumulator, each prune point a keep_index."""
+    batch, sequence, half = limits.batch(), limits.sequence(), config.head_dim // 2
+    kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+    inputs = [
+        Binding(INPUT_IDS, "int64", (batch, sequence)),
+        Binding(VISUAL_EMBEDS, "float32", (limits.visual(), config.hidden_size)),
+        Binding(VISUAL_SLOT, "int64", (batch, sequence)),
+        Binding(ROPE_COS, "float32", (batch, sequence, half)),
+        Binding(ROPE_SIN, "float32", (batch, sequence, half)),
+        Binding(LOGIT_INDEX, "int64", (batch, limits.logit_rows())),
+    ]
+    outputs = [Binding(LOGITS, "float32", (batch, limits.logit_rows(), config.vocab_size))]
+    if scores:
+        columns = limits.visual_columns()
+        accumulator = (batch, config.num_layers, columns)
+        inputs += [
+            Binding(SCORE_ROW, "int64", (batch, limits.score_rows())),
+            Binding(SCORE_WEIGHT, "float32", (batch, limits.score_rows())),
+            Binding(VISUAL_COLUMN, "int64", (batch, columns)),
+            Binding(VISUAL_SCORES, "float32", accumulator),
+        ]
+        outputs.append(Binding(VISUAL_SCORES_OUT, "float32", accumulator))
+    inputs += [Binding(kv_length(segment), "int32", (batch,)) for segment in range(len(prune_layers) + 1)]
+    inputs += [
+        Binding(keep_index(segment), "int64", (batch, limits.kept(segment)))
+        for segment in range(1, len(prune_layers) + 1)
+    ]
+    for layer in range(config.num_layers):
+        cache = (batch, kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim)
+        inputs += [Binding(name, "float32", cache) for name in past_kv(layer)]
+        outputs += [Binding(name, "float32", cache) for name in present_kv(layer)]
+    return Bindings(tuple(inputs), tuple(outputs))
+
+
+def vision_bindings(config: VisionConfig, limits: Limits) -> Bindings:
+    """Of a vision encoder with its projector."""
+    tiles = limits.tiles()
+    pixels = (tiles, 3, config.image_size, config.image_size)
+    return Bindings(
+        (Binding(PIXEL_VALUES, "float32", pixels),),
+        (Binding(VISUAL_FEATURES, "float32", (tiles, config.tokens_per_tile(), config.output_size)),),
+    )

@@ -1,0 +1,144 @@
+"""A checkpoint pair -> an engine directory, component by component."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import engine
+from engine.build.checkpoint import Checkpoint
+from engine.build.language import language_graph
+from engine.build.staging import BuildReport, Component, build_components, component_key
+from engine.build.targets.onnxruntime import write_engine
+from engine.build.tokenizer import write_tokenizer
+from engine.build.vision import vision_graph
+from engine.build.weights import WeightReader
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ModelConfig, default_prune_layers
+from engine.dims import Limits
+from engine.errors import EngineError
+from engine.families import Family, family_of
+from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
+
+OnProgress = Callable[[str, float], None]
+VERSIONED = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
+"""Packages whose version decides what a build yields."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """One of the two models of a pair, as it is to be built."""
+
+    name: str
+    checkpoint: Checkpoint
+    fingerprint: str
+    family: Family
+    config: ModelConfig
+    prune_layers: tuple[int, ...]
+    scores: bool
+
+
+def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fraction: None) -> BuildReport:
+    """Build what is missing of `build.out`. Raises EngineError; an interrupted build resumes when run again.
+
+    on_progress: gets a component's name and how much of it is done, 0..1.
+    """
+    roles = [
+        read_role(build, "small", build.small, (), True, on_progress),
+        read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
+    ]
+    components = [component for role in roles for component in role_components(build, role)]
+
+    def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            engine_version=engine.__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            target=build.target,
+            precision=build.precision,
+            max_tokens=build.max_tokens,
+            max_batch=build.max_batch,
+            world_size=build.mapping.world_size,
+            versions={name: version(name) for name in VERSIONED},
+            models={
+                role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
+            },
+            components=records,
+            guidance=GuidanceConfig(),
+            exit=ExitConfig(),
+        )
+
+    return build_components(build.out, components, make_manifest, on_progress)
+
+
+def read_role(
+    build: BuildConfig,
+    name: str,
+    directory: Path,
+    prune_layers: tuple[int, ...] | None,
+    scores: bool,
+    on_progress: OnProgress,
+) -> Role:
+    """Open one checkpoint and settle what its engines will be able to do."""
+    family, published = family_of(directory)
+    config = family.read_config(directory, published)
+    if build.max_tiles is not None:
+        tiling = replace(
+            config.tiling, max_tiles=build.max_tiles, min_tiles=min(config.tiling.min_tiles, build.max_tiles)
+        )
+        config = replace(config, tiling=tiling)
+    layers = config.language.num_layers
+    points = default_prune_layers(layers) if prune_layers is None else tuple(sorted(set(prune_layers) - {0}))
+    for point in points:
+        if not 0 < point < layers:
+            raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    checkpoint = Checkpoint(directory)
+    fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
+    return Role(name, checkpoint, fingerprint, family, config, points, scores)
+
+
+def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
+    """The parts of one model, each of which is built, cached and resumed by itself."""
+    limits = limits_of(build, role.config)
+    directory = role.checkpoint.directory
+
+    def key(part: str, *inputs: object) -> str:
+        versions = [version(name) for name in VERSIONED]
+        return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
+
+    def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
+        write_tokenizer(directory, out)
+
+    def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
+        reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
+        write_engine(vision_graph(role.config.vision, limits), reader, out / "vision.onnx", on_progress)
+
+    def build_language(out: Path, on_progress: Callable[[float], None]) -> None:
+        reader = WeightReader(role.checkpoint, role.family.language_sources(role.config, directory))
+        graph = language_graph(role.config.language, limits, role.prune_layers, role.scores, build.mapping)
+        rank = out / f"rank{build.mapping.rank}"
+        rank.mkdir()
+        write_engine(graph, reader, rank / "language.onnx", on_progress)
+
+    shared = (build.target, build.precision, limits)
+    yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
+    yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
+    language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
+    yield Component(f"{role.name}/language/rank{build.mapping.rank}", language_key, build_language)
+
+
+def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
+    """The ranges that the engines of one model are built for."""
+    thumbnail = int(config.tiling.thumbnail)
+    return Limits(build.max_tokens, build.max_batch, config.tiling.max_tiles + thumbnail)
+
+
+def code_fingerprint() -> str:
+    """SHA-256 over the source of this package: a changed builder never meets a cache of the old one."""
+    root = Path(engine.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[0] != "runtime":
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

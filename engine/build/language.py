@@ -1,0 +1,199 @@
+"""The language graph: one for prefill, decode and the parallel scoring pass; small and large alike.
+
+Shapes: B requests, S new tokens, T cache length, V visual tokens, R wanted rows, C hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from engine import bindings as names
+from engine.bindings import language_bindings, segment_of
+from engine.build.graph import declare, finish
+from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce
+from engine.config import LanguageConfig
+from engine.dims import Limits
+from engine.parallel import Mapping
+from engine.plugins.cached_attention import cached_attention
+from engine.plugins.prune_visual_tokens import prune_visual_tokens
+from engine.plugins.visual_attention import MASKED, visual_attention
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What travels from layer to layer beside the hidden states."""
+
+    hidden: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    kv_length: ir.Value
+
+
+class Embedding(nn.Module):
+    """[B,S], [V,C], [B,S] -> [B,S,C]: word embeddings, visual embeddings where visual_slot points to one."""
+
+    def __init__(self, config: LanguageConfig, mapping: Mapping) -> None:
+        super().__init__()
+        self.mapping = mapping
+        self.rows = mapping.vocabulary(config.vocab_size)
+        self.weight = Weight((config.vocab_size, config.hidden_size), Part(self.rows))
+
+    def forward(self, op: Any, ids: ir.Value, visual: ir.Value, slot: ir.Value) -> ir.Value:
+        if self.mapping.world_size > 1:
+            local = op.Sub(ids, self.rows.start)
+            owned = op.And(op.GreaterOrEqual(local, 0), op.Less(local, len(self.rows)))
+            words = op.Gather(self.weight, op.Where(owned, local, 0))
+            words = all_reduce(op, op.Where(op.Unsqueeze(owned, [-1]), words, 0.0), self.mapping)
+        else:
+            words = op.Gather(self.weight, ids)
+        is_visual = op.GreaterOrEqual(op.Unsqueeze(slot, [-1]), 0)
+        return op.Where(is_visual, op.Gather(visual, slot), words)
+
+
+class Attention(nn.Module):
+    """Rotary grouped-query attention of one layer on this rank's heads."""
+
+    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool) -> None:
+        super().__init__()
+        heads = mapping.shard(config.num_heads, "num_heads")
+        kv_heads = mapping.kv_heads(config.num_kv_heads)
+        size, dim = config.hidden_size, config.head_dim
+        q = range(heads.start * dim, heads.stop * dim)
+        kv = range(kv_heads.start * dim, kv_heads.stop * dim)
+        self.q_proj = Linear(size, config.num_heads * dim, config.qkv_bias, rows=q)
+        self.k_proj = Linear(size, config.num_kv_heads * dim, config.qkv_bias, rows=kv)
+        self.v_proj = Linear(size, config.num_kv_heads * dim, config.qkv_bias, rows=kv)
+        self.o_proj = Linear(config.num_heads * dim, size, columns=q)
+        self.num_heads, self.num_kv_heads, self.mapping = len(heads), len(kv_heads), mapping
+        self.function = (
+            visual_attention(self.num_heads, self.num_kv_heads, dim)
+            if scores
+            else cached_attention(self.num_heads, self.num_kv_heads)
+        )
+
+    def forward(
+        self, op: Any, tokens: Tokens, x: ir.Value, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
+    ) -> tuple[ir.Value, Sequence[ir.Value]]:
+        """-> [B,S,C] and the op's further outputs: present key and value, and received when scored."""
+        query = op.RotaryEmbedding(self.q_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_heads)
+        key = op.RotaryEmbedding(self.k_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
+        output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *score_inputs)
+        return all_reduce(op, self.o_proj(op, output), self.mapping), others
+
+
+class MLP(nn.Module):
+    """[B,S,C] -> [B,S,C]: down(silu(gate(x)) * up(x))"""
+
+    def __init__(self, config: LanguageConfig, mapping: Mapping) -> None:
+        super().__init__()
+        part = mapping.shard(config.intermediate_size, "intermediate_size")
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, rows=part)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, rows=part)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, columns=part)
+        self.mapping = mapping
+
+    def forward(self, op: Any, x: ir.Value) -> ir.Value:
+        gate = self.gate_proj(op, x)
+        gated = op.Mul(op.Mul(gate, op.Sigmoid(gate)), self.up_proj(op, x))
+        return all_reduce(op, self.down_proj(op, gated), self.mapping)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP with residuals."""
+
+    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(config, mapping, scores)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config, mapping)
+
+    def forward(
+        self, op: Any, tokens: Tokens, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
+    ) -> tuple[ir.Value, Sequence[ir.Value]]:
+        attended, others = self.self_attn(op, tokens, self.input_layernorm(op, tokens.hidden), past, score_inputs)
+        hidden = op.Add(tokens.hidden, attended)
+        return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
+
+
+class Decoder(nn.Module):
+    """Embedding, layers with prune points between them, final norm."""
+
+    def __init__(self, config: LanguageConfig, mapping: Mapping, prune_layers: Sequence[int], scores: bool) -> None:
+        super().__init__("model")
+        self.prune_layers, self.scores = prune_layers, scores
+        self.embed_tokens = Embedding(config, mapping)
+        self.layers = nn.ModuleList([DecoderLayer(config, mapping, scores) for _ in range(config.num_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+
+    def forward(self, op: Any, inputs: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
+        """-> hidden states of the last segment and the present caches (and `visual_scores_out`) by name."""
+        score_inputs: dict[int, list[ir.Value]] = {}
+        hidden = self.embed_tokens(op, inputs[names.INPUT_IDS], inputs[names.VISUAL_EMBEDS], inputs[names.VISUAL_SLOT])
+        cos, sin = inputs[names.ROPE_COS], inputs[names.ROPE_SIN]
+        outputs: dict[str, ir.Value] = {}
+        received = []
+        for index, layer in enumerate(self.layers):
+            segment = segment_of(index, self.prune_layers)
+            if index in self.prune_layers:
+                hidden, cos, sin = op.call(prune_visual_tokens(), hidden, cos, sin, inputs[names.keep_index(segment)])
+            tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)])
+            past = [inputs[name] for name in names.past_kv(index)]
+            if self.scores and segment not in score_inputs:
+                score_inputs[segment] = [
+                    inputs[names.SCORE_ROW],
+                    inputs[names.SCORE_WEIGHT],
+                    causal_score_mask(op, inputs[names.SCORE_ROW], tokens.kv_length, hidden, past[0]),
+                    inputs[names.VISUAL_COLUMN],
+                ]
+            hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs.get(segment, ()))
+            outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
+            received += scores
+        if self.scores:
+            outputs[names.VISUAL_SCORES_OUT] = op.Add(inputs[names.VISUAL_SCORES], op.Concat(*received, axis=1))
+        return self.norm(op, hidden), outputs
+
+
+def causal_score_mask(
+    op: Any, score_row: ir.Value, kv_length: ir.Value, hidden: ir.Value, past_key: ir.Value
+) -> ir.Value:
+    """[B,R], [B], [B,S,C], [B,Hkv,T,D] -> [B,R,T]: `score_mask` of `sgl::visual_attention`, once for all its layers."""
+    int32 = ir.DataType.INT32
+    sequence = op.Cast(op.Shape(hidden, start=1, end=2), to=int32)
+    starts_empty = op.Equal(sequence, op.ReduceMax(kv_length, keepdims=1))
+    past = op.Where(starts_empty, op.Sub(kv_length, kv_length), op.Sub(kv_length, sequence))
+    position = op.Add(op.Cast(score_row, to=int32), op.Unsqueeze(past, [1]))
+    cache = op.Squeeze(op.Cast(op.Shape(past_key, start=2, end=3), to=int32))
+    visible = op.LessOrEqual(op.Range(0, cache, 1), op.Unsqueeze(position, [2]))
+    return op.Where(visible, 0.0, MASKED)
+
+
+class LanguageModel(nn.Module):
+    """The whole engine: decoder and head."""
+
+    def __init__(self, config: LanguageConfig, mapping: Mapping, prune_layers: Sequence[int], scores: bool) -> None:
+        super().__init__("")
+        self.model = Decoder(config, mapping, prune_layers, scores)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, rows=mapping.vocabulary(config.vocab_size))
+
+    def forward(self, op: Any, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
+        hidden, outputs = self.model(op, inputs)
+        wanted = op.GatherND(hidden, op.Unsqueeze(inputs[names.LOGIT_INDEX], [-1]), batch_dims=1)
+        return {names.LOGITS: self.lm_head(op, wanted), **outputs}
+
+
+def language_graph(
+    config: LanguageConfig,
+    limits: Limits,
+    prune_layers: Sequence[int] = (),
+    scores: bool = False,
+    mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+) -> ir.Model:
+    """Declare the graph of a language engine; its parameters carry no data yet."""
+    bound = language_bindings(config, limits, prune_layers, scores, mapping)
+    builder, inputs = declare("language", bound)
+    outputs = LanguageModel(config, mapping, prune_layers, scores)(builder.op, inputs)
+    return finish(builder, bound, outputs)

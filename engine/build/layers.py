@@ -1,0 +1,100 @@
+"""Modules that graphs are declared with. Parameter names are the checkpoint's, as each family maps them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import nn
+
+from engine.config import Norm
+from engine.parallel import Mapping
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a checkpoint tensor [rows, columns] a parameter is.
+
+    Rows past the tensor's end are zero (a vocabulary padded to divide among ranks).
+    """
+
+    rows: range | None = None
+    columns: range | None = None
+    transpose: bool = False
+    """Checkpoints keep matrices [out, in], MatMul wants [in, out]."""
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the parameter that this part of a tensor makes."""
+        wanted = (self.rows, self.columns)[: len(stored)]
+        kept = tuple(len(part) if part is not None else size for part, size in zip(wanted, stored, strict=False))
+        shape = kept + stored[len(kept) :]
+        return shape[::-1] if self.transpose else shape
+
+
+class Weight(nn.Parameter):
+    """A float32 parameter that is filled from a checkpoint when the graph is written.
+
+    stored: shape of the whole parameter as checkpoints keep it; the shape in the graph follows from it and `part`.
+    """
+
+    def __init__(self, stored: tuple[int, ...], part: Part = Part()) -> None:
+        super().__init__(part.shape(stored))
+        self.stored, self.part = stored, part
+
+
+class Linear(nn.Module):
+    """[..., in] -> [..., out]. `rows` and `columns` are this rank's parts of the outputs and of the inputs."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        rows: range | None = None,
+        columns: range | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = Weight((out_features, in_features), Part(rows, columns, transpose=True))
+        self.bias = Weight((out_features,), Part(rows)) if bias else None
+
+    def forward(self, op: Any, x: ir.Value) -> ir.Value:
+        y = op.MatMul(x, self.weight)
+        return y if self.bias is None else op.Add(y, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """[..., C] -> [..., C]"""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = Weight((size,))
+        self.eps = eps
+
+    def forward(self, op: Any, x: ir.Value) -> ir.Value:
+        return op.RMSNormalization(x, self.weight, epsilon=self.eps)
+
+
+class LayerNorm(nn.Module):
+    """[..., C] -> [..., C]"""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = Weight((size,))
+        self.bias = Weight((size,))
+        self.eps = eps
+
+    def forward(self, op: Any, x: ir.Value) -> ir.Value:
+        return op.LayerNormalization(x, self.weight, self.bias, epsilon=self.eps)
+
+
+def norm(kind: Norm, size: int, eps: float) -> nn.Module:
+    """The normalisation that a configuration names."""
+    return RMSNorm(size, eps) if kind is Norm.RMS else LayerNorm(size, eps)
+
+
+def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:
+    """The sum of x over all ranks; nothing on one rank."""
+    if mapping.world_size == 1:
+        return x
+    y = op.all_reduce(x, _domain="sgl")
+    y.type, y.shape = x.type, x.shape
+    return y

@@ -1,0 +1,23 @@
+"""Ops of the domain `sgl` as ONNX functions: a node in the graph, a body per target beside it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+from onnxscript import build_function
+
+DOMAIN = "sgl"
+CONTRIB = "com.microsoft"
+"""ONNX Runtime's own domain."""
+OPSET = {"": 23, CONTRIB: 1}
+"""What function bodies and graphs are written in."""
+
+
+def sgl_function(name: str, body: Callable[..., Any], inputs: Sequence[str]) -> ir.Function:
+    """The function `sgl::<name>` whose body is traced from `body(op, *inputs)`."""
+    return build_function(body, [ir.Value(name=i) for i in inputs], domain=DOMAIN, name=name, opset_imports=OPSET)
+
+
+def constant(op: Any, value: int | Sequence[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+    """An integer constant of a definite type, for bodies whose inputs have none when they are traced."""
+    return op.Constant(value=ir.tensor(value, dtype=dtype))

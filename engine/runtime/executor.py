@@ -1,0 +1,31 @@
+"""What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from engine.config import Target
+from engine.errors import ManifestError
+
+
+class Executor(Protocol):
+    """A loaded engine with named buffers bound to it."""
+
+    def bind_input(self, name: str, array: np.ndarray) -> None:
+        """Read this input from `array` at every run, in place, until another is bound; contiguous, never copied."""
+
+    def bind_output(self, name: str, array: np.ndarray) -> None:
+        """Write this output into `array`, which may be an input's buffer where the graph updates in place."""
+
+    def run(self) -> None:
+        """Run once over what is bound. Raises RuntimeError when the engine fails."""
+
+
+def load(target: Target, path: Path, threads: int) -> Executor:
+    """Load a compiled file for its target."""
+    if target is Target.ONNXRUNTIME:
+        from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
+
+        return OnnxRuntimeExecutor(path, threads)
+    raise ManifestError(f"{path} was built for target {target}, which this version cannot run")
