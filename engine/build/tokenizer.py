@@ -1,0 +1,245 @@
+"""A checkpoint's tokenizer in one normal form, `tokenizer.json` of the `tokenizers` library; nothing is left to decide.
+
+The model cards load `AutoTokenizer.from_pretrained(path, trust_remote_code=True, use_fast=False)`: the files of a slow
+tokenizer are read before a `tokenizer.json` beside them, and slow tokenizers are followed where fast ones differ.
+- `tokenizer.model`: text is cut at the added tokens, and SentencePiece sees each part alone. `legacy` (InternLM2, Yi):
+  every part gets the model's dummy prefix. Not `legacy` (Phi-3): the text gets one prefix, unless it starts with a
+  token that the configuration names as special.
+- `vocab.json` with `merges.txt` (Qwen2): NFC first, then the cut at the added tokens.
+- A piece whose id an added token takes over (`[UNUSED_TOKEN_146]` of InternLM2) is no longer found in text.
+
+Where the normal form is narrower: a token that strips whitespace leaves U+001C..U+001F; an added token that is the
+whole text gets no prefix; among pieces of equal score the lower id is joined first, not the leftmost.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from engine.build.tokenizer_files import AddedToken, TokenizerFiles, content, read_json, read_tokenizer_files
+from engine.errors import CheckpointError
+
+FILE = "tokenizer.json"
+SPACE = "▁"
+proto: Any = sentencepiece_model_pb2
+
+SENTENCEPIECE_CLASSES = ("InternLM2Tokenizer", "LlamaTokenizer")
+SENTENCEPIECE_DEFAULTS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+QWEN2_CLASSES = ("Qwen2Tokenizer",)
+QWEN2_DEFAULTS = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def write_tokenizer(checkpoint: Path, out: Path) -> None:
+    """Writes `out/tokenizer.json` from the tokenizer files of a checkpoint directory. Raises CheckpointError."""
+    files = read_tokenizer_files(checkpoint)
+    name = str(files.config.get("tokenizer_class") or "")
+    model, vocab, merges = (checkpoint / file for file in ("tokenizer.model", "vocab.json", "merges.txt"))
+    fast = (checkpoint / FILE).exists()
+    if fast and name.endswith(("Fast", "TokenizersBackend")):
+        normal = _from_tokenizer_json(files)
+    elif model.exists():
+        _check_class(model, name, SENTENCEPIECE_CLASSES)
+        normal = _from_sentencepiece(model, files.with_defaults(SENTENCEPIECE_DEFAULTS))
+    elif vocab.exists() and (merges.exists() or not fast):
+        _check_class(vocab, name, QWEN2_CLASSES)
+        normal = _from_vocabulary_and_merges(vocab, merges, files.with_defaults(QWEN2_DEFAULTS))
+    elif fast:
+        normal = _from_tokenizer_json(files)
+    else:
+        raise CheckpointError(
+            f"{checkpoint} holds no tokenizer; download {FILE}, tokenizer.model, or vocab.json with merges.txt into it"
+        )
+    normal.save(str(out / FILE), pretty=False)
+
+
+def _check_class(path: Path, name: str, known: tuple[str, ...]) -> None:
+    if name and name.removesuffix("Fast") not in known:
+        raise CheckpointError(f"{path} is of tokenizer class {name}, which is not read here; known: {', '.join(known)}")
+
+
+def _from_tokenizer_json(files: TokenizerFiles) -> Tokenizer:
+    """The published form itself, with the added tokens and the ends of text that the files beside it say."""
+    path = files.directory / FILE
+    data = read_json(path)
+    model = data.get("model")
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+        raise CheckpointError(f"{path} holds no BPE vocabulary, the only kind read here; download it again")
+    data |= {"truncation": None, "padding": None}
+    normal = _assemble(path, data, files.added_tokens(model["vocab"]))
+    if "ByteFallback" not in json.dumps(data.get("decoder")) and not isinstance(normal.decoder, decoders.ByteLevel):
+        raise CheckpointError(f"{path} decodes neither byte-level nor with byte fallback; use another checkpoint")
+    if {"add_bos_token", "add_eos_token"} & files.config.keys():
+        _add_ends(normal, files)
+    return normal
+
+
+def _from_vocabulary_and_merges(vocab_path: Path, merges_path: Path, files: TokenizerFiles) -> Tokenizer:
+    """Qwen2: byte-level BPE."""
+    vocab = read_json(vocab_path)
+    missing = set(pre_tokenizers.ByteLevel.alphabet()) - vocab.keys()
+    if missing:
+        raise CheckpointError(f"{vocab_path} lacks {len(missing)} of the 256 byte symbols; download it again")
+    normal = Tokenizer(BPE(vocab, _read_merges(merges_path, vocab)))
+    normal.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
+    symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    normal.pre_tokenizer = pre_tokenizers.Sequence([words, symbols])
+    normal.decoder = decoders.ByteLevel()
+    # normalized: text is NFC before it is cut
+    tokens = [replace(token, normalized=True) for token in files.added_tokens(vocab)]
+    return _assemble(vocab_path, json.loads(normal.to_str()), tokens)
+
+
+def _read_merges(path: Path, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); download it again") from None
+    merges = []
+    for number, line in enumerate(lines, start=1):
+        # only the first line is a comment: there are merges of "#"
+        if not line or (number == 1 and line.startswith("#version:")):
+            continue
+        left, _, right = line.partition(" ")
+        if not {left, right, left + right} <= vocab.keys():
+            raise CheckpointError(f"{path} line {number} joins pieces that vocab.json lacks; download both again")
+        merges.append((left, right))
+    return merges
+
+
+def _from_sentencepiece(path: Path, files: TokenizerFiles) -> Tokenizer:
+    """InternLM2, Phi-3, Yi: BPE over characters, unknown ones as bytes."""
+    model = _read_sentencepiece(path)
+    kind = proto.ModelProto.SentencePiece
+    taken_over = {token.id: token.content for token in files.tokens.values()}
+    names = [taken_over.get(number, piece.piece) for number, piece in enumerate(model.pieces)]
+    vocab = {name: number for number, name in enumerate(names)}
+    free = [piece for number, piece in enumerate(model.pieces) if number not in taken_over]
+    normal = Tokenizer(
+        BPE(
+            vocab,
+            _merges({piece.piece: piece.score for piece in free if piece.type == kind.NORMAL}),
+            unk_token=names[model.trainer_spec.unk_id],
+            fuse_unk=True,
+            byte_fallback=model.trainer_spec.byte_fallback,
+        )
+    )
+    legacy = files.config.get("legacy") is not False
+    # normalized, if not legacy: text is cut behind the prefix
+    tokens = [replace(token, normalized=not legacy) for token in files.added_tokens(vocab)]
+    # normalized: SentencePiece looks for its user-defined pieces behind the dummy prefix
+    defined = [
+        AddedToken(vocab[piece.piece], piece.piece, special=False, normalized=True)
+        for piece in free
+        if piece.type == kind.USER_DEFINED and piece.piece not in {token.content for token in tokens}
+    ]
+    prefix = []
+    if legacy:
+        if model.normalizer_spec.add_dummy_prefix:
+            prefix = [_prefix(SPACE, whole=defined)]
+        normal.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", SPACE)])
+    else:
+        special = files.special()
+        prefix = [_prefix(" ", whole=tokens + defined, start=[token for token in tokens if token.content in special])]
+        # spaces become pieces only behind the cut: tokens may strip them
+        normal.normalizer = normalizers.Sequence([normalizers.Replace(SPACE, " "), *prefix])
+        normal.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="never", split=False)
+    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
+    normal.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    normal = _assemble(path, json.loads(normal.to_str()), tokens + defined)
+    _add_ends(normal, files)
+    return normal
+
+
+def _read_sentencepiece(path: Path) -> Any:
+    """The parsed `ModelProto`, of the kind that `_from_sentencepiece` reproduces exactly."""
+    model = proto.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError):
+        raise CheckpointError(f"{path} is not a SentencePiece model; download it again") from None
+    if not (model.pieces and model.HasField("trainer_spec") and model.HasField("normalizer_spec")):
+        raise CheckpointError(f"{path} is truncated; download it again")
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    unsupported = {
+        "a model type other than BPE": trainer.model_type != proto.TrainerSpec.BPE,
+        f"the normalisation {normalizer.name}": bool(normalizer.precompiled_charsmap),
+        "removal of extra whitespace": normalizer.remove_extra_whitespaces,
+        "unescaped whitespace": not normalizer.escape_whitespaces,
+        "whitespace as a suffix": trainer.treat_whitespace_as_suffix,
+    }
+    for feature, present in unsupported.items():
+        if present:
+            raise CheckpointError(
+                f"{path} uses {feature}, which is not read here; give the checkpoint a {FILE} in its place"
+            )
+    return model
+
+
+def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Every pair of pieces that makes a third, best score first: SentencePiece joins what makes the best piece."""
+    pairs = [
+        (score, piece[:cut], piece[cut:])
+        for piece, score in scores.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+    pairs.sort(key=lambda pair: (-pair[0], -len(pair[1])))
+    return [(left, right) for _, left, right in pairs]
+
+
+def _prefix(space: str, whole: Iterable[AddedToken], start: Iterable[AddedToken] = ()) -> normalizers.Normalizer:
+    """Puts the dummy prefix `space` before a text that does not start with a token of `start`.
+
+    Not before a token of `whole` alone: the library normalises the tokens themselves, too, to look for them.
+    """
+    exempt = [(r"\s*" if token.lstrip else "") + re.escape(token.content) for token in start]
+    alone = [re.escape(token.content.replace(SPACE, space)) for token in whole]
+    exempt.append(rf"(?:{'|'.join(alone)})\z")
+    return normalizers.Replace(Regex(rf"\A(?!{'|'.join(exempt)})"), space)
+
+
+def _assemble(path: Path, data: dict[str, Any], tokens: list[AddedToken]) -> Tokenizer:
+    """The tokenizer of parsed `tokenizer.json` data with exactly these added tokens, at their ids."""
+    vocab = data["model"]["vocab"]
+    names = {number: name for name, number in vocab.items()}
+    for token in tokens:
+        if names.get(token.id, token.content) != token.content or vocab.get(token.content, token.id) != token.id:
+            raise CheckpointError(
+                f"{path} and the added token {token.content!r} with id {token.id} contradict each other; "
+                "download all tokenizer files in one version again"
+            )
+        # the library numbers tokens outside the vocabulary itself
+        vocab[token.content] = token.id
+    data["added_tokens"] = [asdict(token) for token in sorted(tokens, key=lambda token: token.id)]
+    try:
+        return Tokenizer.from_str(json.dumps(data))
+    except Exception as error:  # the library has no narrower class
+        raise CheckpointError(f"{path} is not a tokenizer ({error}); download it again") from None
+
+
+def _add_ends(normal: Tokenizer, files: TokenizerFiles) -> None:
+    """The post-processor that puts the begin and the end of sequence around a text, where configured."""
+    template = ["$A"]
+    for end, place in (("bos", 0), ("eos", 2)):
+        if files.config.get(f"add_{end}_token"):
+            token = files.config.get(f"{end}_token")
+            if token is None:
+                raise CheckpointError(
+                    f"{files.directory / 'tokenizer_config.json'} adds {end}_token, which it does not name; "
+                    "download all tokenizer files again"
+                )
+            template.insert(place, content(token))
+    special = [(name, normal.token_to_id(name)) for name in template if name != "$A"]
+    normal.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
