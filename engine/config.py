@@ -114,6 +114,12 @@ class ModelConfig:
     prompt: PromptConfig
 
 
+def num_kept(visual_tokens: int, retention: float) -> int:
+    """floor(V * r), at least 1 if there are any."""
+    # 1e-9: a ratio such as 0.29 times 100 must not fall below 29 by rounding.
+    return min(visual_tokens, max(1, math.floor(visual_tokens * retention + 1e-9)))
+
+
 class ScoreRows(StrEnum):
     """Whose attention counts towards the importance of a visual token (algorithm.md section 2; paper, table 3)."""
 
@@ -149,8 +155,8 @@ class GuidanceConfig:
             raise RequestError(f"prune_layer {self.prune_layer} is negative; layers count from 0")
 
     def num_kept(self, visual_tokens: int) -> int:
-        """Visual tokens that survive, at least 1."""
-        return max(1, math.floor(visual_tokens * self.retention_ratio + 1e-9))
+        """Visual tokens that survive, at least 1 if there are any."""
+        return num_kept(visual_tokens, self.retention_ratio)
 
     def num_score_layers(self, num_layers: int) -> int:
         """How many layers of the small model count, at least 1."""
@@ -171,17 +177,17 @@ class GuidanceConfig:
                 raise RequestError(f"average_retention {target} cannot be reached with prune layers {possible}")
             layer = min(feasible, key=lambda k: abs(k / num_layers - feasible[k]))
             return replace(self, prune_layer=layer, retention_ratio=feasible[layer], average_retention=None)
-        layer = self.prune_layer
-        if layer is None:
+        if self.prune_layer is None:
             wanted = paper_prune_layer(num_layers, self.retention_ratio)
-            layer = min(possible, key=lambda k: (abs(k - wanted), k))
-        elif layer >= num_layers:
-            raise RequestError(f"prune_layer {layer} is outside 0..{num_layers - 1} of the large model")
-        elif layer not in possible:
+            return replace(self, prune_layer=min(possible, key=lambda k: (abs(k - wanted), k)))
+        if self.prune_layer >= num_layers:
+            raise RequestError(f"prune_layer {self.prune_layer} is outside 0..{num_layers - 1} of the large model")
+        if self.prune_layer not in possible:
             raise RequestError(
-                f"prune_layer {layer} was not built; choose one of {possible} or rebuild with --prune-layers {layer}"
+                f"prune_layer {self.prune_layer} was not built; choose one of {possible} "
+                f"or rebuild with --prune-layers {self.prune_layer}"
             )
-        return replace(self, prune_layer=layer)
+        return self
 
     def average(self, num_layers: int) -> float:
         """Average retention (K + (L-K) r) / L of a resolved configuration."""
@@ -234,7 +240,13 @@ class ExitConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.consistency_retention <= 1:
-            raise RequestError(f"consistency_retention {self.consistency_retention} is outside (0, 1]")
+            raise RequestError(
+                f"consistency_retention {self.consistency_retention} is outside (0, 1]; it is a fraction"
+            )
+
+    def num_kept(self, visual_tokens: int) -> int:
+        """Visual tokens that the consistency pass keeps, at least 1 if there are any."""
+        return num_kept(visual_tokens, self.consistency_retention)
 
 
 @dataclass(frozen=True)
@@ -259,6 +271,8 @@ class SamplingConfig:
             raise RequestError(f"top_p {self.top_p} is outside (0, 1]")
         if self.top_k < 0:
             raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
+        if self.seed < 0:
+            raise RequestError(f"seed {self.seed} is negative; give 0 or more")
 
 
 class Target(StrEnum):

@@ -56,7 +56,7 @@ class WeightReader:
         if part.transpose:
             data = data.T
         # One copy that casts and lays out at once: the peak is the tensor as stored and as wanted.
-        result = np.zeros(tuple(int(size) for size in weight.shape), np.float32)
+        result = np.zeros(part.shape(weight.stored), np.float32)
         where = tuple(slice(0, size) for size in data.shape)
         result[where] = data
         if not np.isfinite(result).all():

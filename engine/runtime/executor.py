@@ -1,5 +1,6 @@
 """What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,11 @@ class Executor(Protocol):
 
     def run(self) -> None:
         """Run once over what is bound. Raises RuntimeError when the engine fails."""
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def load(target: Target, path: Path, threads: int) -> Executor:

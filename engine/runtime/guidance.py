@@ -35,12 +35,10 @@ def counts_decode(rows: ScoreRows) -> bool:
     return rows not in (ScoreRows.PROMPT, ScoreRows.LAST_PROMPT)
 
 
-def importance(prefill_scores: np.ndarray, decode_scores: np.ndarray, guidance: GuidanceConfig) -> np.ndarray:
-    """[L,V], [L,V] -> float32 [V]: attention received, summed over prefill, decode and the layers that count."""
-    assert prefill_scores.shape == decode_scores.shape, (prefill_scores.shape, decode_scores.shape)
-    layers = guidance.num_score_layers(len(prefill_scores))
-    total = prefill_scores[:layers].sum(axis=0, dtype=np.float64) + decode_scores[:layers].sum(axis=0, dtype=np.float64)
-    return total.astype(np.float32)
+def importance(scores: np.ndarray, guidance: GuidanceConfig) -> np.ndarray:
+    """[L,V] -> float32 [V]: attention received, summed over the layers that count (eq. 5)."""
+    layers = guidance.num_score_layers(len(scores))
+    return scores[:layers].sum(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def select(importance: np.ndarray, num_kept: int) -> np.ndarray:

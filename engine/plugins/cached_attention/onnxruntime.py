@@ -1,5 +1,6 @@
 """Lowering of `sgl::cached_attention` for ONNX Runtime: its GroupQueryAttention, past and present in one buffer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -9,23 +10,12 @@ from engine.plugins.function import CONTRIB, constant, sgl_function
 
 
 def group_query_attention(
-    op: Any,
-    query: ir.Value,
-    key: ir.Value,
-    value: ir.Value,
-    past_key: ir.Value,
-    past_value: ir.Value,
-    kv_length: ir.Value,
-    num_heads: int,
-    num_kv_heads: int,
+    op: Any, inputs: Sequence[ir.Value], num_heads: int, num_kv_heads: int
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """The contract's inputs -> its outputs, as nodes. One request only when rows are appended to a non-empty cache."""
+    *tensors, kv_length = inputs
     return op.GroupQueryAttention(
-        query,
-        key,
-        value,
-        past_key,
-        past_value,
+        *tensors,
         op.Sub(kv_length, constant(op, [1], ir.DataType.INT32)),
         op.ReduceMax(kv_length, keepdims=0),
         num_heads=num_heads,
@@ -39,6 +29,6 @@ def cached_attention(num_heads: int, num_kv_heads: int) -> ir.Function:
     """The op with these head counts."""
 
     def body(op: Any, *inputs: ir.Value) -> tuple[ir.Value, ...]:
-        return group_query_attention(op, *inputs, num_heads=num_heads, num_kv_heads=num_kv_heads)
+        return group_query_attention(op, inputs, num_heads, num_kv_heads)
 
     return sgl_function("cached_attention", body, INPUTS)

@@ -1,0 +1,56 @@
+"""What a question comes back as."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from engine.config import GuidanceConfig
+from engine.runtime.early_exit import ExitDecision
+from engine.runtime.generate import FinishReason
+
+
+class AnsweredBy(StrEnum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question, and how it came about."""
+
+    text: str
+    answered_by: AnsweredBy
+    finish_reason: FinishReason
+    decision: ExitDecision | None
+    """None when early exit was off."""
+    small_text: str | None
+    """What the small model said, also when the large one answered; None when it did not run."""
+    prompt_tokens: int
+    visual_tokens: int
+    """Of the model that answered."""
+    guidance: GuidanceConfig | None
+    """Where and how far the large model pruned; None when it kept everything or did not run."""
+    kept: np.ndarray | None
+    """int64 [N]: the visual tokens that survived `guidance.prune_layer`, sorted; None like `guidance`."""
+    importance: np.ndarray | None
+    """float32 [V]; None when the small model was not scored."""
+    token_ids: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    """Of each token at temperature 1, the one that ended the answer included."""
+    num_layers: int
+    """Of the large model."""
+    seconds: dict[str, float]
+    """Stage -> seconds, in the order in which the stages ran; a batch's stages count for each of its questions."""
+
+    @property
+    def early_exit(self) -> bool:
+        return self.decision is not None and self.decision.early_exit
+
+    def num_kept(self) -> int:
+        """Visual tokens that the model used to the end."""
+        return self.visual_tokens if self.kept is None else len(self.kept)
+
+    def average_retention(self) -> float:
+        """Share of visual tokens over the layers of the model that answered."""
+        return 1.0 if self.guidance is None else self.guidance.average(self.num_layers)

@@ -1,0 +1,112 @@
+"""One loaded model of a pair: from a question about pictures to tokens and features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engine.config import ModelConfig
+from engine.errors import RequestError
+from engine.families import Tiles, by_name
+from engine.manifest import Manifest
+from engine.runtime.executor import load
+from engine.runtime.language import LanguageModel, PromptTokens
+from engine.runtime.tokenizer import Tokenizer
+from engine.runtime.vision import VisionEncoder
+
+
+@dataclass(frozen=True)
+class Visuals:
+    """The pictures of one question, cut up for one model.
+
+    tiles: per picture. boxes: float32 [V,4], where each visual token lies in its picture; images: [V], which picture.
+    """
+
+    tiles: tuple[Tiles, ...]
+    boxes: np.ndarray
+    images: np.ndarray
+
+    def same_grid(self, other: "Visuals") -> bool:
+        """Whether visual token i is the same place for both models."""
+        return np.array_equal(self.boxes, other.boxes) and np.array_equal(self.images, other.images)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenized question: ids [S], where the visual tokens are [V], and the texts that end the answer."""
+
+    ids: np.ndarray
+    visual_positions: np.ndarray
+    stop: tuple[str, ...]
+
+    def prompt(self, features: np.ndarray) -> PromptTokens:
+        return PromptTokens(self.ids, self.visual_positions, features)
+
+
+class VisionLanguageModel:
+    """Tokenizer, vision encoder and language model of one side of a pair."""
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, vision: VisionEncoder, language: LanguageModel, max_tokens: int
+    ) -> None:
+        self.config, self.tokenizer, self.vision, self.language = config, tokenizer, vision, language
+        self._family = by_name(config.family)
+        self._max_tokens = max_tokens
+
+    @classmethod
+    def load(cls, directory: Path, manifest: Manifest, role: str, threads: int) -> "VisionLanguageModel":
+        """`role` is small or large. Raises ManifestError."""
+        model = manifest.models[role]
+        root = directory / role
+        language = load(manifest.target, root / "rank0" / "language.onnx", threads)
+        return cls(
+            model.config,
+            Tokenizer.load(root / "tokenizer.json"),
+            VisionEncoder(load(manifest.target, root / "vision.onnx", threads), model.config.vision),
+            LanguageModel(language, model.config.language, model.prune_layers, model.scores),
+            manifest.max_tokens,
+        )
+
+    def split(self, images: Sequence[Image.Image]) -> Visuals:
+        """Cut pictures up as this model wants them."""
+        tiles = tuple(self._family.split_tiles(image, self.config) for image in images)
+        boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]
+        owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
+        return Visuals(
+            tiles,
+            np.concatenate([np.empty((0, 4), np.float32), *boxes]),
+            np.concatenate([np.empty(0, np.int64), *owner]),
+        )
+
+    def splits_like(self, other: "VisionLanguageModel") -> bool:
+        """Whether both models cut every picture up alike."""
+        ours, theirs = self.config, other.config
+        return (ours.family, ours.tiling, ours.vision.image_size, ours.vision.grid()) == (
+            theirs.family,
+            theirs.tiling,
+            theirs.vision.image_size,
+            theirs.vision.grid(),
+        )
+
+    def tokenize(self, question: str, visuals: Visuals, max_new_tokens: int) -> Encoded:
+        """The rendered prompt. Raises RequestError when prompt and answer exceed what the engine was built for."""
+        tiles = [len(part.boxes) for part in visuals.tiles]
+        prompt = self._family.render_prompt(self.config, question, tiles)
+        ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
+        if len(ids) + max_new_tokens > self._max_tokens:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
+                f"{self._max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+            )
+        positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
+        assert len(positions) == len(visuals.boxes), "a family's prompt holds one image token per visual token"
+        return Encoded(ids, positions, prompt.stop)
+
+    def encode(self, visuals: Sequence[Visuals]) -> list[np.ndarray]:
+        """Pictures of several questions -> float32 [V,C] each."""
+        size = self.config.vision.image_size
+        pixels = [tile.pixel_values for visual in visuals for tile in visual.tiles]
+        features = self.vision.encode(np.concatenate([np.empty((0, 3, size, size), np.float32), *pixels]))
+        return np.split(features, np.cumsum([len(visual.boxes) for visual in visuals])[:-1])
