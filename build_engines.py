@@ -1,0 +1,119 @@
+"""Build the engine directory of a checkpoint pair: `build_engines.py --small DIR --large DIR --out DIR`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.config import BuildConfig, Precision, Target
+from tools.build_progress import build_progress
+from tools.command_line import layers, positive, run_command, size_text
+
+if TYPE_CHECKING:
+    from engine.build.staging import BuildReport
+
+RESUME = "interrupted; run the same command again to resume"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a build; defaults are those of BuildConfig."""
+    add = parser.add_argument
+    default = "(default: %(default)s)"
+    add("--small", type=Path, required=True, metavar="DIR", help="checkpoint of the guiding model")
+    add("--large", type=Path, required=True, metavar="DIR", help="checkpoint of the guided model")
+    add("--out", type=Path, required=True, metavar="DIR", help="engine directory to make or to bring up to date")
+    add("--target", choices=list(Target), default=BuildConfig.target, help=f"what runs it {default}")
+    add("--precision", choices=list(Precision), default=BuildConfig.precision, help=default)
+    add(
+        "--max-tokens",
+        type=positive,
+        default=BuildConfig.max_tokens,
+        help=f"longest prompt and answer together {default}",
+    )
+    add("--max-batch", type=positive, default=BuildConfig.max_batch, help=f"most questions at once {default}")
+    add(
+        "--max-tiles",
+        type=positive,
+        default=BuildConfig.max_tiles,
+        help="most tiles of one picture (default: the checkpoint's own)",
+    )
+    add(
+        "--prune-layers",
+        type=layers,
+        default=BuildConfig.prune_layers,
+        metavar="2,4,9",
+        help="layers of the large model before which it can prune (default: 5, 10, 20, 30 and 40 %% of its layers)",
+    )
+    add("--large-scores", action="store_true", help="let the large model emit attention scores too")
+    add("--json", action="store_true", help="print the report as one JSON object, and no progress")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build, and return the exit status."""
+    return run_command(lambda: build(arguments), RESUME)
+
+
+def build(arguments: argparse.Namespace) -> None:
+    """Build, and print what was made. Raises EngineError."""
+    config = BuildConfig(
+        small=arguments.small,
+        large=arguments.large,
+        out=arguments.out,
+        target=Target(arguments.target),
+        precision=Precision(arguments.precision),
+        max_tokens=arguments.max_tokens,
+        max_batch=arguments.max_batch,
+        max_tiles=arguments.max_tiles,
+        prune_layers=arguments.prune_layers,
+        large_scores=arguments.large_scores,
+    )
+    with build_progress(quiet=arguments.json) as on_progress:
+        from engine.build.builder import build_pair
+
+        report = build_pair(config, on_progress)
+    print(to_json(config, report) if arguments.json else to_text(config, report))
+
+
+def to_json(config: BuildConfig, report: "BuildReport") -> str:
+    """Stable keys: out, bytes, seconds, peak_bytes, built, resumed, cached."""
+    content = {
+        "out": str(config.out),
+        "bytes": engine_bytes(config.out),
+        "seconds": round(report.seconds, 3),
+        "peak_bytes": report.peak_bytes,
+        "built": report.built,
+        "resumed": report.resumed,
+        "cached": report.cached,
+    }
+    return json.dumps(content)
+
+
+def to_text(config: BuildConfig, report: "BuildReport") -> str:
+    parts = {
+        "built": report.built,
+        "resumed from an interrupted build": report.resumed,
+        "already there": report.cached,
+    }
+    counts = ", ".join(f"{len(names)} {what}" for what, names in parts.items() if names)
+    return (
+        f"{config.out}: {config.target} {config.precision} engines of {config.small.resolve().name} and "
+        f"{config.large.resolve().name}, {size_text(engine_bytes(config.out))} ({counts}) in {report.seconds:.1f} s, "
+        f"peak host memory {size_text(report.peak_bytes)}"
+    )
+
+
+def engine_bytes(directory: Path) -> int:
+    from engine.manifest import read_manifest
+
+    return read_manifest(directory).total_bytes()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="build_engines.py", description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

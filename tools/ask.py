@@ -1,0 +1,155 @@
+"""Ask an engine directory a question about pictures; the text streams as it comes, then how it came about."""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, Normalise, SamplingConfig, ScoreRows
+from engine.errors import RequestError
+from engine.runtime.answer import Answer
+from engine.runtime.pipeline import SglPipeline
+from tools.command_line import positive, run_command
+from tools.describe import describe, to_json
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a question. What is not given comes from the engine directory, or is SamplingConfig's default."""
+    parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
+    parser.add_argument("question", help="<image> in it marks where a picture goes; else pictures go first")
+    add = parser.add_argument
+    add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
+    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add("--picture", type=Path, metavar="OUT.png", help="draw which visual tokens were kept, and their importance")
+    add("--no-stream", action="store_true", help="print the text when it is complete")
+    add("--json", action="store_true", help="print one JSON object, nothing else")
+
+    add = parser.add_argument_group("guidance: which visual tokens the large model keeps").add_argument
+    add("--retention-ratio", type=float, help="fraction of visual tokens kept from the prune layer on")
+    add("--prune-layer", type=int, help="prune before this layer, one of those built")
+    add("--average-retention", type=float, help="mean fraction kept over all layers, instead of the two above")
+    add("--score-rows", choices=list(ScoreRows), help="whose attention counts")
+    add("--score-layers", type=float, help="fraction of the small model's layers whose attention counts")
+    add("--no-guidance", action="store_true", help="the large model keeps every visual token")
+
+    add = parser.add_argument_group("early exit: when the small model's answer is good enough").add_argument
+    add("--exit-threshold", type=float, help="exit if the criterion's value is at least this")
+    add("--exit-criterion", choices=list(ExitCriterion), help="what is compared with the threshold")
+    add("--normalise", choices=list(Normalise), help="consistency: product of token probabilities, or their mean")
+    add("--consistency-retention", type=float, help="fraction of visual tokens that the consistency pass keeps")
+    add("--no-early-exit", action="store_true", help="the large model always answers")
+
+    add = parser.add_argument_group("sampling").add_argument
+    default = "(default: %(default)s)"
+    add("--max-new-tokens", type=positive, default=SamplingConfig.max_new_tokens, help=default)
+    add("--temperature", type=float, default=SamplingConfig.temperature, help=f"0 is greedy {default}")
+    add("--top-p", type=float, default=SamplingConfig.top_p, help=default)
+    add("--top-k", type=int, default=SamplingConfig.top_k, help=f"0 keeps every token {default}")
+    add("--seed", type=int, default=SamplingConfig.seed, help=default)
+    add("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; give it again for more")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, and return the exit status."""
+    return run_command(lambda: ask(arguments))
+
+
+def ask(arguments: argparse.Namespace) -> None:
+    """Ask, and print the answer. Raises EngineError."""
+    check_picture(arguments.picture)
+    sampling = read_sampling(arguments)
+    # The large model loads when the small one was not sure, so that an early exit does not wait for it.
+    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False)
+    guidance = read_guidance(arguments, pipeline.manifest.guidance)
+    exit = read_exit(arguments, pipeline.manifest.exit)
+    streams = not (arguments.json or arguments.no_stream)
+    answer = pipeline.answer(
+        arguments.image,
+        arguments.question,
+        guidance=guidance,
+        exit=exit,
+        sampling=sampling,
+        on_text=print_piece if streams else None,
+    )
+    if streams:
+        print()
+    elif not arguments.json:
+        print(answer.text)
+    if arguments.picture is not None:
+        save_picture(pipeline, arguments.image, answer, arguments.picture)
+    if arguments.json:
+        print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False))
+    else:
+        print(describe(answer, exit, arguments.picture))
+
+
+def print_piece(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
+    """What was asked for, over the engine's own. Raises RequestError."""
+    wanted = {"retention_ratio": arguments.retention_ratio, "prune_layer": arguments.prune_layer}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    if arguments.average_retention is not None:
+        if wanted:
+            raise RequestError(
+                "--average-retention chooses prune layer and retention ratio; leave out --prune-layer and "
+                "--retention-ratio or it"
+            )
+        default = replace(default, average_retention=arguments.average_retention)
+    elif wanted:
+        default = replace(default, average_retention=None, **wanted)
+    return replace(
+        default,
+        enabled=default.enabled and not arguments.no_guidance,
+        rows=ScoreRows(arguments.score_rows or default.rows),
+        layers=default.layers if arguments.score_layers is None else arguments.score_layers,
+    )
+
+
+def read_exit(arguments: argparse.Namespace, default: ExitConfig) -> ExitConfig:
+    """What was asked for, over the engine's own. Raises RequestError."""
+    retention = arguments.consistency_retention
+    return replace(
+        default,
+        enabled=default.enabled and not arguments.no_early_exit,
+        exit_threshold=default.exit_threshold if arguments.exit_threshold is None else arguments.exit_threshold,
+        criterion=ExitCriterion(arguments.exit_criterion or default.criterion),
+        normalise=Normalise(arguments.normalise or default.normalise),
+        consistency_retention=default.consistency_retention if retention is None else retention,
+    )
+
+
+def read_sampling(arguments: argparse.Namespace) -> SamplingConfig:
+    """Raises RequestError."""
+    return SamplingConfig(
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+        stop=tuple(arguments.stop),
+    )
+
+
+def check_picture(path: Path | None) -> None:
+    """Raises RequestError before any work is done for a drawing that could not be written."""
+    if path is None:
+        return
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
+    if not path.parent.is_dir():
+        raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")
+
+
+def save_picture(pipeline: SglPipeline, images: list[Path], answer: Answer, path: Path) -> None:
+    """Draw the kept tokens. Raises RequestError."""
+    from tools.draw_pruning import draw_answer
+
+    try:
+        draw_answer(pipeline, images, answer).save(path)
+    except OSError as error:
+        raise RequestError(f"--picture {path} cannot be written ({error.strerror}); choose another file") from None

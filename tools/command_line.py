@@ -1,0 +1,53 @@
+"""What all command lines share: errors as one sentence with an exit status, argument types, sizes in words."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from engine.errors import EngineError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+"""What a shell reports for a command that Ctrl-C ended."""
+
+
+def run_command(command: Callable[[], None], interrupted: str = "interrupted") -> int:
+    """Exit status of a command; a user's error and Ctrl-C end it with one sentence on stderr."""
+    try:
+        command()
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; closing stderr keeps the interpreter from complaining at exit.
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """An argument such as `2,4,9`."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 2,4,9")
+    return tuple(int(part) for part in parts)
+
+
+def size_text(size: int) -> str:
+    """Bytes in words."""
+    value, unit = float(size), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"

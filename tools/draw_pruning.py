@@ -1,0 +1,193 @@
+"""Draw which visual tokens the large model kept: dropped ones darkened, with the importance beside them."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+
+from engine.config import ExitConfig
+from engine.errors import RequestError
+from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.images import ImageSource
+from engine.runtime.pipeline import SglPipeline
+from tools.command_line import run_command
+
+WIDTH, MAX_HEIGHT, GAP = 512, 640, 16
+PAPER, INK, FAINT, OUTLINE = (250, 250, 248), (32, 34, 38), (118, 122, 130), (255, 214, 64)
+HEAT = np.array([(12, 8, 38), (98, 20, 110), (196, 52, 84), (248, 142, 40), (252, 250, 164)], np.float32)
+"""From no importance to the most, dark to bright."""
+BRIGHTEST = 98
+"""Percentile of importance that is drawn as the most: a few attention sinks would leave all else dark."""
+
+
+def draw_answer(pipeline: SglPipeline, images: Sequence[ImageSource], answer: Answer) -> Image.Image:
+    """The pictures of a question side by side, with what became of their visual tokens."""
+    views = pipeline.visual_map(images)
+    total = sum(len(boxes) for _, boxes in views)
+    kept = np.ones(total, bool) if answer.kept is None else np.isin(np.arange(total), answer.kept)
+    importance = answer.importance if answer.importance is not None and len(answer.importance) == total else None
+    columns, start = [], 0
+    for image, boxes in views:
+        part = slice(start, start + len(boxes))
+        columns.append(draw(image, boxes, kept[part], None if importance is None else importance[part]))
+        start = part.stop
+    return _page(_title(answer), columns, with_heat=importance is not None)
+
+
+def draw(image: Image.Image, boxes: np.ndarray, kept: np.ndarray, importance: np.ndarray | None) -> Image.Image:
+    """One picture with its visual tokens.
+
+    boxes: [V,4], x0 y0 x1 y1 of each token in the picture, whose sides are 1. kept: bool [V]. importance: [V] or None.
+    Tokens that cover the picture once more (a thumbnail's) get a panel of their own below the first.
+    """
+    picture = image.convert("RGB")
+    cover = covers(boxes)
+    panels = []
+    for index in range(int(cover.max(initial=0)) + 1):
+        mine = cover == index
+        width = WIDTH if index == 0 else (WIDTH - GAP) // 2
+        name = "tiles" if index == 0 else "thumbnail"
+        caption = f"{name}: {kept[mine].sum()} of {mine.sum()} tokens kept"
+        panels.append((caption, _darken(_fit(picture, width), boxes[mine], kept[mine])))
+    if importance is not None:
+        panels.append(("importance", _heat(_fit(picture, (WIDTH - GAP) // 2), boxes, importance)))
+    return _arrange(panels)
+
+
+def covers(boxes: np.ndarray) -> np.ndarray:
+    """[V,4] -> int [V]: 0 for the tokens that cover the picture first, 1 for those that cover it again, and so on."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+    return np.floor(np.cumsum(area) - area / 2).astype(int)
+
+
+def _darken(picture: Image.Image, boxes: np.ndarray, kept: np.ndarray) -> Image.Image:
+    mask = Image.new("L", picture.size)
+    pen = ImageDraw.Draw(mask)
+    for box in _pixels(boxes[kept], picture.size):
+        pen.rectangle(box, fill=255)
+    dropped = ImageEnhance.Brightness(picture.convert("L").convert("RGB")).enhance(0.4)
+    drawn = Image.composite(picture, dropped, mask)
+    if not kept.all():
+        edge = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(3)))
+        drawn.paste(OUTLINE, mask=edge)
+    return drawn
+
+
+def _heat(picture: Image.Image, boxes: np.ndarray, importance: np.ndarray) -> Image.Image:
+    """Importance per area, all covers together, over the picture in grey."""
+    width, height = picture.size
+    density = np.zeros((height, width), np.float32)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    for (left, top, right, bottom), value in zip(_pixels(boxes, picture.size), importance / areas, strict=True):
+        density[top : bottom + 1, left : right + 1] += value
+    level = np.sqrt(np.clip(density / max(float(np.percentile(density, BRIGHTEST)), 1e-30), 0, 1))
+    steps = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(level, steps, HEAT[:, channel]) for channel in range(3)], axis=-1)
+    heat = Image.fromarray(colours.astype(np.uint8))
+    return Image.blend(picture.convert("L").convert("RGB"), heat, 0.8)
+
+
+def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """[V,4] -> left, top, right and bottom pixel of each, the last two included; neighbours do not overlap."""
+    corners = np.rint(boxes.astype(np.float64) * np.tile(size, 2)).astype(int)
+    corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
+    return [(left, top, right, bottom) for left, top, right, bottom in corners.tolist()]
+
+
+def _fit(picture: Image.Image, width: int) -> Image.Image:
+    scale = min(width / picture.width, MAX_HEIGHT * width / WIDTH / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _arrange(panels: list[tuple[str, Image.Image]]) -> Image.Image:
+    """The first panel over the others, each above its caption."""
+    first, rest = panels[0][1], [panel for _, panel in panels[1:]]
+    caption = 22
+    below = max((panel.height + caption + GAP // 2 for panel in rest), default=0)
+    page = Image.new("RGB", (WIDTH, first.height + caption + below), PAPER)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    left, top = 0, 0
+    for index, (text, panel) in enumerate(panels):
+        page.paste(panel, (left, top))
+        pen.text((left, top + panel.height + 4), text, INK, font)
+        if index == 0:
+            top = panel.height + caption + GAP // 2
+        else:
+            left += (WIDTH + GAP) // 2
+    return page
+
+
+def _page(title: str, columns: list[Image.Image], with_heat: bool) -> Image.Image:
+    head, foot = 48, 40
+    inner = max((column.height for column in columns), default=0)
+    width = GAP + max(1, len(columns)) * (WIDTH + GAP)
+    page = Image.new("RGB", (width, head + inner + foot), PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((GAP, 14), title, INK, ImageFont.load_default(19))
+    for index, column in enumerate(columns):
+        page.paste(column, (GAP + index * (WIDTH + GAP), head))
+    _legend(page, (GAP, head + inner + 12), with_heat)
+    return page
+
+
+def _legend(page: Image.Image, corner: tuple[int, int], with_heat: bool) -> None:
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    left, top = corner
+    for text, fill, outline in (("kept", (120, 170, 220), OUTLINE), ("dropped", (48, 48, 48), None)):
+        pen.rectangle((left, top, left + 15, top + 15), fill, outline, width=2)
+        pen.text((left + 22, top), text, FAINT, font)
+        left += 36 + round(font.getlength(text))
+    if with_heat:
+        steps = np.linspace(0, 1, len(HEAT))
+        for offset in range(96):
+            colour = tuple(round(float(np.interp(offset / 95, steps, HEAT[:, channel]))) for channel in range(3))
+            pen.line((left + offset, top, left + offset, top + 15), colour)
+        pen.text((left + 104, top), "importance, from none to most", FAINT, font)
+
+
+def _title(answer: Answer) -> str:
+    if answer.guidance is not None:
+        kept = f"{answer.num_kept()} of {answer.visual_tokens} visual tokens kept"
+        return f"{kept} from layer {answer.guidance.prune_layer} on"
+    if answer.answered_by is AnsweredBy.SMALL:
+        return f"early exit: the small model answered from all {answer.visual_tokens} visual tokens"
+    return f"all {answer.visual_tokens} visual tokens kept"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="draw_pruning", description=__doc__)
+    parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
+    parser.add_argument("--image", type=Path, action="append", required=True, metavar="FILE")
+    parser.add_argument("--question", required=True)
+    parser.add_argument("--retention-ratio", type=float, help="(default: the engine's)")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT.png")
+    arguments = parser.parse_args(argv)
+
+    def command() -> None:
+        pipeline = SglPipeline.load(arguments.engine)
+        guidance = replace(pipeline.manifest.guidance, enabled=True)
+        if arguments.retention_ratio is not None:
+            guidance = replace(guidance, retention_ratio=arguments.retention_ratio, average_retention=None)
+        exit = ExitConfig(enabled=False)
+        answer = pipeline.answer(arguments.image, arguments.question, guidance=guidance, exit=exit)
+        save(draw_answer(pipeline, arguments.image, answer), arguments.out)
+        print(f"{arguments.out}: {_title(answer)}")
+
+    return run_command(command)
+
+
+def save(drawing: Image.Image, path: Path) -> None:
+    """Raises RequestError."""
+    try:
+        drawing.save(path)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be written ({error}); choose another file, ending in .png") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Say what an engine directory holds: models, prune layers, sizes, fingerprints, versions, quantization."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.config import LanguageConfig, VisionConfig
+from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest, verify
+from tools.command_line import run_command, size_text
+
+QUANTIZATION = "*.quantization.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
+    parser.add_argument("--json", action="store_true", help="print the manifest and more as one JSON object")
+    parser.add_argument("--verify", action="store_true", help="compute the hash of every file again")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print it, and return the exit status."""
+    return run_command(lambda: info(arguments))
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Raises ManifestError."""
+    manifest = read_manifest(arguments.engine)
+    if arguments.verify:
+        verify(arguments.engine, manifest, full=True)
+    reports = read_quantization(arguments.engine)
+    if arguments.json:
+        print(json.dumps(to_json(manifest, reports, arguments.verify), ensure_ascii=False))
+    else:
+        print(describe(arguments.engine, manifest, reports, arguments.verify))
+
+
+def read_quantization(directory: Path) -> dict[str, Any]:
+    """Path in the engine directory -> the report that the build wrote there."""
+    paths = sorted(directory.rglob(QUANTIZATION))
+    return {str(path.relative_to(directory)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def to_json(manifest: Manifest, reports: dict[str, Any], verified: bool) -> dict[str, Any]:
+    """The manifest's own keys, `bytes` in all, `quantization` reports by file, and whether hashes were `verified`."""
+    content: dict[str, Any] = CONVERTER.unstructure(manifest)
+    return content | {"bytes": manifest.total_bytes(), "quantization": reports, "verified": verified}
+
+
+def describe(directory: Path, manifest: Manifest, reports: dict[str, Any], verified: bool) -> str:
+    lines = [
+        f"{directory}: {manifest.target} {manifest.precision}, {size_text(manifest.total_bytes())}, "
+        f"built {manifest.created} by sgl-engine {manifest.engine_version}",
+        f"  limits      {manifest.max_tokens} tokens · {manifest.max_batch} questions at once "
+        f"· world size {manifest.world_size}",
+    ]
+    for role, model in manifest.models.items():
+        lines += describe_model(role, model)
+    lines.append("  components")
+    for name, component in manifest.components.items():
+        lines.append(
+            f"    {name:22} {size_text(component.total_bytes()):>9}  key {component.key[:12]}  "
+            f"built in {component.seconds:.1f} s, peak {size_text(component.peak_bytes)}"
+        )
+    for name, report in reports.items():
+        lines.append(f"  quantized   {name}: {len(report)} entries")
+    versions = " · ".join(f"{name} {version}" for name, version in manifest.versions.items())
+    lines += [
+        f"  guidance    {settings(manifest.guidance)}",
+        f"  early exit  {settings(manifest.exit)}",
+        f"  versions    {versions}",
+    ]
+    if verified:
+        count = sum(len(component.files) for component in manifest.components.values())
+        lines.append(f"  verified    all {count} files have the recorded SHA-256")
+    return "\n".join(lines)
+
+
+def describe_model(role: str, model: EngineModel) -> list[str]:
+    config = model.config
+    layers = ", ".join(map(str, model.prune_layers)) or "none but 0"
+    scores = "emits attention scores" if model.scores else "emits no scores"
+    return [
+        f"  {role:10}  {config.family} {config.name} · checkpoint {model.checkpoint_sha256[:12]} · {scores}",
+        f"    language  {language_text(config.language)}",
+        f"    vision    {vision_text(config.vision)}",
+        f"    tiles     {config.tiling.min_tiles} to {config.tiling.max_tiles}"
+        + (" and a thumbnail" if config.tiling.thumbnail else ""),
+        f"    prunes    before layers {layers}",
+    ]
+
+
+def language_text(config: LanguageConfig) -> str:
+    return (
+        f"{config.num_layers} layers · width {config.hidden_size} · heads {config.num_heads} "
+        f"(key-value {config.num_kv_heads}) · vocabulary {config.vocab_size}"
+    )
+
+
+def vision_text(config: VisionConfig) -> str:
+    return (
+        f"{config.num_layers} layers · width {config.hidden_size} · {config.image_size} px tiles "
+        f"· {config.tokens_per_tile()} tokens per tile"
+    )
+
+
+def settings(config: object) -> str:
+    return " · ".join(f"{name} {value}" for name, value in vars(config).items() if value is not None)

@@ -1,0 +1,29 @@
+"""The `sgl` command: build an engine directory, ask it, look inside it."""
+
+import argparse
+import sys
+
+import build_engines
+import engine
+from tools import ask, info
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="sgl", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"sgl {engine.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, module, summary in (
+        ("build", build_engines, "build the engine directory of a checkpoint pair"),
+        ("ask", ask, "ask a question about pictures"),
+        ("info", info, "say what an engine directory holds"),
+    ):
+        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
