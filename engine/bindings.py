@@ -1,7 +1,7 @@
 """Every input and output of every engine: name, dtype, dimensions. Builders declare them, executors bind them.
 
-Language engine, letters B S V T as in docs/structure.md. Segment 0 is the layers before the first prune point, segment i
-the layers from prune point i on; all layers of a segment share one KV length.
+Language engine, letters B S V T as in docs/structure.md. Segment 0 is the layers before the first prune point,
+segment i the layers from prune point i on; all layers of a segment share one KV length.
 """
 
 from collections.abc import Sequence

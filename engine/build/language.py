@@ -13,7 +13,7 @@ from onnxscript import nn
 from engine import bindings as names
 from engine.bindings import language_bindings, segment_of
 from engine.build.graph import declare, finish
-from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce
+from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, like
 from engine.config import LanguageConfig
 from engine.dims import Limits
 from engine.parallel import Mapping
@@ -81,7 +81,7 @@ class Attention(nn.Module):
         query = op.RotaryEmbedding(self.q_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_heads)
         key = op.RotaryEmbedding(self.k_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
         output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *score_inputs)
-        return all_reduce(op, self.o_proj(op, output), self.mapping), others
+        return all_reduce(op, self.o_proj(op, like(output, query)), self.mapping), others
 
 
 class MLP(nn.Module):
@@ -119,6 +119,15 @@ class DecoderLayer(nn.Module):
         return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
 
 
+def prune(op: Any, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[ir.Value]:
+    """[B,S,N] each, [B,S'] -> [B,S',N] each."""
+    kept = op.call(prune_visual_tokens(), *rows, keep_index)
+    for value, before in zip(kept, rows, strict=True):
+        assert keep_index.shape is not None and before.shape is not None, "inputs are declared with their shapes"
+        value.type, value.shape = before.type, ir.Shape([*keep_index.shape, before.shape[-1]])
+    return kept
+
+
 class Decoder(nn.Module):
     """Embedding, layers with prune points between them, final norm."""
 
@@ -139,7 +148,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self.layers):
             segment = segment_of(index, self.prune_layers)
             if index in self.prune_layers:
-                hidden, cos, sin = op.call(prune_visual_tokens(), hidden, cos, sin, inputs[names.keep_index(segment)])
+                hidden, cos, sin = prune(op, (hidden, cos, sin), inputs[names.keep_index(segment)])
             tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)])
             past = [inputs[name] for name in names.past_kv(index)]
             if self.scores and segment not in score_inputs:

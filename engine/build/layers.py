@@ -8,6 +8,7 @@ from onnxscript import nn
 
 from engine.config import Norm
 from engine.parallel import Mapping
+from engine.plugins.function import DOMAIN
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ def norm(kind: Norm, size: int, eps: float) -> nn.Module:
     return RMSNorm(size, eps) if kind is Norm.RMS else LayerNorm(size, eps)
 
 
+def like(value: ir.Value, other: ir.Value) -> ir.Value:
+    """`value` with the type and shape of `other`: ONNX cannot infer shapes through ops of the domain `sgl`."""
+    value.type, value.shape = other.type, other.shape
+    return value
+
+
 def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:
     """The sum of x over all ranks; nothing on one rank."""
-    if mapping.world_size == 1:
-        return x
-    y = op.all_reduce(x, _domain="sgl")
-    y.type, y.shape = x.type, x.shape
-    return y
+    return x if mapping.world_size == 1 else like(op.all_reduce(x, _domain=DOMAIN), x)

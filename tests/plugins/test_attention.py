@@ -1,4 +1,4 @@
-"""cached_attention and visual_attention: ONNX Runtime's lowering against the NumPy contract, the contract against torch."""
+"""cached_attention and visual_attention: the lowering against the NumPy contract, the contract against torch."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,88 @@
+"""The language graph of every published size, declared and shape-checked without weights, whole and sharded."""
+
+import math
+
+import onnx_ir as ir
+import pytest
+
+from engine.bindings import language_bindings
+from engine.build.language import language_graph
+from engine.build.weights import parameters
+from engine.config import LanguageConfig, RopeConfig, default_prune_layers
+from engine.dims import Limits
+from engine.errors import EngineError
+from engine.families import by_name
+from engine.parallel import Mapping
+from tests.families.fixtures import SIZES, published, read_size, write_config
+
+LIMITS = Limits(max_tokens=8192, max_batch=8, max_tiles=13)
+WORLD_SIZES = (1, 2, 4)
+REFUSED = {("1b", 4): "num_heads 14"}
+
+
+def expected_parameters(config: LanguageConfig) -> int:
+    """Parameters of the whole model, head and embedding counted apart."""
+    c, q, kv = config.hidden_size, config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = c * (2 * q + 2 * kv) + (q + 2 * kv if config.qkv_bias else 0)
+    layer = attention + 3 * c * config.intermediate_size + 2 * c
+    return config.num_layers * layer + 2 * config.vocab_size * c + c
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_and_world_size(size: str, world_size: int) -> None:
+    config = read_size(size).language
+    points = default_prune_layers(config.num_layers)
+    mappings = [Mapping(rank, world_size) for rank in range(world_size)]
+    if (size, world_size) in REFUSED:
+        with pytest.raises(EngineError, match=REFUSED[size, world_size]):
+            language_graph(config, LIMITS, points, mapping=mappings[0])
+        return
+    total = 0
+    for mapping in (mappings[0], mappings[-1]):
+        model = language_graph(config, LIMITS, points, scores=mapping.rank == 0, mapping=mapping)
+        bound = language_bindings(config, LIMITS, points, mapping.rank == 0, mapping)
+        assert [value.name for value in model.graph.inputs] == [binding.name for binding in bound.inputs]
+        assert [value.name for value in model.graph.outputs] == [binding.name for binding in bound.outputs]
+        check_products(model)
+        total = sum(math.prod(weight.shape) for _, weight in parameters(model))
+    if world_size == 1:
+        assert total == expected_parameters(config)
+    else:
+        assert total > expected_parameters(config) / world_size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_parameter_has_a_source(size: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    config = read_size(size)
+    directory = write_config(tmp_path_factory.mktemp(size), published(size))
+    sources = by_name(config.family).language_sources(config, directory)
+    model = language_graph(config.language, LIMITS)
+    assert {name for name, _ in parameters(model)} == set(sources)
+
+
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "world_size"), [(8, 8, 2), (8, 4, 4), (8, 2, 4), (14, 2, 2)])
+def test_shards_cover_the_model_once(num_heads: int, num_kv_heads: int, world_size: int) -> None:
+    """Together the ranks hold every row and column; only KV heads are held more than once, when there are too few."""
+    config = LanguageConfig(num_heads * 8, 1, num_heads, num_kv_heads, 8, 96, 101, 1e-6, RopeConfig(1e4, 64), True)
+    held: dict[str, set[tuple[range | None, range | None]]] = {}
+    for rank in range(world_size):
+        for name, weight in parameters(language_graph(config, LIMITS, mapping=Mapping(rank, world_size))):
+            held.setdefault(name, set()).add((weight.part.rows, weight.part.columns))
+            for axis, part in enumerate((weight.part.rows, weight.part.columns)):
+                if part is not None:
+                    covered = {i for rows in held[name] if rows[axis] is not None for i in rows[axis] or ()}
+                    if rank == world_size - 1:
+                        assert covered >= set(range(weight.stored[axis])), name
+
+
+def check_products(model: ir.Model) -> None:
+    """The shapes of all products are known from the declaration, and their inner dimensions match."""
+    products = [node for node in model.graph if node.op_type == "MatMul"]
+    assert products
+    for node in products:
+        left, right = (value.shape for value in node.inputs if value is not None)
+        assert left is not None, node
+        assert right is not None, node
+        assert isinstance(left[-1], int), node
+        assert left[-1] == right[-2], node
