@@ -7,9 +7,8 @@ from pathlib import Path
 
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, Normalise, SamplingConfig, ScoreRows
 from engine.errors import RequestError
-from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
-from tools.command_line import positive, run_command
+from tools.command_line import positive, printable, run_command
 from tools.describe import describe, to_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -76,9 +75,11 @@ def ask(arguments: argparse.Namespace) -> None:
     if streams:
         print()
     elif not arguments.json:
-        print(answer.text)
+        print(printable(answer.text))
     if arguments.picture is not None:
-        save_picture(pipeline, arguments.image, answer, arguments.picture)
+        from tools.draw_pruning import draw_answer, save
+
+        save(draw_answer(pipeline.manifest, arguments.image, answer), arguments.picture)
     if arguments.json:
         print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False))
     else:
@@ -86,7 +87,7 @@ def ask(arguments: argparse.Namespace) -> None:
 
 
 def print_piece(text: str) -> None:
-    print(text, end="", flush=True)
+    print(printable(text), end="", flush=True)
 
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
@@ -143,13 +144,3 @@ def check_picture(path: Path | None) -> None:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if not path.parent.is_dir():
         raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")
-
-
-def save_picture(pipeline: SglPipeline, images: list[Path], answer: Answer, path: Path) -> None:
-    """Draw the kept tokens. Raises RequestError."""
-    from tools.draw_pruning import draw_answer
-
-    try:
-        draw_answer(pipeline, images, answer).save(path)
-    except OSError as error:
-        raise RequestError(f"--picture {path} cannot be written ({error.strerror}); choose another file") from None

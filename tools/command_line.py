@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import unicodedata
 from collections.abc import Callable
 
 from engine.errors import EngineError
@@ -41,6 +42,11 @@ def layers(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 2,4,9")
     return tuple(int(part) for part in parts)
+
+
+def printable(text: str) -> str:
+    """A model's text without control characters, which could steer the terminal."""
+    return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text)
 
 
 def size_text(size: int) -> str:

@@ -92,7 +92,7 @@ def middle_score(pipeline: SglPipeline, questions: list[Question]) -> float:
 def show(pipeline: SglPipeline, question: Question, path: Path) -> None:
     assert question.exit is not None
     answer = pipeline.answer_batch([question])[0]
-    save(draw_answer(pipeline, question.images, answer), path)
+    save(draw_answer(pipeline.manifest, question.images, answer), path)
     pictures = "1 picture" if len(question.images) == 1 else f"{len(question.images)} pictures"
     print(f"\n{question.text} ({pictures})")
     print(f"  {answer.text!r}")

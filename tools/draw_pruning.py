@@ -11,31 +11,35 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFo
 
 from engine.config import ExitConfig
 from engine.errors import RequestError
+from engine.families import by_name
+from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
-from engine.runtime.images import ImageSource
+from engine.runtime.images import ImageSource, open_image
 from engine.runtime.pipeline import SglPipeline
 from tools.command_line import run_command
 
 WIDTH, MAX_HEIGHT, GAP = 512, 640, 16
 PAPER, INK, FAINT, OUTLINE = (250, 250, 248), (32, 34, 38), (118, 122, 130), (255, 214, 64)
 HEAT = np.array([(12, 8, 38), (98, 20, 110), (196, 52, 84), (248, 142, 40), (252, 250, 164)], np.float32)
-"""From no importance to the most, dark to bright."""
-BRIGHTEST = 98
-"""Percentile of importance that is drawn as the most: a few attention sinks would leave all else dark."""
+"""From the least importance to the most."""
+DARKEST, BRIGHTEST = 2, 98
+"""Percentiles of importance that are drawn as least and most: a few attention sinks would leave all else dark."""
 
 
-def draw_answer(pipeline: SglPipeline, images: Sequence[ImageSource], answer: Answer) -> Image.Image:
-    """The pictures of a question side by side, with what became of their visual tokens."""
-    views = pipeline.visual_map(images)
-    total = sum(len(boxes) for _, boxes in views)
-    kept = np.ones(total, bool) if answer.kept is None else np.isin(np.arange(total), answer.kept)
-    importance = answer.importance if answer.importance is not None and len(answer.importance) == total else None
+def draw_answer(manifest: Manifest, images: Sequence[ImageSource], answer: Answer) -> Image.Image:
+    """The pictures of a question side by side, with what became of their visual tokens in the model that answered."""
+    config = manifest.models[answer.answered_by].config
+    family = by_name(config.family)
+    tokens = np.arange(answer.visual_tokens)
+    kept = np.isin(tokens, tokens if answer.kept is None else answer.kept)
     columns, start = [], 0
-    for image, boxes in views:
+    for source in images:
+        image = open_image(source)
+        boxes = family.token_boxes(config, family.split_tiles(image, config).boxes)
         part = slice(start, start + len(boxes))
-        columns.append(draw(image, boxes, kept[part], None if importance is None else importance[part]))
+        columns.append(draw(image, boxes, kept[part], None if answer.importance is None else answer.importance[part]))
         start = part.stop
-    return _page(_title(answer), columns, with_heat=importance is not None)
+    return _page(_title(answer), columns, with_heat=answer.importance is not None)
 
 
 def draw(image: Image.Image, boxes: np.ndarray, kept: np.ndarray, importance: np.ndarray | None) -> Image.Image:
@@ -84,7 +88,8 @@ def _heat(picture: Image.Image, boxes: np.ndarray, importance: np.ndarray) -> Im
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     for (left, top, right, bottom), value in zip(_pixels(boxes, picture.size), importance / areas, strict=True):
         density[top : bottom + 1, left : right + 1] += value
-    level = np.sqrt(np.clip(density / max(float(np.percentile(density, BRIGHTEST)), 1e-30), 0, 1))
+    least, most = np.percentile(density, (DARKEST, BRIGHTEST))
+    level = np.clip((density - least) / max(most - least, np.finfo(np.float32).tiny), 0, 1)
     steps = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(level, steps, HEAT[:, channel]) for channel in range(3)], axis=-1)
     heat = Image.fromarray(colours.astype(np.uint8))
@@ -147,7 +152,7 @@ def _legend(page: Image.Image, corner: tuple[int, int], with_heat: bool) -> None
         for offset in range(96):
             colour = tuple(round(float(np.interp(offset / 95, steps, HEAT[:, channel]))) for channel in range(3))
             pen.line((left + offset, top, left + offset, top + 15), colour)
-        pen.text((left + 104, top), "importance, from none to most", FAINT, font)
+        pen.text((left + 104, top), "importance, from least to most", FAINT, font)
 
 
 def _title(answer: Answer) -> str:
@@ -175,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
             guidance = replace(guidance, retention_ratio=arguments.retention_ratio, average_retention=None)
         exit = ExitConfig(enabled=False)
         answer = pipeline.answer(arguments.image, arguments.question, guidance=guidance, exit=exit)
-        save(draw_answer(pipeline, arguments.image, answer), arguments.out)
+        save(draw_answer(pipeline.manifest, arguments.image, answer), arguments.out)
         print(f"{arguments.out}: {_title(answer)}")
 
     return run_command(command)

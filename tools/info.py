@@ -78,7 +78,7 @@ def describe(directory: Path, manifest: Manifest, reports: dict[str, Any], verif
 
 def describe_model(role: str, model: EngineModel) -> list[str]:
     config = model.config
-    layers = ", ".join(map(str, model.prune_layers)) or "none but 0"
+    layers = ", ".join(map(str, (0, *model.prune_layers)))
     scores = "emits attention scores" if model.scores else "emits no scores"
     return [
         f"  {role:10}  {config.family} {config.name} · checkpoint {model.checkpoint_sha256[:12]} · {scores}",
@@ -86,7 +86,7 @@ def describe_model(role: str, model: EngineModel) -> list[str]:
         f"    vision    {vision_text(config.vision)}",
         f"    tiles     {config.tiling.min_tiles} to {config.tiling.max_tiles}"
         + (" and a thumbnail" if config.tiling.thumbnail else ""),
-        f"    prunes    before layers {layers}",
+        f"    prunes    before layer {layers}",
     ]
 
 

@@ -1,0 +1,60 @@
+"""A random pair, its engine directory, pictures, and the `sgl` command run in this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from engine.build.builder import build_pair
+from engine.config import BuildConfig
+from tools.make_random_pair import write_pair
+from tools.scenes import make_scene
+from tools.sgl import main
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints `small` and `large`."""
+    directory = tmp_path_factory.mktemp("pair")
+    write_pair(directory, seed=3)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def engine_directory(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("engines") / "pair"
+    build_pair(BuildConfig(small=pair / "small", large=pair / "large", out=directory, max_tokens=1024))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """112 visual tokens: six tiles and a thumbnail."""
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    make_scene(seed=1, width=330, height=220, objects=5)[0].save(path)
+    return path
+
+
+@pytest.fixture
+def sgl(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """`sgl("ask", directory, ...)` as a user would type it."""
+
+    def run(*arguments: object) -> Run:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        captured = capsys.readouterr()
+        return Run(status, captured.out, captured.err)
+
+    return run
