@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def describe(directory: Path, manifest: Manifest, reports: dict[str, Any], verif
             f"built in {component.seconds:.1f} s, peak {size_text(component.peak_bytes)}"
         )
     for name, report in reports.items():
-        lines.append(f"  quantized   {name}: {len(report)} entries")
+        lines.append(f"  quantized   {name}: {quantization_text(report)}")
     versions = " · ".join(f"{name} {version}" for name, version in manifest.versions.items())
     lines += [
         f"  guidance    {settings(manifest.guidance)}",
@@ -101,6 +102,22 @@ def vision_text(config: VisionConfig) -> str:
     return (
         f"{config.num_layers} layers · width {config.hidden_size} · {config.image_size} px tiles "
         f"· {config.tokens_per_tile()} tokens per tile"
+    )
+
+
+def quantization_text(report: dict[str, Any]) -> str:
+    """A `QuantizationReport` in a line: which kernels the matrices got, and how close the result is to float32's."""
+    matrices = report["matrices"]
+    kernels = Counter(matrix["kernel"] for matrix in matrices.values())
+    counts = ", ".join(f"{count} {kernel}" for kernel, count in kernels.most_common())
+    cosines = {
+        name: matrix["fidelity"][matrix["kernel"]]["cosine"]
+        for name, matrix in matrices.items()
+        if matrix["kernel"] in matrix["fidelity"]
+    }
+    worst = min(cosines, key=lambda name: cosines[name], default=None)
+    return f"{len(matrices)} matrices ({counts}) · cosine of {report['output']} {report['fidelity']['cosine']:.6f}" + (
+        f" · lowest of a matrix {cosines[worst]:.6f} ({worst})" if worst is not None else ""
     )
 
 
