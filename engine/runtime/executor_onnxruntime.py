@@ -1,26 +1,11 @@
 """Executor on ONNX Runtime's CPU provider."""
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from engine.errors import ManifestError
-
-
-@cache
-def _share_threads(threads: int) -> bool:
-    """Whether all sessions of this process share one pool of this size: pools of their own would spin at each other.
-
-    The pool is made once; a process that has one of another size, or sessions of its own before, gives each session its
-    own threads.
-    """
-    try:
-        onnxruntime.set_global_thread_pool_sizes(threads, 1)
-    except Exception:  # the library raises its own unnamed class
-        return False
-    return True
 
 
 class OnnxRuntimeExecutor:
@@ -30,7 +15,8 @@ class OnnxRuntimeExecutor:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.use_per_session_threads = not _share_threads(threads)
+        # Patterns are kept per input shape, and a server meets thousands of them.
+        options.enable_mem_pattern = False
         options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
