@@ -18,7 +18,7 @@ from engine.config import Target
 from engine.dims import Limits
 from engine.families import family_of
 from engine.runtime.executor import load
-from engine.runtime.language import LanguageModel
+from engine.runtime.language import LanguageModel, PromptTokens, Pruning
 from tools.random_checkpoint import write_checkpoint
 
 torch.set_num_threads(1)
@@ -187,3 +187,22 @@ def embed(oracle: Any, ids: np.ndarray, visual_positions: np.ndarray, features: 
     embeds = oracle.model.embed_tokens(torch.from_numpy(ids)).clone()
     embeds[torch.from_numpy(visual_positions)] = torch.from_numpy(features)
     return embeds[None]
+
+
+@torch.no_grad()
+def pruned_logits(oracle: Any, prompt: PromptTokens, answer: np.ndarray, pruning: Pruning) -> np.ndarray:
+    """Logits of the last token when tokens are dropped from transformers' hidden states before a layer."""
+    ids = np.concatenate([prompt.ids, answer])
+    kept = torch.from_numpy(np.concatenate([pruning.rows, len(prompt.ids) + np.arange(len(answer))]))
+    model = oracle.model
+    hidden = embed(oracle, ids, prompt.visual_positions, prompt.features)
+    positions = torch.arange(len(ids))[None]
+    cos, sin = model.rotary_emb(hidden, positions)
+    for index, layer in enumerate(model.layers):
+        if index == pruning.prune_layer:
+            hidden, positions, cos, sin = hidden[:, kept], positions[:, kept], cos[:, kept], sin[:, kept]
+        size = hidden.shape[1]
+        mask = torch.full((size, size), float("-inf")).triu(1)[None, None]
+        output = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=(cos, sin))
+        hidden = output[0] if isinstance(output, tuple) else output
+    return oracle.lm_head(model.norm(hidden))[0, -1].numpy()

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from engine.runtime.language import Generation, PromptTokens, Pruning, Request
-from tests.oracle import LANGUAGES, Pair, build_pair, embed
+from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits
 from tests.tolerance import TOLERANCE
 
 PRUNE_LAYERS = (1, 2, 4)
@@ -130,25 +130,6 @@ def test_importance_in_a_ragged_batch(scored: Pair) -> None:
         assert_allclose(generation.visual_scores(index), expected, **TOLERANCE["scores"])
 
 
-@torch.no_grad()
-def oracle_pruned(pair: Pair, prompt: PromptTokens, answer: np.ndarray, pruning: Pruning) -> np.ndarray:
-    """Logits of the last token when tokens are dropped from transformers' hidden states before a layer."""
-    ids = np.concatenate([prompt.ids, answer])
-    kept = torch.from_numpy(np.concatenate([pruning.rows, len(prompt.ids) + np.arange(len(answer))]))
-    model = pair.oracle.model
-    hidden = embed(pair.oracle, ids, prompt.visual_positions, prompt.features)
-    positions = torch.arange(len(ids))[None]
-    cos, sin = model.rotary_emb(hidden, positions)
-    for index, layer in enumerate(model.layers):
-        if index == pruning.prune_layer:
-            hidden, positions, cos, sin = hidden[:, kept], positions[:, kept], cos[:, kept], sin[:, kept]
-        size = hidden.shape[1]
-        mask = torch.full((size, size), float("-inf")).triu(1)[None, None]
-        output = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=(cos, sin))
-        hidden = output[0] if isinstance(output, tuple) else output
-    return pair.oracle.lm_head(model.norm(hidden))[0, -1].numpy()
-
-
 KEPT = {"keep one": [5], "keep some": [0, 3, 4, 9], "keep all": list(range(12))}
 
 
@@ -161,7 +142,7 @@ def test_pruned_logits_equal_dropping_tokens_before_the_layer(pruned: Pair, laye
     actual = decode_all(pruned.engine.prefill([Request(prompt, pruning)], 2), ANSWER[:2])[0]
     steps = 3 if pruned.engine.config.rope.scaling == "none" else 1
     for step in range(steps):
-        expected = oracle_pruned(pruned, prompt, ANSWER[:step], pruning)
+        expected = pruned_logits(pruned.oracle, prompt, ANSWER[:step], pruning)
         assert_allclose(actual[step], expected, **TOLERANCE["fp32"])
 
 
@@ -171,7 +152,7 @@ def test_pruning_before_the_last_layer(tmp_path_factory: pytest.TempPathFactory)
     text = np.setdiff1d(np.arange(len(prompt.ids)), prompt.visual_positions)
     pruning = Pruning(4, np.sort(np.concatenate([text, prompt.visual_positions[[2, 7]]])))
     actual = pair.engine.prefill([Request(prompt, pruning)], 1).logits[0]
-    assert_allclose(actual, oracle_pruned(pair, prompt, ANSWER[:0], pruning), **TOLERANCE["fp32"])
+    assert_allclose(actual, pruned_logits(pair.oracle, prompt, ANSWER[:0], pruning), **TOLERANCE["fp32"])
 
 
 def test_batch_prunes_each_request_by_itself(pruned: Pair) -> None:
@@ -213,7 +194,7 @@ def test_scoring_pass_equals_step_by_step(scored: Pair, name: str, length: int) 
         assert np.isfinite(actual).all()
         return
     for step in range(length):
-        expected = oracle_pruned(scored, prompt, answer[:step], pruning)
+        expected = pruned_logits(scored.oracle, prompt, answer[:step], pruning)
         assert_allclose(actual[step], expected, **TOLERANCE["fp32"])
     assert_allclose(generation.visual_scores(0), before)
 
