@@ -8,14 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 import engine
+from engine.build.calibrate import Inputs, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
 from engine.build.staging import BuildReport, Component, build_components, component_key
 from engine.build.targets.onnxruntime import write_engine
+from engine.build.targets.onnxruntime_evaluate import evaluate
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ModelConfig, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ModelConfig, Precision, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
@@ -44,6 +46,11 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
 
     on_progress: gets a component's name and how much of it is done, 0..1.
     """
+    if build.precision is Precision.INT8 and build.mapping.world_size > 1:
+        raise EngineError(
+            f"precision {build.precision} is built for one rank, not for world_size {build.mapping.world_size}; "
+            f"choose precision {Precision.FP32}"
+        )
     roles = [
         read_role(build, "small", build.small, (), True, on_progress),
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
@@ -102,6 +109,7 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
     limits = limits_of(build, role.config)
     directory = role.checkpoint.directory
+    is_int8 = build.precision is Precision.INT8
 
     def key(part: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
@@ -112,20 +120,29 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
-        write_engine(vision_graph(role.config.vision, limits), reader, out / "vision.onnx", on_progress)
+        calibration = vision_inputs(role.family, role.config) if is_int8 else None
+        write_engine(vision_graph(role.config.vision, limits), reader, out / "vision.onnx", on_progress, calibration)
 
     def build_language(out: Path, on_progress: Callable[[float], None]) -> None:
         reader = WeightReader(role.checkpoint, role.family.language_sources(role.config, directory))
         graph = language_graph(role.config.language, limits, role.prune_layers, role.scores, build.mapping)
         rank = out / f"rank{build.mapping.rank}"
         rank.mkdir()
-        write_engine(graph, reader, rank / "language.onnx", on_progress)
+        calibration = language_calibration(role, limits) if is_int8 else None
+        write_engine(graph, reader, rank / "language.onnx", on_progress, calibration)
 
     shared = (build.target, build.precision, limits)
     yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
     yield Component(f"{role.name}/language/rank{build.mapping.rank}", language_key, build_language)
+
+
+def language_calibration(role: Role, limits: Limits) -> Inputs:
+    """A prompt with what the model's own float32 vision encoder makes of the calibration pictures."""
+    reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
+    features = evaluate(vision_graph(role.config.vision, limits), reader, vision_inputs(role.family, role.config))
+    return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
 
 
 def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:

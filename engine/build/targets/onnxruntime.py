@@ -1,22 +1,43 @@
 """Target `onnxruntime`: an ONNX file beside one file of weights, which the runtime maps into memory."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
+from engine.build.targets.onnxruntime_evaluate import Progress
+from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
+from engine.manifest import write_json
 
-Progress = Callable[[float], None]
+REPORT_SUFFIX = ".quantization.json"
 
 
-def write_engine(model: ir.Model, reader: WeightReader, path: Path, on_progress: Progress) -> None:
-    """Fill the graph's parameters and write `path` (.onnx) and its weights (.weights) beside it."""
+def write_engine(
+    model: ir.Model,
+    reader: WeightReader,
+    path: Path,
+    on_progress: Progress,
+    calibration: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Fill the graph's parameters and write `path` (.onnx) and its weights (.weights) beside it.
+
+    calibration: inputs that the graph is run on to quantize it to int8, with a report beside it; None is float32.
+    """
     reader.check(model)
-    weights = list(parameters(model))
     with WeightFile(path.with_suffix(".weights")) as file:
-        for index, (name, weight) in enumerate(weights):
-            weight.const_value = file.add(name, reader.read(name, weight))
-            on_progress((index + 1) / len(weights))
+        if calibration is None:
+            _write_weights(model, reader, file, on_progress)
+        else:
+            report = write_int8_weights(model, reader, calibration, file, on_progress)
+            write_json(path.with_suffix(REPORT_SUFFIX), report)
     ir.save(model, path)
+
+
+def _write_weights(model: ir.Model, reader: WeightReader, file: WeightFile, on_progress: Progress) -> None:
+    weights = list(parameters(model))
+    for index, (name, weight) in enumerate(weights):
+        weight.const_value = file.add(name, reader.read(name, weight))
+        on_progress((index + 1) / len(weights))

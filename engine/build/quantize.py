@@ -1,0 +1,133 @@
+"""Matrices to int8: the two storage forms, how their error is measured, and which one a matrix gets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+BLOCK = 128
+"""Inputs that share a scale in `Kernel.PER_BLOCK`; a last, shorter block is filled with zeros."""
+ZERO_POINT = 128
+"""Of `Kernel.PER_BLOCK`, whose numbers are unsigned."""
+LEVELS = 127
+"""Symmetric: -127..127 times a scale."""
+COLUMNS_AT_ONCE = 1024
+"""Packed together, so that temporaries stay a small part of the matrix."""
+DECIMALS = 6
+
+
+class Kernel(StrEnum):
+    """What multiplies by a matrix, fastest first. Activations are always quantized when they arrive."""
+
+    PER_TENSOR = "per_tensor"
+    """One scale for a column of weights, one for all activations of a call: an outlier costs every row its digits."""
+    PER_BLOCK = "per_block"
+    """One scale for `BLOCK` weights of a column, one for `BLOCK` activations of a row."""
+    FLOAT32 = "float32"
+
+
+MAX_ERROR = {Kernel.PER_TENSOR: 0.02, Kernel.PER_BLOCK: 0.05}
+"""Relative errors of a matrix's output that are accepted, in the order of `Kernel`.
+
+Bell-shaped weights and activations give either kernel about 0.01; PER_TENSOR is refused once outliers double that. Past
+0.05 (a cosine of 0.9987) one matrix alone would cost the model the 0.999 that its last logits shall keep.
+"""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix [K,N]: PER_TENSOR int8 [K,N], float32 [N]; PER_BLOCK uint8 [N,blocks,BLOCK], float32 [N,blocks]."""
+
+    data: np.ndarray
+    scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close an approximation's rows are to float32's, on average over the rows.
+
+    Every row counts the same: one with huge values cannot hide the error of the others.
+    """
+
+    cosine: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class MatrixReport:
+    """kernel: what the matrix got; fidelity: of its output on the calibration input, for each int8 kernel."""
+
+    kernel: Kernel
+    fidelity: dict[Kernel, Fidelity]
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """output: the engine's output that `fidelity` compares with float32's on the calibration input, `rows` of it."""
+
+    output: str
+    rows: int
+    fidelity: Fidelity
+    max_error: dict[Kernel, float]
+    matrices: dict[str, MatrixReport]
+
+
+def pack(kernel: Kernel, matrix: np.ndarray) -> Packed:
+    """float32 [K,N] -> the same as an int8 kernel wants it."""
+    inputs, outputs = matrix.shape
+    if kernel is Kernel.PER_TENSOR:
+        packed = Packed(np.empty((inputs, outputs), np.int8), np.empty(outputs, np.float32))
+        for part in _parts(outputs):
+            numbers, packed.scale[part] = _symmetric(matrix[:, part], axis=0)
+            packed.data[:, part] = numbers
+        return packed
+    assert kernel is Kernel.PER_BLOCK
+    blocks = -(-inputs // BLOCK)
+    packed = Packed(np.empty((outputs, blocks, BLOCK), np.uint8), np.empty((outputs, blocks), np.float32))
+    for part in _parts(outputs):
+        columns = np.zeros((len(packed.scale[part]), blocks * BLOCK), np.float32)
+        columns[:, :inputs] = matrix[:, part].T
+        numbers, packed.scale[part] = _symmetric(columns.reshape(-1, blocks, BLOCK), axis=2)
+        packed.data[part] = numbers + ZERO_POINT
+    return packed
+
+
+def fidelity(actual: np.ndarray, expected: np.ndarray) -> Fidelity:
+    """[...,N] x2 -> over all rows; rows that are zero in float32 have no direction and do not count."""
+    actual, expected = (rows.reshape(-1, rows.shape[-1]) for rows in (actual, expected))
+    norm = np.sqrt(_dot(expected, expected))
+    counted = norm > 0
+    if not counted.any():
+        return Fidelity(1.0, 0.0)
+    actual, expected, norm = actual[counted], expected[counted], norm[counted]
+    lengths = np.maximum(norm * np.sqrt(_dot(actual, actual)), np.finfo(np.float64).tiny)
+    difference = actual - expected
+    cosine = (_dot(actual, expected) / lengths).mean()
+    error = (np.sqrt(_dot(difference, difference)) / norm).mean()
+    return Fidelity(round(float(cosine), DECIMALS), round(float(error), DECIMALS))
+
+
+def choose(measured: dict[Kernel, Fidelity]) -> Kernel:
+    """The fastest kernel whose error is accepted, else float32."""
+    for kernel, limit in MAX_ERROR.items():
+        if measured[kernel].relative_error <= limit:
+            return kernel
+    return Kernel.FLOAT32
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[R,N] x2 -> float64 [R]"""
+    return np.multiply(a, b).sum(axis=1, dtype=np.float64)
+
+
+def _parts(outputs: int) -> Iterator[slice]:
+    for start in range(0, outputs, COLUMNS_AT_ONCE):
+        yield slice(start, start + COLUMNS_AT_ONCE)
+
+
+def _symmetric(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers -127..127 as float32, and the scale along `axis` that turns them back."""
+    scale = np.abs(values).max(axis=axis) / np.float32(LEVELS)
+    divisor = np.where(scale > 0, scale, np.float32(1))
+    return np.rint(values / np.expand_dims(divisor, axis)), divisor

@@ -1,0 +1,178 @@
+"""int8 on ONNX Runtime: every matrix of a graph gets the fastest kernel that its own activations allow.
+
+The graph runs once on a calibration input, node by node and in two versions side by side: float32, whose activations
+decide, and the int8 engine as it comes about. So the peak is one matrix in its forms, and at the end both outputs are
+there to compare. Kernels are judged by running them: sums that this CPU clips (x86 without VNNI) count as error too.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.convenience import replace_nodes_and_values
+
+from engine.build.layers import Weight
+from engine.build.quantize import (
+    BLOCK,
+    MAX_ERROR,
+    Fidelity,
+    Kernel,
+    MatrixReport,
+    Packed,
+    QuantizationReport,
+    choose,
+    fidelity,
+    pack,
+)
+from engine.build.targets.onnxruntime_evaluate import Progress, interpret, load_initializer, run_node
+from engine.build.weight_file import WeightFile
+from engine.build.weights import WeightReader, parameters
+from engine.plugins.function import CONTRIB
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One activation in both versions; the same array twice as long as nothing before it is quantized."""
+
+    exact: np.ndarray
+    quantized: np.ndarray
+
+
+def write_int8_weights(
+    model: ir.Model,
+    reader: WeightReader,
+    calibration: Mapping[str, np.ndarray],
+    file: WeightFile,
+    on_progress: Progress,
+) -> QuantizationReport:
+    """Write the graph's parameters to `file`, matrices as int8, and put int8 kernels in the place of their MatMul."""
+    quantizer = _Quantizer(model, reader, file)
+    twins = {name: Twin(array, array) for name, array in calibration.items()}
+    output = model.graph.outputs[0]
+    result = interpret(model.graph, twins, output, quantizer.load, quantizer.step, on_progress)
+    for replace in quantizer.replacements:
+        replace()
+    assert all(weight.const_value is not None for _, weight in parameters(model)), "every weight leads to the output"
+    return QuantizationReport(
+        output=output.name or "",
+        rows=result.exact[..., 0].size,
+        fidelity=fidelity(result.quantized, result.exact),
+        max_error=MAX_ERROR,
+        matrices=quantizer.matrices,
+    )
+
+
+class _Quantizer:
+    """What `interpret` asks while it walks: weights are written when they are loaded, matrices once they are judged."""
+
+    def __init__(self, model: ir.Model, reader: WeightReader, file: WeightFile) -> None:
+        self._model, self._reader, self._file = model, reader, file
+        self.matrices: dict[str, MatrixReport] = {}
+        # Made at the end: the graph stays as it is while it is walked.
+        self.replacements: list[Callable[[], None]] = []
+
+    def load(self, value: ir.Value) -> Twin:
+        array = load_initializer(value, self._reader)
+        if isinstance(value, Weight) and not any(_is_matmul(node) for node in value.consumers()):
+            self._write(value, array)
+        return Twin(array, array)
+
+    def step(self, node: ir.Node, arguments: Sequence[Twin | None]) -> list[Twin]:
+        if _is_matmul(node):
+            activations, matrix = arguments
+            assert activations is not None
+            assert matrix is not None
+            return [self._multiply(node, activations, matrix.exact)]
+        exact = self._run(node, [None if twin is None else twin.exact for twin in arguments])
+        if all(twin is None or twin.exact is twin.quantized for twin in arguments):
+            return [Twin(array, array) for array in exact]
+        quantized = self._run(node, [None if twin is None else twin.quantized for twin in arguments])
+        return [Twin(*pair) for pair in zip(exact, quantized, strict=True)]
+
+    def _run(self, node: ir.Node, arguments: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        return run_node(node, arguments, self._model)
+
+    def _multiply(self, node: ir.Node, activations: Twin, matrix: np.ndarray) -> Twin:
+        """Try the kernels on float32's activations, write the matrix for the chosen one, go on with both versions."""
+        weight = node.inputs[1]
+        assert isinstance(weight, Weight)
+        assert weight.name is not None
+        (exact,) = self._run(node, [activations.exact, matrix])
+        forms = {kernel: pack(kernel, matrix) for kernel in MAX_ERROR}
+        measured: dict[Kernel, Fidelity] = {}
+        for kernel, packed in forms.items():
+            measured[kernel] = fidelity(self._run_kernel(kernel, packed, activations.exact, matrix.shape), exact)
+        kernel = choose(measured)
+        self.matrices[weight.name] = MatrixReport(kernel, measured)
+        if kernel is Kernel.FLOAT32:
+            self._write(weight, matrix)
+            (quantized,) = self._run(node, [activations.quantized, matrix])
+        else:
+            self._replace(node, weight, kernel, forms[kernel], matrix.shape)
+            quantized = self._run_kernel(kernel, forms[kernel], activations.quantized, matrix.shape)
+        return Twin(exact, quantized)
+
+    def _run_kernel(self, kernel: Kernel, packed: Packed, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        names = ir.Value(name="x"), ir.Value(name="data"), ir.Value(name="scale")
+        node = _kernel_node(kernel, shape, *names)
+        arrays = [x, packed.data, packed.scale]
+        (result,) = run_node(node, arrays, self._model, constant=True)
+        return result
+
+    def _replace(self, node: ir.Node, weight: Weight, kernel: Kernel, packed: Packed, shape: tuple[int, ...]) -> None:
+        """Remember to put the kernel in the place of a MatMul and of the bias after it."""
+        graph = self._model.graph
+        data, scale = (
+            ir.Value(name=f"{weight.name}.{part}", const_value=self._file.add(f"{weight.name}.{part}", array))
+            for part, array in (("int8", packed.data), ("scale", packed.scale))
+        )
+        add = _bias_after(node)
+        bias = add.inputs[1] if add else None
+        old = [node, add] if add else [node]
+
+        def replace() -> None:
+            for value in (data, scale):
+                graph.register_initializer(value)
+            new = _kernel_node(kernel, shape, node.inputs[0], data, scale, bias)
+            last = old[-1].outputs[0]
+            result = new.outputs[0]
+            result.name, result.type, result.shape = last.name, last.type, last.shape
+            replace_nodes_and_values(graph, node, old, [new], [last], [result])
+            del graph.initializers[weight.name or ""]
+
+        self.replacements.append(replace)
+
+    def _write(self, weight: Weight, array: np.ndarray) -> None:
+        weight.const_value = self._file.add(weight.name or "", array)
+
+
+def _is_matmul(node: ir.Node) -> bool:
+    """Whether a node multiplies activations by a parameter."""
+    return node.op_type == "MatMul" and node.domain == "" and isinstance(node.inputs[1], Weight)
+
+
+def _bias_after(node: ir.Node) -> ir.Node | None:
+    """The Add of a parameter [N] that alone uses a MatMul's output."""
+    consumers = list(node.outputs[0].consumers())
+    if len(consumers) != 1 or consumers[0].op_type != "Add":
+        return None
+    bias = consumers[0].inputs[1]
+    return consumers[0] if isinstance(bias, Weight) and len(bias.stored) == 1 else None
+
+
+def _kernel_node(
+    kernel: Kernel,
+    shape: tuple[int, ...],
+    x: ir.Value | None,
+    data: ir.Value,
+    scale: ir.Value,
+    bias: ir.Value | None = None,
+) -> ir.Node:
+    """[...,K] times a packed matrix of `shape` [K,N], plus bias [N] -> [...,N]"""
+    if kernel is Kernel.PER_TENSOR:
+        # No zero point: the weights are symmetric.
+        return ir.node("DynamicQuantizeMatMul", [x, data, scale, None, bias], domain=CONTRIB)
+    attributes = {"K": shape[0], "N": shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
+    # No zero point, which then is the middle of uint8, and no index of groups.
+    return ir.node("MatMulNBits", [x, data, scale, None, None, bias], attributes, domain=CONTRIB)

@@ -1,0 +1,198 @@
+"""int8 engines as a whole, against transformers and float32, and whether their reports are true."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from PIL import Image
+
+from engine.bindings import PIXEL_VALUES
+from engine.build.builder import build_pair
+from engine.build.calibrate import language_inputs, vision_inputs
+from engine.build.checkpoint import Checkpoint
+from engine.build.language import language_graph
+from engine.build.quantize import Kernel, pack
+from engine.build.targets.onnxruntime import write_engine
+from engine.build.vision import vision_graph
+from engine.build.weights import WeightReader
+from engine.config import BuildConfig, ExitConfig, Precision, SamplingConfig, Target
+from engine.errors import EngineError
+from engine.families import family_of
+from engine.manifest import read_manifest
+from engine.parallel import Mapping as RankMapping
+from engine.runtime.answer import AnsweredBy
+from engine.runtime.executor import load
+from engine.runtime.language import LanguageModel, PromptTokens, Request
+from engine.runtime.pipeline import SglPipeline
+from tests.builder.test_quantize import dequantize, initializers, quantize_activations, read_report, run
+from tests.oracle import LIMITS, Pair, checkpoint_config, embed, load_oracle
+from tools.make_random_pair import write_pair
+from tools.random_checkpoint import write_checkpoint
+
+
+@dataclass(frozen=True)
+class Built:
+    """Vision engines of both precisions and an int8 language engine, all of one checkpoint."""
+
+    directory: Path
+    pixels: np.ndarray
+    language: Pair
+
+
+def build(directory: Path, checkpoint: Path, published: dict[str, Any]) -> Built:
+    family, config_json = family_of(checkpoint)
+    config = family.read_config(checkpoint, config_json)
+    pixels = vision_inputs(family, config)
+    reader = WeightReader(Checkpoint(checkpoint), family.vision_sources(config))
+    for name, calibration in (("vision", pixels), ("float32", None)):
+        graph = vision_graph(config.vision, LIMITS)
+        write_engine(graph, reader, directory / f"{name}.onnx", lambda fraction: None, calibration)
+    features = run(directory / "float32.onnx", **pixels)
+    reader = WeightReader(Checkpoint(checkpoint), family.language_sources(config, checkpoint))
+    path = directory / "language.onnx"
+    inputs = language_inputs(config.language, features.reshape(-1, features.shape[-1]), 1)
+    write_engine(language_graph(config.language, LIMITS, (2,), scores=True), reader, path, lambda f: None, inputs)
+    engine = LanguageModel(load(Target.ONNXRUNTIME, path, threads=1), config.language, (2,), scores=True)
+    return Built(directory, pixels[PIXEL_VALUES], Pair(engine, load_oracle(checkpoint, published["llm_config"])))
+
+
+@pytest.fixture(scope="module", params=["qwen2", "phi3"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    checkpoint = tmp_path_factory.mktemp("checkpoint")
+    published = checkpoint_config(request.param)
+    write_checkpoint(checkpoint, published, seed=7)
+    return build(tmp_path_factory.mktemp("built"), checkpoint, published)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def make_prompt(seed: int, length: int = 60, visual: int = 32) -> PromptTokens:
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((visual, 48), dtype=np.float32)
+    return PromptTokens(rng.integers(0, 131, length), np.arange(8, 8 + visual), features)
+
+
+@torch.no_grad()
+def test_language_engine_stays_close_to_transformers(built: Built) -> None:
+    """Random weights in five layers: logits of prefill and decode, and whom the importance ranks highest."""
+    pair, cosines, overlaps = built.language, [], []
+    answer = np.array([5, 17, 99])
+    for seed in range(4):
+        prompt = make_prompt(seed)
+        rows = np.arange(prompt.visual_positions[-1] + 1, len(prompt.ids))
+        generation = pair.engine.prefill([Request(prompt, score_rows=rows)], len(answer))
+        actual = [generation.logits[0].copy()]
+        actual += [generation.decode(answer[i : i + 1], np.ones(1, bool), np.ones(1, bool))[0].copy() for i in range(3)]
+        ids = np.concatenate([prompt.ids, answer])
+        embeds = embed(pair.oracle, ids, prompt.visual_positions, prompt.features)
+        expected = pair.oracle(inputs_embeds=embeds, use_cache=False, output_attentions=True)
+        logits = expected.logits[0, len(prompt.ids) - 1 :].numpy()
+        cosines += [cosine(*rows) for rows in zip(actual, logits, strict=True)]
+        received = torch.stack(expected.attentions)[:, 0, :, rows[0] :, prompt.visual_positions].double()
+        importance = received.sum((0, 1, 2)).numpy()
+        scores = generation.visual_scores(0).sum(0)
+        overlaps.append(len(np.intersect1d(np.argsort(-scores)[:8], np.argsort(-importance)[:8])) / 8)
+        assert_allclose(scores, importance, rtol=0.05)
+    assert min(cosines) > 0.999
+    assert np.mean(overlaps) >= 0.9
+
+
+def test_padded_rows_do_not_coarsen_the_others(built: Built) -> None:
+    """A short request beside a long one: one scale for all rows of a call, padding included."""
+    engine = built.language.engine
+    prompts = [make_prompt(1, 60), make_prompt(2, 44)]
+    together = engine.prefill([Request(prompt) for prompt in prompts], 1).logits.copy()
+    for row, prompt in zip(together, prompts, strict=True):
+        assert cosine(row, engine.prefill([Request(prompt)], 1).logits[0]) > 0.998
+
+
+def test_report_is_true_of_the_whole_engine(built: Built) -> None:
+    report = read_report(built.directory / "vision.onnx")
+    features = [run(built.directory / f"{name}.onnx", pixel_values=built.pixels) for name in ("vision", "float32")]
+    assert report["output"] == "visual_features"
+    assert report["rows"] == features[0].size // features[0].shape[-1]
+    actual, expected = (rows.reshape(-1, rows.shape[-1]).astype(np.float64) for rows in features)
+    lengths = np.linalg.norm(actual, axis=1), np.linalg.norm(expected, axis=1)
+    cosines = (actual * expected).sum(1) / lengths[0] / lengths[1]
+    assert report["fidelity"]["cosine"] == pytest.approx(cosines.mean(), abs=1e-5)
+    assert 0.999 < report["fidelity"]["cosine"] < 1
+    errors = np.linalg.norm(actual - expected, axis=1) / lengths[1]
+    assert report["fidelity"]["relative_error"] == pytest.approx(errors.mean(), abs=5e-4)
+
+
+@pytest.mark.parametrize("kernel", [Kernel.PER_TENSOR, Kernel.PER_BLOCK])
+def test_report_is_true_of_a_matrix(built: Built, kernel: Kernel) -> None:
+    """The second layer's fc1: its input tapped from the whole float32 engine, its kernels recomputed in float64."""
+    name = "encoder.layers.1.mlp.fc1.weight"
+    model = onnx.load(built.directory / "float32.onnx")
+    (node,) = (node for node in model.graph.node if name in node.input)
+    model.graph.output.insert(0, onnx.ValueInfoProto(name=node.input[0]))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = session.run([node.input[0]], {"pixel_values": built.pixels})[0]
+    matrix = initializers(built.directory / "float32.onnx")[name]
+    packed = pack(kernel, matrix)
+    actual = quantize_activations(kernel, x) @ dequantize(kernel, packed.data, packed.scale, len(matrix))
+    expected = x.astype(np.float64) @ matrix
+    error = np.linalg.norm(actual - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    entry = read_report(built.directory / "vision.onnx")["matrices"][name]
+    assert entry["fidelity"][kernel]["relative_error"] == pytest.approx(error.mean(), rel=0.02)
+
+
+def test_every_matrix_is_reported_and_int8(built: Built) -> None:
+    for path, count in ((built.directory / "vision.onnx", 2 * 4 + 2), (built.directory / "language.onnx", 5 * 7 + 1)):
+        report = read_report(path)
+        weights = initializers(path)
+        assert len(report["matrices"]) == count
+        for name, entry in report["matrices"].items():
+            assert entry["kernel"] in ("per_tensor", "per_block")
+            assert name not in weights
+            assert weights[f"{name}.int8"].dtype == (np.int8 if entry["kernel"] == "per_tensor" else np.uint8)
+        assert not [node.op_type for node in onnx.load(path).graph.node if node.op_type == "MatMul"]
+
+
+def test_building_again_gives_the_same_files(tmp_path: Path) -> None:
+    checkpoint, published = tmp_path / "checkpoint", checkpoint_config("qwen2")
+    write_checkpoint(checkpoint, published, seed=7)
+    files = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        build(tmp_path / name, checkpoint, published)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert files[0] == files[1]
+    assert len(files[0]) == 8
+
+
+def test_pair_of_int8_engines_answers(tmp_path: Path) -> None:
+    write_pair(tmp_path, seed=5)
+    out = tmp_path / "out"
+    build_pair(BuildConfig(tmp_path / "small", tmp_path / "large", out, precision=Precision.INT8, max_tokens=1024))
+    files = {file for component in read_manifest(out).components.values() for file in component.files}
+    for model in ("small", "large"):
+        for name, output in (("vision", "visual_features"), ("rank0/language", "logits")):
+            assert f"{model}/{name}.quantization.json" in files
+            report = read_report(out / model / f"{name}.onnx")
+            assert report["output"] == output
+            assert report["fidelity"]["cosine"] > 0.999
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 320, 3), dtype=np.uint8))
+    never = ExitConfig(exit_threshold=1.01)
+    pipeline = SglPipeline.load(out, threads=1)
+    answer = pipeline.answer(picture, "What is this?", exit=never, sampling=SamplingConfig(max_new_tokens=4))
+    assert answer.answered_by is AnsweredBy.LARGE
+    assert np.isfinite(answer.probabilities).all()
+
+
+def test_int8_of_several_ranks_is_refused(tmp_path: Path) -> None:
+    several = replace(
+        BuildConfig(tmp_path, tmp_path, tmp_path / "out", precision=Precision.INT8), mapping=RankMapping(0, 2)
+    )
+    with pytest.raises(EngineError, match=r"precision int8 is built for one rank, not for world_size 2; choose"):
+        build_pair(several)
+    assert not (tmp_path / "out").exists()
