@@ -1,6 +1,7 @@
 """`sgl info` and `sgl --version`: what an engine directory holds."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +59,40 @@ def test_version(sgl: Callable[..., Run]) -> None:
 )
 def test_sizes_in_words(size: int, text: str) -> None:
     assert size_text(size) == text
+
+
+def test_quantization_reports_are_summed_up(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(engine_directory, tmp_path / "int8"))
+    report = {
+        "output": "logits",
+        "rows": 7,
+        "fidelity": {"cosine": 0.9995, "relative_error": 0.03},
+        "max_error": {"per_tensor": 0.02, "per_block": 0.05},
+        "matrices": {
+            name: {
+                "kernel": kernel,
+                "fidelity": {
+                    "per_tensor": {"cosine": tensor, "relative_error": 0.01},
+                    "per_block": {"cosine": block, "relative_error": 0.01},
+                },
+            }
+            for name, kernel, tensor, block in (
+                ("up", "per_tensor", 0.9999, 0.9),
+                ("down", "per_block", 0.8, 0.9987),
+                ("gate", "per_tensor", 0.9991, 0.9),
+                ("head", "float32", 0.1, 0.2),
+            )
+        },
+    }
+    path = directory / "small" / "rank0" / "language.quantization.json"
+    path.write_text(json.dumps(report))
+    run = sgl("info", directory)
+    line = next(line for line in run.out.splitlines() if "language.quantization.json" in line)
+    for part in (
+        "4 matrices (2 per_tensor, 1 per_block, 1 float32)",
+        "cosine of logits 0.999500",
+        "lowest of a matrix 0.998700 (down)",
+    ):
+        assert part in line
+    content = json.loads(sgl("info", directory, "--json").out)
+    assert content["quantization"] == {"small/rank0/language.quantization.json": report}
