@@ -85,6 +85,15 @@ def test_sizes_add_up(engine: Path) -> None:
     assert manifest.total_bytes() == sum(sizes.values())
 
 
+def test_manifest_is_never_written_in_place(engine: Path) -> None:
+    reader = engine / "opened by a reader"
+    reader.hardlink_to(engine / MANIFEST)
+    before = reader.read_bytes()
+    write_manifest(engine, replace(read_manifest(engine), max_batch=17))
+    assert reader.read_bytes() == before
+    assert read_manifest(engine).max_batch == 17
+
+
 def test_failed_write_leaves_the_old_manifest(engine: Path) -> None:
     before = (engine / MANIFEST).read_bytes()
     unwritable = replace(read_manifest(engine), exit=replace(read_manifest(engine).exit, exit_threshold=float("nan")))

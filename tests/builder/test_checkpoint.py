@@ -96,6 +96,17 @@ def test_ranges_equal_numpy_slices(whole: Path, data: st.DataObject) -> None:
     assert found.flags.c_contiguous
 
 
+def test_the_index_decides_which_shard_counts(tmp_path: Path) -> None:
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    save_file({"a": np.zeros(2), "b": np.zeros(2), "stray": np.zeros(2)}, tmp_path / first)
+    save_file({"a": np.ones(3), "b": np.ones(3)}, tmp_path / second)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": first, "b": second}}))
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.names() == {"a", "b"}
+    assert_same(checkpoint.read("a"), np.zeros(2))
+    assert_same(checkpoint.read("b"), np.ones(3))
+
+
 def test_only_the_wanted_rows_are_read(tmp_path: Path) -> None:
     # A terabyte that is not there: a sparse file, read in any larger part it would not fit.
     shape = (1 << 20, 1 << 19)

@@ -45,13 +45,13 @@ def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
     return replace(example_manifest(records), created=time.strftime("%Y-%m-%dT%H:%M:%S") + str(time.monotonic_ns()))
 
 
-def forbid(name: str) -> Component:
+def forbid(name: str, text: str = "") -> Component:
     """What must be found in the cache: building it fails."""
 
     def fail(directory: Path, on_progress: Callable[[float], None]) -> None:
         raise AssertionError(f"{name} was built again")
 
-    return replace(component(name), build=fail)
+    return replace(component(name, text), build=fail)
 
 
 def tree(directory: Path) -> dict[str, tuple[int, int, bytes]]:

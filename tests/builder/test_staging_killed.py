@@ -1,9 +1,12 @@
 """A killed or doubled build: no moment leaves half an engine directory, and the next build goes on from there."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from engine.build.staging import build_components
 from engine.errors import EngineError
 from engine.manifest import read_manifest, verify
-from tests.builder.test_staging import NAMES, assert_engine, component, components, make_manifest, tree
+from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest, tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,12 +39,17 @@ build_components(Path(sys.argv[1]), wanted, make_manifest)
 """
 
 
-def start_hanging_build(out: Path) -> subprocess.Popen:
-    """A build in another process, in the middle of its third component."""
+@contextmanager
+def hanging_build(out: Path) -> Iterator[subprocess.Popen]:
+    """A build in another process, in the middle of its third component; killed at the end."""
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(out)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "in the middle\n"
-    return child
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "in the middle\n"
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -50,9 +58,9 @@ def test_killed_process_is_resumed(out: Path, number: signal.Signals, existing: 
     if existing:
         build_components(out, components("old"), make_manifest)
     before = tree(out)
-    child = start_hanging_build(out)
-    with child:
+    with hanging_build(out) as child:
         child.send_signal(number)
+        child.wait()
     assert child.returncode == -number
     assert tree(out) == before
     assert out.exists() == existing
@@ -62,12 +70,29 @@ def test_killed_process_is_resumed(out: Path, number: signal.Signals, existing: 
 
 
 def test_second_build_at_the_same_time_is_refused(out: Path) -> None:
-    with start_hanging_build(out) as child:
+    with hanging_build(out):
         with pytest.raises(EngineError, match=f"another build is writing {out}; wait"):
             build_components(out, components("new"), make_manifest)
         build_components(out.with_name("other"), components(), make_manifest)
-        child.kill()
     assert build_components(out, components("new"), make_manifest).resumed == NAMES[:2]
+
+
+def test_lock_file_removed_while_being_locked_is_made_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = out.with_name(".pair.lock")
+    lock = fcntl.flock
+    calls = 0
+
+    def lock_after_removal(descriptor: int, operation: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            path.unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_after_removal)
+    seen = []
+    build_components(out, [component(NAMES[0], build=lambda directory: seen.append(path.exists()))], make_manifest)
+    assert seen == [True]
 
 
 FILE_EVENTS = ("open", "os.rename", "os.link", "os.mkdir", "os.remove", "os.rmdir")
@@ -95,7 +120,8 @@ def build_and_die(out: Path, at_event: int) -> bool:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("existing", [False, True])
-def test_killed_at_every_file_operation(tmp_path: Path, existing: bool) -> None:
+def test_killed_at_every_file_operation(tmp_path: Path, existing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and a kill loses nothing that was written
     names = NAMES[:3]
     absent = 0
     for at_event in range(1, 1000):
@@ -110,6 +136,8 @@ def test_killed_at_every_file_operation(tmp_path: Path, existing: bool) -> None:
             assert {text.split()[2] for text in list(texts.values())[1:]} in ({"old"}, {"new"})
         else:
             absent += 1
+            if existing:  # killed in the middle of the swap: the old engine comes back
+                assert build_components(out, [forbid(name, "old") for name in names], make_manifest).cached == names
         if not killed:
             break
         other = at_event % 2 == 0  # after a kill, the same build again or another one

@@ -61,6 +61,7 @@ def test_weight_file_aligns_and_packs(tmp_path: Path) -> None:
         "just_small": rng.integers(0, 9, 65535).astype(np.uint8),
         "large": rng.integers(0, 9, 65536).astype(np.uint8),
         "strided": rng.standard_normal((9, 8)).astype(np.float32).T[::3],
+        "transposed": rng.standard_normal((9, 8)).astype(np.float32).T,
         "scalar": np.array(2.5, np.float16),
         "large_bf16": rng.standard_normal((300, 200)).astype(ml_dtypes.bfloat16),
     }
