@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import RequestError
 from engine.manifest import read_manifest, verify
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.executor import default_threads
 from engine.runtime.generate import OnText, generate
-from engine.runtime.guidance import counts_decode, importance, select
+from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, timed
 from engine.runtime.language import Generation, Request
@@ -86,6 +86,11 @@ class SglPipeline:
         large = self.manifest.models["large"]
         if not question.text.strip():
             raise RequestError("the question is empty; ask something")
+        if guidance.enabled and guidance.source.reads_large() and not large.scores:
+            raise RequestError(
+                f"guidance {guidance.source} needs the large model's attention, which {self.directory} was built "
+                "without; rebuild with --large-scores"
+            )
         return Job(
             question,
             tuple(open_image(source) for source in question.images),
@@ -110,12 +115,12 @@ class SglPipeline:
         with timed(jobs, Stage.SMALL_PREFILL):
             generation = _prefill(model, [job.small_request() for job in jobs], jobs)
         with timed(jobs, Stage.SMALL_DECODE):
-            scored = np.array([job.wants_scores() and counts_decode(job.guidance.rows) for job in jobs])
+            scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.rows) for job in jobs])
             # What the small model says is not shown before it is known to be the answer.
             _complete(model, generation, jobs, views, scored, [None] * len(jobs))
         for index, job in enumerate(jobs):
-            if job.wants_scores():
-                job.importance = importance(generation.visual_scores(index), job.guidance)
+            if job.wants_small_scores():
+                job.small_importance = importance(generation.visual_scores(index), job.guidance)
             if job.exit.enabled:
                 job.decision = _decide(job, generation, index)
             if job.exits_early() and job.question.on_text is not None:
@@ -124,17 +129,37 @@ class SglPipeline:
                 job.question.on_text(completion.text)
 
     def _run_large(self, jobs: Sequence[Job]) -> None:
-        """Answer with the visual tokens that the small model looked at."""
+        """Answer with the visual tokens that the guidance keeps."""
         model = self.large
         with timed(jobs, Stage.LARGE_VISION):
             views = self._look(model, jobs)
             for job, view in zip(jobs, views, strict=True):
                 job.large = view
+        for source in GuidanceSource:
+            if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
+                self._score_large(source, ranked)
         with timed(jobs, Stage.LARGE_PREFILL):
             generation = _prefill(model, [job.large_request() for job in jobs], jobs)
         with timed(jobs, Stage.LARGE_DECODE):
             unscored = np.zeros(len(jobs), bool)
             _complete(model, generation, jobs, views, unscored, [job.question.on_text for job in jobs])
+
+    def _score_large(self, source: GuidanceSource, jobs: Sequence[Job]) -> None:
+        """Let the large model rank its own visual tokens in a run that keeps them all."""
+        model = self.large
+        with timed(jobs, Stage.LARGE_SCORES):
+            generation = _prefill(model, [job.large_score_request() for job in jobs], jobs)
+            if source is GuidanceSource.ORACLE:
+                views = [view for job in jobs if (view := job.large) is not None]
+                scored = np.array([counts_decode(job.guidance.rows) for job in jobs])
+                _complete(model, generation, jobs, views, scored, [None] * len(jobs))
+            for index, job in enumerate(jobs):
+                scores = generation.visual_scores(index)
+                if source is GuidanceSource.ORACLE:
+                    job.importance = importance(scores, job.guidance)
+                else:
+                    assert job.guidance.prune_layer, "fastv without a layer before prune_layer is refused"
+                    job.importance = fastv_importance(scores, job.guidance.prune_layer)
 
     def _look(self, model: VisionLanguageModel, jobs: Sequence[Job]) -> list[View]:
         """Cut up and encode the pictures and tokenize the prompts of a batch."""
@@ -178,9 +203,9 @@ def _decide(job: Job, generation: Generation, index: int) -> ExitDecision:
     assert job.small is not None and job.small.completion is not None
     completion, agreement = job.small.completion, None
     if job.wants_consistency():
-        assert job.importance is not None
+        assert job.small_importance is not None
         with timed([job], Stage.CONSISTENCY):
             tokens = np.array(completion.token_ids)
-            kept = select(job.importance, job.exit.num_kept(len(job.importance)))
+            kept = select(job.small_importance, job.exit.num_kept(len(job.small_importance)))
             agreement = token_probabilities(generation.score(index, kept, tokens), tokens)
     return decide(job.exit, np.array(completion.probabilities), np.array(completion.entropies), agreement)
