@@ -2,8 +2,9 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -106,34 +107,29 @@ def test_other_logits_do_not_agree() -> None:
     assert not other.same_top and other.max_difference == 2.0 and other.cosine == pytest.approx(10 / 14)
 
 
-@dataclass(frozen=True)
-class Subject:
-    value: int
-
-    def process(self) -> int:
-        return os.getpid()
-
-    def add(self, number: int, times: int = 1) -> int:
-        return self.value + times * number
-
-    def fail(self) -> None:
-        raise ValueError("a reason")
-
-    def die(self) -> None:
-        os._exit(7)
+LOAD_OS = partial(import_module, "os")
+"""A subject that another process finds at once: what a worker calls are the functions of this module."""
 
 
 def test_a_worker_is_another_process() -> None:
-    with Worker(partial(Subject, 3)) as worker:
-        assert worker.call("process").result != os.getpid()
-        reply = worker.call("add", 4, times=2)
-    assert reply.result == 11 and reply.seconds > 0
+    with Worker(LOAD_OS) as worker:
+        assert worker.call("getpid").result not in (0, os.getpid())
+        reply = worker.call("getenv", "no such variable", default="nothing")
+    assert reply.result == "nothing" and reply.seconds > 0
 
 
-@pytest.mark.parametrize(("method", "reason"), [("fail", "ValueError: a reason"), ("die", "exit status 7")])
-def test_a_worker_says_why_it_failed(method: str, reason: str) -> None:
-    with Worker(partial(Subject, 3)) as worker, pytest.raises(WorkerError, match=reason):
-        worker.call(method)
+@pytest.mark.parametrize(
+    ("method", "argument", "reason"),
+    [("strerror", "x", "TypeError: .*integer"), ("_exit", 7, "ended with exit status 7")],
+)
+def test_a_worker_says_why_it_failed(method: str, argument: object, reason: str) -> None:
+    with Worker(LOAD_OS) as worker, pytest.raises(WorkerError, match=reason):
+        worker.call(method, argument)
+
+
+def test_a_worker_that_cannot_load_says_why() -> None:
+    with pytest.raises(WorkerError, match=r"ModuleNotFoundError: .*no_such_module"):
+        Worker(partial(import_module, "no_such_module"))
 
 
 def test_an_unknown_question_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,14 +120,13 @@ Logits = dict[tuple[str, str], np.ndarray]
 """By workload and phase."""
 
 
-def collect_logits(load: Callable[[], Any], workloads: Sequence[Workload]) -> Logits:
-    """What one subject computes, in a process that ends afterwards."""
-    with Worker(load) as worker:
-        return {
-            (workload.name, phase): worker.call(phase, *arguments).result
-            for workload in workloads
-            for phase, arguments in workload.calls()
-        }
+def collect_logits(worker: Worker, workloads: Sequence[Workload]) -> Logits:
+    """What one subject computes."""
+    return {
+        (workload.name, phase): worker.call(phase, *arguments).result
+        for workload in workloads
+        for phase, arguments in workload.calls()
+    }
 
 
 def compare_logits(actual: Logits, expected: Logits) -> Agreement:

@@ -76,7 +76,9 @@ class Transformers:
     def __init__(self, path: Path, threads: int, max_tokens: int) -> None:
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._torch = torch

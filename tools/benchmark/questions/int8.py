@@ -1,10 +1,8 @@
 """Our int8 language engine next to our fp32 one."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
-from engine.build.quantize import Kernel
 from engine.build.targets.onnxruntime import REPORT_SUFFIX
 from engine.config import Precision
 from tools.benchmark.bench import Bench
@@ -21,6 +19,8 @@ from tools.benchmark.interleave import (
 )
 from tools.benchmark.report import Row, Section, Unit
 from tools.benchmark.sizes import make_answer, make_prompt
+from tools.benchmark.worker import Worker
+from tools.info import quantization_text
 
 TARGETS = {PREFILL: 0.5, DECODE: 0.4}
 EFFORT = Effort(loads=3, runs=5)
@@ -34,9 +34,13 @@ def measure_int8(bench: Bench) -> Section:
     answer = make_answer(model.config, size.decode_tokens)
     prompts = [make_prompt(model.config, prompt) for prompt in (size.short, size.long)]
     workloads = [Workload(f"{len(prompt.ids):,}", prompt, answer) for prompt in prompts]
-    agreement = compare_logits(*(collect_logits(engine, workloads) for engine in (quantized, exact)))
+    with Worker(exact) as worker:
+        expected = collect_logits(worker, workloads)
+    with Worker(quantized) as worker:
+        agreement = compare_logits(collect_logits(worker, workloads), expected)
     subjects = {"int8": quantized, "fp32": exact}
     timings = run_interleaved(subjects, workloads, bench.effort(EFFORT), bench.progress("int8"))
+    report = json.loads(quantized.path.with_suffix(REPORT_SUFFIX).read_text(encoding="utf-8"))
     rows = []
     for workload in workloads:
         for phase, what in (
@@ -59,23 +63,9 @@ def measure_int8(bench: Bench) -> Section:
         "Time of our int8 language engine over the time of our fp32 one of the same checkpoint.",
         rows,
         [
-            _summarise(quantized.path.with_suffix(REPORT_SUFFIX)),
+            f"Quantization report: {quantization_text(report)}.",
             f"Weights on disk: {_megabytes(quantized.path):,.0f} MB int8, {_megabytes(exact.path):,.0f} MB fp32.",
         ],
-    )
-
-
-def _summarise(report: Path) -> str:
-    """A sentence about the quantization report beside an engine."""
-    content = json.loads(report.read_text(encoding="utf-8"))
-    matrices = content["matrices"].values()
-    kernels = Counter(matrix["kernel"] for matrix in matrices)
-    cosines = [m["fidelity"][m["kernel"]]["cosine"] for m in matrices if m["kernel"] != Kernel.FLOAT32]
-    counted = ", ".join(f"{count} {kernel}" for kernel, count in kernels.most_common())
-    worst = f"; cosine of a matrix's output at least {min(cosines):.4f}" if cosines else ""
-    return (
-        f"Quantization report: {counted}{worst}; cosine of the logits {content['fidelity']['cosine']:.4f}, "
-        f"mean of {content['rows']} rows."
     )
 
 

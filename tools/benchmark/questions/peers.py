@@ -33,7 +33,8 @@ def measure_peers(bench: Bench) -> Section:
     engine = build_language(model, bench.work / "plain", bench.threads, bench.progress("engine without scores"))
     prompt = make_text_prompt(model.config, size.short)
     workload = Workload(f"{len(prompt.ids):,}", prompt, make_answer(model.config, size.decode_tokens))
-    expected = collect_logits(engine, [workload])
+    with Worker(engine) as worker:
+        expected = collect_logits(worker, [workload])
     rows, remarks = [], []
     for peer in PEERS:
         try:
@@ -68,7 +69,8 @@ def _measure_peer(
     if reason := peer.missing():
         raise WorkerError(reason)
     subject = _prepare(bench, peer, checkpoint, len(workload.prompt.ids) + len(workload.answer) + 1)
-    agreement = compare_logits(collect_logits(subject, [workload]), expected)
+    with Worker(subject) as worker:
+        agreement = compare_logits(collect_logits(worker, [workload]), expected)
     if not agreement.same_top or agreement.max_difference > TOLERANCE:
         raise WorkerError(f"it computes other logits than ours: {_describe(agreement)}")
     timings = run_interleaved(

@@ -32,15 +32,15 @@ def measure_scores(bench: Bench) -> Section:
     answer = make_answer(model.config, size.decode_tokens)
     prompts = [make_prompt(model.config, prompt) for prompt in (size.short, size.long)]
     workloads = [Workload(f"{len(prompt.ids):,}", prompt, answer) for prompt in prompts]
-    agreement = compare_logits(*(collect_logits(engines[name], workloads) for name in (SCORED, PLAIN)))
+    with Worker(engines[PLAIN]) as worker:
+        expected = collect_logits(worker, workloads)
+    with Worker(engines[SCORED]) as worker:
+        agreement = compare_logits(collect_logits(worker, workloads), expected)
+        received = worker.call("visual_scores").result
     if not agreement.same_top or agreement.max_difference > TOLERANCE:
         raise WorkerError(f"the engine with scores computes other logits than the one without: {agreement}")
-    with Worker(engines[SCORED]) as worker:
-        for method, arguments in workloads[0].calls():
-            worker.call(method, *arguments)
-        received = worker.call("visual_scores").result
-        if not (received > 0).all():
-            raise WorkerError("the engine with scores emits none")
+    if not (received > 0).all():
+        raise WorkerError("the engine with scores emits none")
     subjects = {PLAIN: engines[PLAIN], AGAIN: engines[PLAIN], SCORED: engines[SCORED]}
     effort = bench.effort(EFFORT)
     timings = run_interleaved(subjects, workloads, effort, bench.progress("scores"))
