@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, Precision, Target
 from tools.build_progress import build_progress
-from tools.command_line import layers, positive, run_command, size_text
+from tools.command_line import layers, names, positive, run_command, size_text
 
 if TYPE_CHECKING:
     from engine.build.staging import BuildReport
@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--small", type=Path, required=True, metavar="DIR", help="checkpoint of the guiding model")
     add("--large", type=Path, required=True, metavar="DIR", help="checkpoint of the guided model")
     add("--out", type=Path, required=True, metavar="DIR", help="engine directory to make or to bring up to date")
-    add("--target", choices=list(Target), default=BuildConfig.target, help=f"what runs it {default}")
-    add("--precision", choices=list(Precision), default=BuildConfig.precision, help=default)
+    add("--target", choices=names(Target), default=BuildConfig.target, help=f"what runs it {default}")
+    add("--precision", choices=names(Precision), default=BuildConfig.precision, help=default)
     add(
         "--max-tokens",
         type=positive,

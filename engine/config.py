@@ -211,11 +211,13 @@ class GuidanceConfig:
             wanted = paper_prune_layer(num_layers, self.retention_ratio)
             return replace(self, prune_layer=min(possible, key=lambda k: (abs(k - wanted), k)))
         if self.prune_layer >= num_layers:
-            raise RequestError(f"prune_layer {self.prune_layer} is outside 0..{num_layers - 1} of the large model")
+            raise RequestError(
+                f"prune_layer {self.prune_layer} is outside 0..{num_layers - 1} of the large model; choose one inside"
+            )
         if self.prune_layer not in possible:
             raise RequestError(
                 f"prune_layer {self.prune_layer} was not built; choose one of {possible} "
-                f"or rebuild with --prune-layers {self.prune_layer}"
+                f"or rebuild with --prune-layers {','.join(map(str, sorted({*possible, self.prune_layer} - {0})))}"
             )
         return self
 
@@ -261,7 +263,7 @@ class ExitConfig:
 
     enabled: bool = True
     exit_threshold: float = 0.9
-    """Exit early iff the criterion's value is at least this."""
+    """Exit early iff the criterion's value is at least this; ENTROPY's values are 0 or less, all others in 0..1."""
     criterion: ExitCriterion = ExitCriterion.DECISION_SCORE
     normalise: Normalise = Normalise.PRODUCT
     """Of the consistency: eq. 8's product of token probabilities, or their geometric mean."""
@@ -269,6 +271,8 @@ class ExitConfig:
     """Fraction of visual tokens that the consistency pass keeps."""
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.exit_threshold):
+            raise RequestError(f"exit_threshold {self.exit_threshold} is not finite; give a number")
         if not 0 < self.consistency_retention <= 1:
             raise RequestError(
                 f"consistency_retention {self.consistency_retention} is outside (0, 1]; it is a fraction"
@@ -294,11 +298,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens {self.max_new_tokens} is below 1")
-        if self.temperature < 0:
-            raise RequestError(f"temperature {self.temperature} is negative; 0 is greedy")
+            raise RequestError(f"max_new_tokens {self.max_new_tokens} is below 1; ask for at least one")
+        if not 0 <= self.temperature < math.inf:
+            raise RequestError(f"temperature {self.temperature} is not a number of at least 0; 0 is greedy")
         if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p {self.top_p} is outside (0, 1]")
+            raise RequestError(f"top_p {self.top_p} is outside (0, 1]; 1 keeps every token")
         if self.top_k < 0:
             raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
         if self.seed < 0:

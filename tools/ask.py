@@ -16,7 +16,7 @@ from engine.config import (
 )
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
-from tools.command_line import positive, printable, run_command
+from tools.command_line import names, positive, printable, run_command
 from tools.describe import describe, to_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
     """What `read_guidance` reads."""
     add = parser.add_argument_group("guidance: which visual tokens the large model keeps").add_argument
-    add("--guidance", choices=list(GuidanceSource), help="what ranks the tokens: SGP's small model, or a baseline")
+    add("--guidance", choices=names(GuidanceSource), help="what ranks the tokens: SGP's small model, or a baseline")
     add("--retention-ratio", type=float, help="fraction of visual tokens kept from the prune layer on")
     add("--prune-layer", type=int, help="prune before this layer, one of those built")
     add(
@@ -58,7 +58,7 @@ def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="mean fraction kept over all layers, instead of the two above",
     )
-    add("--score-rows", choices=list(ScoreRows), help="whose attention counts")
+    add("--score-rows", choices=names(ScoreRows), help="whose attention counts")
     add("--score-layers", type=float, help="fraction of the layers whose attention counts")
     add("--no-guidance", action="store_true", help="the large model keeps every visual token")
 
@@ -66,9 +66,13 @@ def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
 def add_exit_arguments(parser: argparse.ArgumentParser) -> None:
     """What `read_exit` reads."""
     add = parser.add_argument_group("early exit: when the small model's answer is good enough").add_argument
-    add("--exit-threshold", type=float, help="exit if the criterion's value is at least this")
-    add("--exit-criterion", choices=list(ExitCriterion), help="what is compared with the threshold")
-    add("--normalise", choices=list(Normalise), help="consistency: product of token probabilities, or their mean")
+    add(
+        "--exit-threshold",
+        type=float,
+        help="exit if the criterion's value is at least this (0..1; entropy: 0 or less)",
+    )
+    add("--exit-criterion", choices=names(ExitCriterion), help="what is compared with the threshold")
+    add("--normalise", choices=names(Normalise), help="consistency: product of token probabilities, or their mean")
     add("--consistency-retention", type=float, help="fraction of visual tokens that the consistency pass keeps")
     add("--no-early-exit", action="store_true", help="the large model always answers")
 
@@ -104,7 +108,7 @@ def ask(arguments: argparse.Namespace) -> None:
 
         save(draw_answer(pipeline.manifest, arguments.image, answer), arguments.picture)
     if arguments.json:
-        print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False))
+        print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False, allow_nan=False))
     else:
         print(describe(answer, exit, arguments.picture))
 
@@ -166,5 +170,7 @@ def check_picture(path: Path | None) -> None:
         return
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
+    if path.is_dir():
+        raise RequestError(f"--picture {path} is a directory; give the name of a file")
     if not path.parent.is_dir():
         raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")

@@ -4,6 +4,7 @@ import argparse
 import sys
 import unicodedata
 from collections.abc import Callable
+from enum import StrEnum
 
 from engine.errors import EngineError
 
@@ -34,6 +35,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def names(choices: type[StrEnum]) -> list[str]:
+    """The values of an option; argparse would show an enum's members as Python writes them."""
+    return [str(choice) for choice in choices]
 
 
 def layers(text: str) -> tuple[int, ...]:

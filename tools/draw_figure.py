@@ -14,7 +14,7 @@ from engine.families import by_name
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.pipeline import Question, SglPipeline
-from tools.command_line import positive, printable, run_command
+from tools.command_line import names, positive, printable, run_command
 from tools.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
 
 WIDTH, HEAD, CAPTION = 240, 44, 40
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     add("engine", type=Path, metavar="ENGINE_DIR")
     add("--image", type=Path, required=True, metavar="FILE")
     add("--question", required=True)
-    add("--guidance", nargs="+", choices=list(GuidanceSource), default=[GuidanceSource.SMALL], help="(default: small)")
+    add("--guidance", nargs="+", choices=names(GuidanceSource), default=[GuidanceSource.SMALL], help="(default: small)")
     add("--retention", nargs="+", type=float, default=RETENTIONS, help="averages (default: the paper's)")
     add("--max-new-tokens", type=positive, default=SamplingConfig.max_new_tokens, help="(default: %(default)s)")
     add("--out", type=Path, required=True, metavar="OUT.png")

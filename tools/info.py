@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import LanguageConfig, VisionConfig
+from engine.errors import ManifestError
 from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest, verify
 from tools.command_line import run_command, size_text
 
-QUANTIZATION = "*.quantization.json"
+QUANTIZATION = ".quantization.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,17 +30,26 @@ def info(arguments: argparse.Namespace) -> None:
     manifest = read_manifest(arguments.engine)
     if arguments.verify:
         verify(arguments.engine, manifest, full=True)
-    reports = read_quantization(arguments.engine)
+    reports = read_quantization(arguments.engine, manifest)
     if arguments.json:
-        print(json.dumps(to_json(manifest, reports, arguments.verify), ensure_ascii=False))
+        print(json.dumps(to_json(manifest, reports, arguments.verify), ensure_ascii=False, allow_nan=False))
     else:
         print(describe(arguments.engine, manifest, reports, arguments.verify))
 
 
-def read_quantization(directory: Path) -> dict[str, Any]:
+def read_quantization(directory: Path, manifest: Manifest) -> dict[str, Any]:
     """Path in the engine directory -> the report that the build wrote there."""
-    paths = sorted(directory.rglob(QUANTIZATION))
-    return {str(path.relative_to(directory)): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    files = [file for component in manifest.components.values() for file in component.files]
+    reports: dict[str, Any] = {}
+    for file in sorted(file for file in files if file.endswith(QUANTIZATION)):
+        try:
+            reports[file] = json.loads((directory / file).read_text(encoding="utf-8"))
+            quantization_text(reports[file])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{directory / file} is no quantization report ({error!r}); sgl info --verify says what to rebuild"
+            ) from None
+    return reports
 
 
 def to_json(manifest: Manifest, reports: dict[str, Any], verified: bool) -> dict[str, Any]:

@@ -3,12 +3,23 @@
 import argparse
 import sys
 
-import build_engines
 import engine
-from tools import ask, info
+from tools.command_line import INTERRUPTED
 
 
 def main(argv: list[str] | None = None) -> int:
+    try:
+        return run(argv)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(argv: list[str] | None) -> int:
+    # Imported under main's guard: much of a short command's time is spent here.
+    import build_engines
+    from tools import ask, info
+
     parser = argparse.ArgumentParser(prog="sgl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"sgl {engine.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

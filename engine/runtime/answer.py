@@ -1,6 +1,6 @@
 """What a question comes back as."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -53,4 +53,8 @@ class Answer:
 
     def average_retention(self) -> float:
         """Share of visual tokens over the layers of the model that answered."""
-        return 1.0 if self.guidance is None else self.guidance.average(self.num_layers)
+        if self.guidance is None or self.kept is None:
+            return 1.0
+        # What was kept, not the ratio that was asked for: counts are whole and at least 1.
+        kept = replace(self.guidance, retention_ratio=len(self.kept) / self.visual_tokens)
+        return kept.average(self.num_layers)

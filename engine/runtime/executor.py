@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.config import Target
-from engine.errors import ManifestError
+from engine.errors import ManifestError, RequestError
 
 
 class Executor(Protocol):
@@ -23,9 +23,14 @@ class Executor(Protocol):
         """Run once over what is bound. Raises RuntimeError when the engine fails."""
 
 
-def default_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def resolve_threads(threads: int | None) -> int:
+    """None is all cores that this process may use. Raises RequestError for fewer than 1 or more than there are."""
+    cores = len(os.sched_getaffinity(0))
+    if threads is None:
+        return cores
+    if not 1 <= threads <= cores:
+        raise RequestError(f"threads {threads} is outside 1..{cores}, the cores of this process; choose one inside")
+    return threads
 
 
 def load(target: Target, path: Path, threads: int) -> Executor:

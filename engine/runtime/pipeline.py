@@ -12,7 +12,7 @@ from engine.errors import RequestError
 from engine.manifest import read_manifest, verify
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
-from engine.runtime.executor import default_threads
+from engine.runtime.executor import resolve_threads
 from engine.runtime.generate import OnText, generate
 from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
@@ -38,7 +38,7 @@ class SglPipeline:
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
         the first question needs it.
         """
-        pipeline = cls(Path(directory), threads or default_threads())
+        pipeline = cls(Path(directory), resolve_threads(threads))
         verify(pipeline.directory, pipeline.manifest)
         if preload:
             _ = pipeline.small, pipeline.large

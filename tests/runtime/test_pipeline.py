@@ -51,7 +51,7 @@ def test_an_unsure_small_model_guides_the_large_one(pipeline: SglPipeline, pictu
     assert_array_equal(answer.kept, select(answer.importance, int(answer.visual_tokens * 0.1)))
     assert answer.guidance is not None
     assert answer.guidance.prune_layer == 1
-    assert answer.average_retention() == pytest.approx((1 + 9 * 0.1) / 10)
+    assert answer.average_retention() == pytest.approx((1 + 9 * answer.num_kept() / answer.visual_tokens) / 10)
     assert list(answer.seconds) == [
         "small vision",
         "small prefill",
@@ -182,3 +182,25 @@ def test_requests_that_cannot_be_served(pipeline: SglPipeline, picture: Image.Im
     with pytest.raises(ImageError, match="does not exist"):
         pipeline.answer("missing.png", ASK)
     assert ask(pipeline, picture).text is not None
+
+
+@pytest.mark.parametrize("threads", [0, -3, 100_000])
+def test_a_process_has_as_many_threads_as_cores(pipeline: SglPipeline, threads: int) -> None:
+    with pytest.raises(RequestError, match=f"threads {threads} is outside 1.."):
+        SglPipeline.load(pipeline.directory, threads=threads)
+
+
+def test_average_retention_is_of_what_was_kept(pipeline: SglPipeline, picture: Image.Image) -> None:
+    guidance = GuidanceConfig(retention_ratio=0.001, prune_layer=1)
+    answer = ask(pipeline, picture, exit=NO_EXIT, guidance=guidance)
+    assert answer.num_kept() == 1
+    assert answer.average_retention() == pytest.approx((1 + 9 / answer.visual_tokens) / 10)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_settings_that_are_no_numbers(value: float) -> None:
+    with pytest.raises(RequestError, match="temperature"):
+        SamplingConfig(temperature=value)
+    if not np.isfinite(value):
+        with pytest.raises(RequestError, match="exit_threshold"):
+            ExitConfig(exit_threshold=value)

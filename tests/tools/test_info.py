@@ -3,12 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import engine
-from engine.manifest import read_manifest
+from engine.manifest import FileRecord, file_sha256, read_manifest, write_manifest
 from tests.tools.conftest import Run
 from tools.command_line import size_text
 
@@ -86,6 +87,7 @@ def test_quantization_reports_are_summed_up(sgl: Callable[..., Run], engine_dire
     }
     path = directory / "small" / "rank0" / "language.quantization.json"
     path.write_text(json.dumps(report))
+    list_file(directory, "small/language/rank0", path)
     run = sgl("info", directory)
     line = next(line for line in run.out.splitlines() if "language.quantization.json" in line)
     for part in (
@@ -96,3 +98,26 @@ def test_quantization_reports_are_summed_up(sgl: Callable[..., Run], engine_dire
         assert part in line
     content = json.loads(sgl("info", directory, "--json").out)
     assert content["quantization"] == {"small/rank0/language.quantization.json": report}
+
+
+@pytest.mark.parametrize("content", ["{}", '{"matrices": 1', "[]"])
+def test_a_damaged_report_is_one_sentence(
+    sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path, content: str
+) -> None:
+    directory = Path(shutil.copytree(engine_directory, tmp_path / "int8"))
+    path = directory / "small" / "rank0" / "language.quantization.json"
+    path.write_text(content)
+    list_file(directory, "small/language/rank0", path)
+    run = sgl("info", directory)
+    assert run.status == 2
+    assert str(path) in run.err
+    assert len(run.err.splitlines()) == 1
+
+
+def list_file(directory: Path, component: str, path: Path) -> None:
+    """Enter a file that was added by hand into the manifest."""
+    manifest = read_manifest(directory)
+    record = manifest.components[component]
+    files = record.files | {path.relative_to(directory).as_posix(): FileRecord(path.stat().st_size, file_sha256(path))}
+    components = manifest.components | {component: replace(record, files=files)}
+    write_manifest(directory, replace(manifest, components=components))
