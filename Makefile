@@ -12,7 +12,7 @@ demo: $(VENV)/.run
 	$(RUN) -m tools.demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -23,7 +23,7 @@ benchmark: $(VENV)/.dev
 	$(RUN) -m tools.benchmark
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .server-venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(RUN):
 	$(if $(PYTHON),,$(error Python 3.11 or newer was not found; install it or give PYTHON=/path/to/python3))

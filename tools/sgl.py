@@ -1,11 +1,12 @@
-"""The `sgl` command: build an engine directory, ask it, look inside it."""
+"""The `sgl` command: build an engine directory, ask it, look inside it, serve it."""
 
 import argparse
 import sys
 
 import build_engines
 import engine
-from tools import ask, info
+from tools import ask, export_triton_repository, info
+from tools.triton import health
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,6 +17,8 @@ def main(argv: list[str] | None = None) -> int:
         ("build", build_engines, "build the engine directory of a checkpoint pair"),
         ("ask", ask, "ask a question about pictures"),
         ("info", info, "say what an engine directory holds"),
+        ("export", export_triton_repository, "write a model repository for Triton Inference Server"),
+        ("health", health, "ask every model of a running server a question"),
     ):
         command = commands.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(command)

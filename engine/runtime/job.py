@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.errors import EngineError
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, needs_consistency
-from engine.runtime.generate import Completion, OnText
+from engine.runtime.generate import Completion, IsCancelled, OnText
 from engine.runtime.guidance import keep_rows, resample, score_rows, select
 from engine.runtime.images import ImageSource
 from engine.runtime.language import Pruning, Request
@@ -29,6 +30,7 @@ class Question:
     exit: ExitConfig | None = None
     sampling: SamplingConfig | None = None
     on_text: OnText | None = None
+    is_cancelled: IsCancelled | None = None
 
 
 @dataclass
@@ -43,7 +45,10 @@ class View:
 
 @dataclass
 class Job:
-    """A question with its settings resolved. `small` and `large` are None until that model runs."""
+    """A question with its settings resolved. `small` and `large` are None until that model runs.
+
+    grid: the pictures cut up as the small model wants them; `importance` is of its visual tokens.
+    """
 
     question: Question
     images: tuple[Image.Image, ...]
@@ -53,9 +58,19 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
     small: View | None = None
     large: View | None = None
+    grid: Visuals | None = None
     importance: np.ndarray | None = None
     decision: ExitDecision | None = None
     kept: np.ndarray | None = None
+    error: EngineError | None = None
+
+    @contextmanager
+    def fails_alone(self) -> Iterator[None]:
+        """An error of this question ends it, and no other question of its batch."""
+        try:
+            yield
+        except EngineError as error:
+            self.error = error
 
     def wants_guidance(self) -> bool:
         return self.guidance.enabled and bool(self.images)
@@ -87,9 +102,9 @@ class Job:
         tokens = len(visuals.boxes)
         if not self.wants_guidance():
             return Request(prompt)
-        assert self.importance is not None and self.small is not None, "guidance runs the small model first"
-        if not visuals.same_grid(self.small.visuals):
-            source = self.small.visuals
+        source = self.grid
+        assert self.importance is not None and source is not None, "guidance runs the small model first"
+        if not visuals.same_grid(source):
             self.importance = resample(self.importance, source.boxes, visuals.boxes, source.images, visuals.images)
         kept = select(self.importance, self.guidance.num_kept(tokens))
         if len(kept) == tokens:
@@ -99,9 +114,11 @@ class Job:
         rows = keep_rows(encoded.visual_positions, kept, len(encoded.ids))
         return Request(prompt, Pruning(self.guidance.prune_layer, rows))
 
-    def answer(self, num_layers: int) -> Answer:
+    def outcome(self, num_layers: int) -> Answer | EngineError:
         """Once a model has answered. num_layers: of the large model."""
-        by, view = (AnsweredBy.SMALL, self.small) if self.exits_early() else (AnsweredBy.LARGE, self.large)
+        if self.error is not None:
+            return self.error
+        by, view = (AnsweredBy.SMALL, self.small) if self.large is None else (AnsweredBy.LARGE, self.large)
         assert view is not None and view.completion is not None
         small = self.small.completion if self.small is not None else None
         return Answer(
