@@ -131,11 +131,30 @@ class ScoreRows(StrEnum):
     """Prompt and generated rows, and the last visual row: what the authors' code sums."""
 
 
+class GuidanceSource(StrEnum):
+    """What says which visual tokens the large model keeps; all but SMALL are the paper's baselines (algorithm.md 5)."""
+
+    SMALL = "small"
+    FASTV = "fastv"
+    """The large model's last prompt row in the layer before `prune_layer`, chosen once at prefill."""
+    ORACLE = "oracle"
+    """The large model's own attention in a whole run without pruning."""
+    RANDOM = "random"
+    """Chance, by the request's seed."""
+    TOME = "tome"
+    """None is dropped: similar ones are merged before layer 0, down to the same average retention."""
+
+    def reads_large(self) -> bool:
+        """Whether the large model runs once more, for its attention scores."""
+        return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
+
+
 @dataclass(frozen=True)
 class GuidanceConfig:
     """SGP: which visual tokens the large model keeps, from which layer on (paper, section 3.2)."""
 
     enabled: bool = True
+    source: GuidanceSource = GuidanceSource.SMALL
     retention_ratio: float = 0.2
     """Fraction of visual tokens KEPT from `prune_layer` on."""
     prune_layer: int | None = None
@@ -143,8 +162,9 @@ class GuidanceConfig:
     average_retention: float | None = None
     """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
     rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
+    """Of the model that ranks: the small one, or the large one of ORACLE; so is `layers`."""
     layers: float = 1.0
-    """Fraction of the small model's layers, counted from the first, whose attention counts (paper, table 2)."""
+    """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
 
     def __post_init__(self) -> None:
         for name in ("retention_ratio", "layers", "average_retention"):
@@ -159,15 +179,25 @@ class GuidanceConfig:
         return num_kept(visual_tokens, self.retention_ratio)
 
     def num_score_layers(self, num_layers: int) -> int:
-        """How many layers of the small model count, at least 1."""
+        """How many layers of the model that ranks count, at least 1."""
         return max(1, round(num_layers * self.layers))
 
     def resolve(self, num_layers: int, prune_layers: tuple[int, ...]) -> "GuidanceConfig":
         """The same with `prune_layer` and `retention_ratio` fixed for a model of `num_layers` layers.
 
-        prune_layers: the layers at which the engine was built to prune; 0 is always possible.
-        Raises RequestError when the wanted layer was not built.
+        prune_layers: the layers at which the engine was built to prune; 0 is always possible. TOME merges before layer
+        0, so it gets there the average retention that the others reach.
+        Raises RequestError when the wanted layer was not built, or when there is none for FASTV to look at.
         """
+        settled = self._settle(num_layers, prune_layers)
+        if self.source is GuidanceSource.TOME:
+            return replace(settled, prune_layer=0, retention_ratio=settled.average(num_layers))
+        if self.source is GuidanceSource.FASTV and settled.prune_layer == 0:
+            built = f"choose one of {sorted(prune_layers)}" if prune_layers else "rebuild with --prune-layers 1"
+            raise RequestError(f"guidance fastv reads the layer before prune_layer, but prune_layer is 0; {built}")
+        return settled
+
+    def _settle(self, num_layers: int, prune_layers: tuple[int, ...]) -> "GuidanceConfig":
         possible = sorted({0, *prune_layers})
         if self.average_retention is not None:
             target = self.average_retention

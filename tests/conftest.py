@@ -1,7 +1,7 @@
 """Settings of all tests."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# A deadline times the machine, not the code.
-settings.register_profile("engine", deadline=None)
+# Deadlines and slow generation time the machine, not the code.
+settings.register_profile("engine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("engine")

@@ -5,7 +5,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, Normalise, SamplingConfig, ScoreRows
+from engine.config import (
+    ExitConfig,
+    ExitCriterion,
+    GuidanceConfig,
+    GuidanceSource,
+    Normalise,
+    SamplingConfig,
+    ScoreRows,
+)
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
 from tools.command_line import positive, printable, run_command
@@ -25,20 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-stream", action="store_true", help="print the text when it is complete")
     add("--json", action="store_true", help="print one JSON object, nothing else")
 
-    add = parser.add_argument_group("guidance: which visual tokens the large model keeps").add_argument
-    add("--retention-ratio", type=float, help="fraction of visual tokens kept from the prune layer on")
-    add("--prune-layer", type=int, help="prune before this layer, one of those built")
-    add("--average-retention", type=float, help="mean fraction kept over all layers, instead of the two above")
-    add("--score-rows", choices=list(ScoreRows), help="whose attention counts")
-    add("--score-layers", type=float, help="fraction of the small model's layers whose attention counts")
-    add("--no-guidance", action="store_true", help="the large model keeps every visual token")
-
-    add = parser.add_argument_group("early exit: when the small model's answer is good enough").add_argument
-    add("--exit-threshold", type=float, help="exit if the criterion's value is at least this")
-    add("--exit-criterion", choices=list(ExitCriterion), help="what is compared with the threshold")
-    add("--normalise", choices=list(Normalise), help="consistency: product of token probabilities, or their mean")
-    add("--consistency-retention", type=float, help="fraction of visual tokens that the consistency pass keeps")
-    add("--no-early-exit", action="store_true", help="the large model always answers")
+    add_guidance_arguments(parser)
+    add_exit_arguments(parser)
 
     add = parser.add_argument_group("sampling").add_argument
     default = "(default: %(default)s)"
@@ -48,6 +44,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, default=SamplingConfig.top_k, help=f"0 keeps every token {default}")
     add("--seed", type=int, default=SamplingConfig.seed, help=default)
     add("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; give it again for more")
+
+
+def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `read_guidance` reads."""
+    add = parser.add_argument_group("guidance: which visual tokens the large model keeps").add_argument
+    add("--guidance", choices=list(GuidanceSource), help="what ranks the tokens: SGP's small model, or a baseline")
+    add("--retention-ratio", type=float, help="fraction of visual tokens kept from the prune layer on")
+    add("--prune-layer", type=int, help="prune before this layer, one of those built")
+    add(
+        "--average-retention",
+        "--retention",
+        type=float,
+        help="mean fraction kept over all layers, instead of the two above",
+    )
+    add("--score-rows", choices=list(ScoreRows), help="whose attention counts")
+    add("--score-layers", type=float, help="fraction of the layers whose attention counts")
+    add("--no-guidance", action="store_true", help="the large model keeps every visual token")
+
+
+def add_exit_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `read_exit` reads."""
+    add = parser.add_argument_group("early exit: when the small model's answer is good enough").add_argument
+    add("--exit-threshold", type=float, help="exit if the criterion's value is at least this")
+    add("--exit-criterion", choices=list(ExitCriterion), help="what is compared with the threshold")
+    add("--normalise", choices=list(Normalise), help="consistency: product of token probabilities, or their mean")
+    add("--consistency-retention", type=float, help="fraction of visual tokens that the consistency pass keeps")
+    add("--no-early-exit", action="store_true", help="the large model always answers")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,6 +129,7 @@ def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> Gui
     return replace(
         default,
         enabled=default.enabled and not arguments.no_guidance,
+        source=GuidanceSource(arguments.guidance or default.source),
         rows=ScoreRows(arguments.score_rows or default.rows),
         layers=default.layers if arguments.score_layers is None else arguments.score_layers,
     )

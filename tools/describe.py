@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from engine.config import ExitConfig
+from engine.config import ExitConfig, GuidanceSource
 from engine.runtime.answer import Answer, AnsweredBy
 
 
@@ -43,6 +43,7 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
         "generated_tokens": len(answer.token_ids),
         "visual_tokens": answer.visual_tokens,
         "num_kept": answer.num_kept(),
+        "guidance": pruning.source if pruning is not None else None,
         "prune_layer": pruning.prune_layer if pruning is not None else None,
         "retention_ratio": pruning.retention_ratio if pruning is not None else None,
         "average_retention": answer.average_retention(),
@@ -70,7 +71,9 @@ def _reason(answer: Answer) -> str:
 def _visual_tokens(answer: Answer) -> str:
     if answer.guidance is None:
         return f"all {answer.visual_tokens} kept"
+    source = answer.guidance.source
+    by = "" if source is GuidanceSource.SMALL else f" · guidance {source}"
     return (
         f"{answer.num_kept()} of {answer.visual_tokens} kept from layer {answer.guidance.prune_layer} on "
-        f"· average retention {answer.average_retention():.1%}"
+        f"· average retention {answer.average_retention():.1%}{by}"
     )

@@ -8,8 +8,9 @@ tokenizer are read before a `tokenizer.json` beside them, and slow tokenizers ar
 - `vocab.json` with `merges.txt` (Qwen2): NFC first, then the cut at the added tokens.
 - A piece whose id an added token takes over (`[UNUSED_TOKEN_146]` of InternLM2) is no longer found in text.
 
-Where the normal form is narrower: a token that strips whitespace leaves U+001C..U+001F; an added token that is the
-whole text gets no prefix; among pieces of equal score the lower id is joined first, not the leftmost.
+Where the normal form is narrower: an added token that is the whole text, or a user-defined piece that is a whole part,
+gets no prefix; a token that strips whitespace leaves U+001C..U+001F and user-defined pieces of spaces; among pieces of
+equal score the lower id is joined first, not the leftmost.
 """
 
 import json
@@ -195,7 +196,7 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
         for cut in range(1, len(piece))
         if piece[:cut] in scores and piece[cut:] in scores
     ]
-    pairs.sort(key=lambda pair: (-pair[0], -len(pair[1])))
+    pairs.sort(key=lambda pair: -pair[0])
     return [(left, right) for _, left, right in pairs]
 
 

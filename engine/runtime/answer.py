@@ -34,7 +34,7 @@ class Answer:
     kept: np.ndarray | None
     """int64 [N]: the visual tokens that survived `guidance.prune_layer`, sorted; None like `guidance`."""
     importance: np.ndarray | None
-    """float32 [V]; None when the small model was not scored."""
+    """float32 [V], on the grid of the model that answered; None when nothing ranked the tokens."""
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""

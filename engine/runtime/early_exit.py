@@ -11,6 +11,18 @@ PERCENTILE = {ExitCriterion.Q1: 75, ExitCriterion.Q2: 50, ExitCriterion.Q3: 25}
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What a decision rests on, token by token of the small model's answer; enough to decide otherwise later.
+
+    consistency: the probabilities of the same tokens in the consistency pass; None when it did not run.
+    """
+
+    probabilities: tuple[float, ...]
+    entropies: tuple[float, ...]
+    consistency: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
 class ExitDecision:
     """value: what was compared with the threshold. If the consistency pass was skipped because it could not change the
     outcome, `consistency` is None and `value` the bound that settled it."""
@@ -20,6 +32,7 @@ class ExitDecision:
     confidence: float
     consistency: float | None
     early_exit: bool
+    evidence: Evidence
 
 
 def confidence(probabilities: np.ndarray) -> float:
@@ -78,7 +91,12 @@ def decide(
             assert not consistency_can_matter(exit, sureness), f"{exit.criterion} needs the consistency pass"
             highest = _combine(exit.criterion, sureness, 1.0)
             value = highest if highest < exit.exit_threshold else _combine(exit.criterion, sureness, 0.0)
-    return ExitDecision(exit.criterion, value, sureness, agreement, value >= exit.exit_threshold)
+    evidence = Evidence(
+        tuple(map(float, probabilities)),
+        tuple(map(float, entropies)),
+        None if consistency_probabilities is None else tuple(map(float, consistency_probabilities)),
+    )
+    return ExitDecision(exit.criterion, value, sureness, agreement, value >= exit.exit_threshold, evidence)
 
 
 def _combine(criterion: ExitCriterion, confidence: float, consistency: float) -> float:

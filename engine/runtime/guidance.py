@@ -1,4 +1,4 @@
-"""SGP on the host: from the small model's attention to the prompt rows that the large model keeps."""
+"""SGP on the host: from a model's attention to the prompt rows that the large model keeps."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -41,6 +41,17 @@ def importance(scores: np.ndarray, guidance: GuidanceConfig) -> np.ndarray:
     return scores[:layers].sum(axis=0, dtype=np.float64).astype(np.float32)
 
 
+def fastv_importance(scores: np.ndarray, prune_layer: int) -> np.ndarray:
+    """[L,V] -> float32 [V]: attention received in the last layer that sees every token (the sum over heads ranks as
+    their mean does)."""
+    return scores[prune_layer - 1].copy()
+
+
+def random_importance(visual_tokens: int, seed: int) -> np.ndarray:
+    """-> float32 [V]: no token is preferred."""
+    return np.random.default_rng(seed).random(visual_tokens, np.float32)
+
+
 def select(importance: np.ndarray, num_kept: int) -> np.ndarray:
     """[V] -> int64 [num_kept]: the most important tokens, sorted; ties go to the lower position.
 
@@ -51,7 +62,7 @@ def select(importance: np.ndarray, num_kept: int) -> np.ndarray:
     if len(broken):
         raise EngineError(
             f"importance of visual token {broken[0]} is {importance[broken[0]]}; "
-            "the small model's attention is broken, so check its checkpoint and rebuild its engine"
+            "the attention that ranks the tokens is broken, so check the checkpoints and rebuild the engine"
         )
     # stable: equal importances stay in order of position
     ranked = np.argsort(-importance, kind="stable")

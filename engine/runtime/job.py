@@ -9,15 +9,16 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import EngineError
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, needs_consistency
 from engine.runtime.generate import Completion, IsCancelled, OnText
-from engine.runtime.guidance import keep_rows, resample, score_rows, select
+from engine.runtime.guidance import keep_rows, random_importance, resample, score_rows, select
 from engine.runtime.images import ImageSource
 from engine.runtime.language import Pruning, Request
 from engine.runtime.model import Encoded, Visuals
+from engine.runtime.tome import merge
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class View:
 class Job:
     """A question with its settings resolved. `small` and `large` are None until that model runs.
 
-    grid: the pictures cut up as the small model wants them; `importance` is of its visual tokens.
+    small_importance: by the small model's attention, of the visual tokens of `grid`, the pictures cut up as it wants
+    them. importance: what ranks the large model's tokens.
     """
 
     question: Question
@@ -59,6 +61,7 @@ class Job:
     small: View | None = None
     large: View | None = None
     grid: Visuals | None = None
+    small_importance: np.ndarray | None = None
     importance: np.ndarray | None = None
     decision: ExitDecision | None = None
     kept: np.ndarray | None = None
@@ -75,11 +78,14 @@ class Job:
     def wants_guidance(self) -> bool:
         return self.guidance.enabled and bool(self.images)
 
-    def wants_small(self) -> bool:
-        return self.wants_guidance() or self.exit.enabled
+    def guided_by(self, source: GuidanceSource) -> bool:
+        return self.wants_guidance() and self.guidance.source is source
 
-    def wants_scores(self) -> bool:
-        return self.wants_guidance() or self.wants_consistency()
+    def wants_small(self) -> bool:
+        return self.guided_by(GuidanceSource.SMALL) or self.exit.enabled
+
+    def wants_small_scores(self) -> bool:
+        return self.guided_by(GuidanceSource.SMALL) or self.wants_consistency()
 
     def wants_consistency(self) -> bool:
         return self.exit.enabled and needs_consistency(self.exit)
@@ -92,27 +98,49 @@ class Job:
         assert self.small is not None
         encoded = self.small.encoded
         rows = score_rows(encoded.visual_positions, len(encoded.ids), self.guidance.rows)
-        return Request(encoded.prompt(self.small.features), score_rows=rows if self.wants_scores() else rows[:0])
+        return Request(encoded.prompt(self.small.features), score_rows=rows if self.wants_small_scores() else rows[:0])
+
+    def large_score_request(self) -> Request:
+        """What the large model prefills to rank its own visual tokens."""
+        assert self.large is not None and self.guidance.source.reads_large()
+        encoded = self.large.encoded
+        last = self.guidance.source is GuidanceSource.FASTV
+        rows = ScoreRows.LAST_PROMPT if last else self.guidance.rows
+        scored = score_rows(encoded.visual_positions, len(encoded.ids), rows)
+        return Request(encoded.prompt(self.large.features), score_rows=scored)
 
     def large_request(self) -> Request:
-        """What the large model prefills, pruned by the small one's importance; settles `kept`."""
+        """What the large model prefills, pruned as the guidance says; settles `importance` and `kept`."""
         assert self.large is not None
-        encoded, visuals = self.large.encoded, self.large.visuals
-        prompt = encoded.prompt(self.large.features)
-        tokens = len(visuals.boxes)
-        if not self.wants_guidance():
-            return Request(prompt)
-        source = self.grid
-        assert self.importance is not None and source is not None, "guidance runs the small model first"
-        if not visuals.same_grid(source):
-            self.importance = resample(self.importance, source.boxes, visuals.boxes, source.images, visuals.images)
-        kept = select(self.importance, self.guidance.num_kept(tokens))
-        if len(kept) == tokens:
-            return Request(prompt)
-        self.kept = kept
+        encoded = self.large.encoded
+        if not self.guidance.source.reads_large():
+            self.importance = self._importance_from_outside()
+        tokens = len(encoded.visual_positions)
+        num_kept = self.guidance.num_kept(tokens)
+        if not self.wants_guidance() or num_kept == tokens:
+            return Request(encoded.prompt(self.large.features))
+        features = self.large.features
+        if self.guidance.source is GuidanceSource.TOME:
+            merged = merge(features, num_kept)
+            self.kept, features = merged.kept, features.copy()
+            features[self.kept] = merged.features
+        else:
+            assert self.importance is not None, "what guides has ranked the tokens before"
+            self.kept = select(self.importance, num_kept)
         assert self.guidance.prune_layer is not None, "guidance is resolved when a question is opened"
-        rows = keep_rows(encoded.visual_positions, kept, len(encoded.ids))
-        return Request(prompt, Pruning(self.guidance.prune_layer, rows))
+        rows = keep_rows(encoded.visual_positions, self.kept, len(encoded.ids))
+        return Request(encoded.prompt(features), Pruning(self.guidance.prune_layer, rows))
+
+    def _importance_from_outside(self) -> np.ndarray | None:
+        """[V]: what ranks the large model's visual tokens, unless it did so itself."""
+        assert self.large is not None
+        visuals = self.large.visuals
+        if self.guided_by(GuidanceSource.RANDOM):
+            return random_importance(len(visuals.boxes), self.sampling.seed)
+        grid = self.grid
+        if grid is None or self.small_importance is None or self.guided_by(GuidanceSource.TOME):
+            return None
+        return resample(self.small_importance, grid.boxes, visuals.boxes, grid.images, visuals.images)
 
     def outcome(self, num_layers: int) -> Answer | EngineError:
         """Once a model has answered. num_layers: of the large model."""
@@ -131,7 +159,7 @@ class Job:
             visual_tokens=len(view.encoded.visual_positions),
             guidance=self.guidance if self.kept is not None else None,
             kept=self.kept,
-            importance=self.importance,
+            importance=self.small_importance if self.large is None else self.importance,
             token_ids=view.completion.token_ids,
             probabilities=view.completion.probabilities,
             num_layers=num_layers,
@@ -147,6 +175,8 @@ class Stage(StrEnum):
     SMALL_DECODE = "small decode"
     CONSISTENCY = "consistency"
     LARGE_VISION = "large vision"
+    LARGE_SCORES = "large scores"
+    """The run without pruning in which the large model ranks its own visual tokens."""
     LARGE_PREFILL = "large prefill"
     LARGE_DECODE = "large decode"
 

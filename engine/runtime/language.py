@@ -48,11 +48,22 @@ class Pruning:
 
 @dataclass(frozen=True)
 class Request:
-    """What a prefill does for one prompt. score_rows: prompt rows whose attention to visual tokens is summed."""
+    """What a prefill does for one prompt.
+
+    score_rows: prompt rows whose attention to visual tokens is summed; none in a pruned run.
+    """
 
     prompt: PromptTokens
     pruning: Pruning | None = None
     score_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        assert self.pruning is None or not len(self.score_rows), "dropped tokens have no column to score"
+
+    def score_columns(self) -> np.ndarray:
+        """[V]: places of the visual tokens in every layer's cache; of a pruned run, any place that exists."""
+        positions = self.prompt.visual_positions
+        return positions if self.pruning is None else np.zeros_like(positions)
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Generation:
         sizes = [max(len(rows[segment]) for rows in kept) + max_new_tokens for segment in range(segments)]
         self.kv_cache = KvCache(model.config, model.config.num_kv_heads, model.prune_layers, batch, sizes)
         self._positions = np.array([len(request.prompt.ids) for request in requests])
-        self._columns = _pad([request.prompt.visual_positions for request in requests], minimum=1)
+        self._columns = _pad([request.score_columns() for request in requests], minimum=1)
         self._scores = np.zeros((batch, model.config.num_layers, self._columns.shape[1]), np.float32)
         self.logits = self._prefill(kept)
         self._decode_inputs: dict[str, np.ndarray] | None = None

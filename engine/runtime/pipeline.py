@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
 from engine.manifest import read_manifest, verify
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.executor import default_threads
 from engine.runtime.generate import Completion, Decoding, OnText, check_cancelled, generate
-from engine.runtime.guidance import counts_decode, importance, select
+from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, timed
 from engine.runtime.language import Generation, Request
@@ -107,7 +107,7 @@ class SglPipeline:
         """
         opened = [self._try_open(question, guide) for question, guide in zip(questions, importance, strict=True)]
         for job, guide in zip(opened, importance, strict=True):
-            if isinstance(job, Job) and guide is None:
+            if isinstance(job, Job) and guide is None and job.guidance.source is GuidanceSource.SMALL:
                 job.guidance = replace(job.guidance, enabled=False)
         return self._each(opened, self._run_large)
 
@@ -137,13 +137,18 @@ class SglPipeline:
                 f"importance has shape {list(importance.shape)}, but the small model has {len(job.grid.images)} visual "
                 "tokens for these pictures; send back what it returned"
             )
-        job.importance = importance
+        job.small_importance = importance
 
     def _open(self, question: Question) -> Job:
         guidance = question.guidance or self.manifest.guidance
         large = self.manifest.models["large"]
         if not question.text.strip():
             raise RequestError("the question is empty; ask something")
+        if guidance.enabled and guidance.source.reads_large() and not large.scores:
+            raise RequestError(
+                f"guidance {guidance.source} needs the large model's attention, which {self.directory} was built "
+                "without; rebuild with --large-scores"
+            )
         return Job(
             question,
             tuple(open_image(source) for source in question.images),
@@ -169,26 +174,29 @@ class SglPipeline:
         if generation is None:
             return
         with timed(jobs, Stage.SMALL_DECODE):
-            scored = np.array([job.wants_scores() and counts_decode(job.guidance.rows) for job in jobs])
+            scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.rows) for job in jobs])
             # What the small model says is not shown before it is known to be the answer.
             completions = _complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
         for index, (job, completion) in enumerate(zip(jobs, completions, strict=True)):
             if completion is None:
                 continue
             with job.fails_alone():
-                if job.wants_scores():
-                    job.importance = importance(generation.visual_scores(index), job.guidance)
+                if job.wants_small_scores():
+                    job.small_importance = importance(generation.visual_scores(index), job.guidance)
                 if job.exit.enabled:
                     job.decision = _decide(job, generation, index, completion)
                 if job.exits_early() and job.question.on_text is not None:
                     job.question.on_text(completion.text)
 
     def _run_large(self, jobs: Sequence[Job]) -> None:
-        """Answer with the visual tokens that the small model looked at."""
+        """Answer with the visual tokens that the guidance keeps."""
         model = self.large
         with timed(jobs, Stage.LARGE_VISION):
             for job, view in self._look(model, jobs):
                 job.large = view
+        for source in GuidanceSource:
+            if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
+                self._score_large(source, ranked)
         with timed(jobs, Stage.LARGE_PREFILL):
             jobs, generation = _prefill(model, jobs, Job.large_request)
         if generation is None:
@@ -196,6 +204,24 @@ class SglPipeline:
         with timed(jobs, Stage.LARGE_DECODE):
             unscored = np.zeros(len(jobs), bool)
             _complete(model, generation, jobs, [job.large for job in jobs], unscored, streams=True)
+
+    def _score_large(self, source: GuidanceSource, jobs: Sequence[Job]) -> None:
+        """Let the large model rank its own visual tokens in a run that keeps them all."""
+        model = self.large
+        with timed(jobs, Stage.LARGE_SCORES):
+            jobs, generation = _prefill(model, jobs, Job.large_score_request)
+            if generation is None:
+                return
+            if source is GuidanceSource.ORACLE:
+                scored = np.array([counts_decode(job.guidance.rows) for job in jobs])
+                _complete(model, generation, jobs, [job.large for job in jobs], scored, streams=False)
+            for index, job in enumerate(jobs):
+                scores = generation.visual_scores(index)
+                if source is GuidanceSource.ORACLE:
+                    job.importance = importance(scores, job.guidance)
+                else:
+                    assert job.guidance.prune_layer, "fastv without a layer before prune_layer is refused"
+                    job.importance = fastv_importance(scores, job.guidance.prune_layer)
 
     def _look(self, model: VisionLanguageModel, jobs: Sequence[Job]) -> list[tuple[Job, View]]:
         """Cut up and encode the pictures and tokenize the prompts of a batch."""
@@ -264,9 +290,9 @@ def _decide(job: Job, generation: Generation, index: int, completion: Completion
     """Whether the small model's answer is good enough; runs the consistency pass if the criterion asks for it."""
     agreement = None
     if job.wants_consistency():
-        assert job.importance is not None
+        assert job.small_importance is not None
         with timed([job], Stage.CONSISTENCY):
             tokens = np.array(completion.token_ids)
-            kept = select(job.importance, job.exit.num_kept(len(job.importance)))
+            kept = select(job.small_importance, job.exit.num_kept(len(job.small_importance)))
             agreement = token_probabilities(generation.score(index, kept, tokens), tokens)
     return decide(job.exit, np.array(completion.probabilities), np.array(completion.entropies), agreement)

@@ -30,8 +30,8 @@ class Tokenizer:
         self._library = library
         self._added = library.get_added_tokens_decoder()
         self._byte_level = isinstance(library.decoder, ByteLevel)
-        self.has_prefix = not self._byte_level and b'"Strip"' in library.decoder.__getstate__()
-        """Encoding puts a space before a text."""
+        # encoding puts a space before the text
+        self._has_prefix = not self._byte_level and b'"Strip"' in library.decoder.__getstate__()
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -53,7 +53,12 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, without special tokens."""
-        return self.strip_prefix(b"".join(map(self.token_bytes, ids))).decode("utf-8", "replace")
+        parts: list[bytes] = []
+        for token_id in ids:
+            part = self.token_bytes(token_id, starts=not parts)
+            if part is not None:
+                parts.append(part)
+        return b"".join(parts).decode("utf-8", "replace")
 
     def token_id(self, token: str) -> int:
         """Raises ManifestError for a token that is not in the vocabulary."""
@@ -67,20 +72,20 @@ class Tokenizer:
         token = self._added.get(token_id)
         return token.content if token is not None and token.special else None
 
-    def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text: nothing if it is special, or if there is none of that id."""
+    def token_bytes(self, token_id: int, starts: bool) -> bytes | None:
+        """What a token adds to a text, or starts it with; None if it is special, or if there is none of that id."""
         piece = self._library.id_to_token(token_id)
         if piece is None or self.special(token_id) is not None:
-            return b""
+            return None
         if self._byte_level:
             symbols = token_id not in self._added and BYTE_SYMBOLS.keys() >= set(piece)
             return bytes(BYTE_SYMBOLS[symbol] for symbol in piece) if symbols else piece.encode()
         byte = BYTE_PIECE.fullmatch(piece)
-        return bytes.fromhex(byte[1]) if byte else piece.replace(SPACE, " ").encode()
-
-    def strip_prefix(self, start: bytes) -> bytes:
-        """The start of a text without the space that encoding put there."""
-        return start.removeprefix(b" ") if self.has_prefix else start
+        if byte:
+            return bytes.fromhex(byte[1])
+        if starts and self._has_prefix:
+            piece = piece.removeprefix(SPACE)
+        return piece.replace(SPACE, " ").encode()
 
 
 class TextStream:
@@ -108,10 +113,10 @@ class TextStream:
             text = self.flush()
             self.stopped = True
             return text
-        data = self._tokenizer.token_bytes(token_id)
-        if data and not self._started:
-            self._started = True
-            data = self._tokenizer.strip_prefix(data)
+        data = self._tokenizer.token_bytes(token_id, starts=not self._started)
+        if data is None:
+            return ""
+        self._started = True
         return self._release(self._utf8.decode(data))
 
     def flush(self) -> str:

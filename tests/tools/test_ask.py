@@ -24,6 +24,7 @@ KEYS = {
     "generated_tokens",
     "visual_tokens",
     "num_kept",
+    "guidance",
     "prune_layer",
     "retention_ratio",
     "average_retention",
@@ -107,6 +108,21 @@ def test_average_retention_is_met(ask: Callable[..., dict[str, Any]]) -> None:
 @pytest.mark.parametrize("options", [("--score-rows", "last_prompt"), ("--score-layers", 0.1)])
 def test_score_options_change_what_is_kept(ask: Callable[..., dict[str, Any]], options: tuple[object, ...]) -> None:
     assert ask("--no-early-exit")["keep_index"] != ask("--no-early-exit", *options)["keep_index"]
+
+
+def test_a_baseline_guides_without_the_small_model(ask: Callable[..., dict[str, Any]]) -> None:
+    content = ask("--no-early-exit", "--guidance", "random", "--seed", 1)
+    assert (content["guidance"], content["num_kept"], content["small_text"]) == ("random", 22, None)
+    assert content["keep_index"] != ask("--no-early-exit", "--guidance", "random", "--seed", 2)["keep_index"]
+    assert ask("--no-early-exit")["guidance"] == "small"
+
+
+def test_a_baseline_that_the_engine_cannot_run_is_refused(
+    sgl: Callable[..., Run], engine_directory: Path, picture: Path
+) -> None:
+    run = sgl("ask", engine_directory, "--image", picture, QUESTION, "--guidance", "fastv")
+    assert (run.status, run.out) == (2, "")
+    assert "rebuild with --large-scores" in run.err
 
 
 def test_sampling_follows_the_seed(ask: Callable[..., dict[str, Any]]) -> None:

@@ -105,7 +105,7 @@ def test_an_interrupted_build_resumes(
     assert child.stdout is not None
     assert child.stdout.readline() == "stalled\n"
     child.send_signal(kill)
-    _, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=600)
     if kill is signal.SIGINT:
         assert child.returncode == 130
         assert err.splitlines()[-1] == build_engines.RESUME

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import RequestError
 from engine.manifest import Manifest
 from engine.runtime.generate import IsCancelled, OnText
@@ -43,6 +43,10 @@ class Inquiry:
     def question(self, on_text: OnText | None = None, is_cancelled: IsCancelled | None = None) -> Question:
         return Question(self.images, self.text, self.guidance, self.exit, self.sampling, on_text, is_cancelled)
 
+    def wants_importance(self) -> bool:
+        """Whether the small model's attention guides the large one."""
+        return self.guidance.enabled and self.guidance.source is GuidanceSource.SMALL and bool(self.images)
+
     def small_inputs(self) -> dict[str, np.ndarray]:
         """What `small_vlm` is asked. Always the same inputs: the server batches only requests with equal ones."""
         inputs = self._common()
@@ -55,6 +59,7 @@ class Inquiry:
         inputs = self._common() | {"stream": _one(self.stream, bool)}
         if importance is not None:
             inputs["importance"] = importance[None]
+        if self.guidance.enabled:
             inputs["retention_ratio"] = _one(self.guidance.retention_ratio, np.float32)
             inputs["prune_layer"] = _one(self.guidance.prune_layer, np.int32)
         return inputs

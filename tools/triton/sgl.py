@@ -54,7 +54,7 @@ class TritonPythonModel:
     def _answer(self, inquiry: Inquiry, token: str, sender: Any) -> Any:
         """The last response; the others are sent. Raises EngineError."""
         said: dict[str, np.ndarray] = {}
-        if inquiry.exit.enabled or (inquiry.guidance.enabled and inquiry.images):
+        if inquiry.exit.enabled or inquiry.wants_importance():
             said = _read(_request(SMALL.name, inquiry.small_inputs(), token, SMALL.outputs).exec())
         decision = {name: said[name] for name in DECIDED & said.keys()}
         if inquiry.return_importance and IMPORTANCE.name in said:
@@ -66,7 +66,7 @@ class TritonPythonModel:
                 sender.send(backend.response({"text_output": answer["text_output"]}))
                 answer["text_output"] = text("")
             return backend.response(answer | decision)
-        importance = said[IMPORTANCE.name][0] if inquiry.guidance.enabled and IMPORTANCE.name in said else None
+        importance = said[IMPORTANCE.name][0] if inquiry.wants_importance() else None
         answer = _stream(_request(LARGE.name, inquiry.large_inputs(importance), token, LARGE.outputs), sender)
         return backend.response(answer | decision)
 

@@ -1,0 +1,99 @@
+"""`tools.evaluate` and `tools.calibrate_exit` on a random pair: what is written, continued, refused, calibrated."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import ExitCriterion
+from engine.manifest import read_manifest
+from tools import calibrate_exit, evaluate
+from tools.evaluation import run as runs
+from tools.evaluation.record import read_run
+
+pytest.importorskip("tools.miniature.questions")
+
+
+@pytest.fixture
+def engine(engine_directory: Path, tmp_path: Path) -> Path:
+    """A copy whose manifest a test may change."""
+    shutil.copytree(engine_directory, tmp_path / "engine")
+    return tmp_path / "engine"
+
+
+@pytest.fixture
+def measure(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    def run(*options: object) -> dict[str, Any]:
+        arguments = ["--engine", engine, "--benchmark", "miniature-vqa", "--out", tmp_path / "run.jsonl", "--json"]
+        assert evaluate.main([str(part) for part in (*arguments, *options)]) == 0
+        summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return summary
+
+    return run
+
+
+def test_a_run_continues_where_it_stopped(
+    measure: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    engine: Path,
+) -> None:
+    options = ("--retention", 0.35, "--no-early-exit", "--guidance", "random")
+    whole = measure("--limit", 10, *options)
+    assert (whole["questions"], whole["early_exit"]) == (10, 0)
+    assert whole["average_retention"] == pytest.approx(0.35, abs=1e-6)
+    path = tmp_path / "run.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert len(lines) == 11
+    # Killed in the middle of the ninth answer.
+    path.write_bytes(b"".join(lines[:9]) + lines[9][:40])
+    asked: list[str] = []
+    make_record = runs.make_record
+    monkeypatch.setattr(
+        runs, "make_record", lambda *arguments: asked.append(arguments[1].id) or make_record(*arguments)
+    )
+    again = measure("--limit", 10, *options)
+    _, records = read_run(path)
+    assert asked == [record.id for record in records[8:]]
+    assert again["score"] == whole["score"]
+    predictions = [json.loads(line)["prediction"] for line in lines[1:]]
+    assert [record.prediction for record in records] == predictions
+    assert len({record.num_kept for record in records}) == 1
+
+    refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path), "--seed", "5"]
+    assert evaluate.main(refused) == 2
+    assert "holds a run with another guidance and exit and seed; remove it" in capsys.readouterr().err
+
+
+def test_a_labelled_run_calibrates_the_engine(
+    measure: Callable[..., dict[str, Any]], engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = measure("--limit", 8, "--label", "--retention-ratio", 0.1)
+    assert labelled["early_exit"] == 0
+    assert labelled["small_score"].keys() == labelled["score"].keys()
+    path, figure = tmp_path / "run.jsonl", tmp_path / "curves.png"
+    arguments = ["--engine", engine, "--run", path, "--figure", figure, "--exit-criterion", "confidence", "--json"]
+    assert calibrate_exit.main([str(part) for part in (*arguments, "--exit-ratio", 0.5)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["area"].keys() == report["auc"].keys() == set(ExitCriterion)
+    assert figure.stat().st_size > 10_000
+    exit = read_manifest(engine).exit
+    assert (exit.criterion, exit.exit_threshold) == ("confidence", report["exit_threshold"])
+    path.unlink()
+    assert measure("--limit", 8, "--retention-ratio", 0.1)["early_exit"] == report["exit_ratio"] >= 0.5
+
+    assert calibrate_exit.main([str(part) for part in (*arguments, "--exit-ratio", 0.5)]) == 2
+    assert "run tools.evaluate --label" in capsys.readouterr().err
+
+
+def test_mistakes_end_in_a_sentence(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--engine", str(engine), "--benchmark", "textvqa", "--data", str(tmp_path)]
+    assert evaluate.main(arguments) == 2
+    assert "TextVQA_0.5.1_val.json is missing" in capsys.readouterr().err
+    assert calibrate_exit.main(["--engine", str(engine), "--run", str(tmp_path / "no"), "--score", "0.5"]) == 2
+    assert "make it with tools.evaluate" in capsys.readouterr().err

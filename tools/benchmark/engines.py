@@ -1,0 +1,87 @@
+"""Our side: random checkpoints and the engines built of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.build.builder import limits_of
+from engine.build.calibrate import language_inputs
+from engine.build.checkpoint import Checkpoint
+from engine.build.language import language_graph
+from engine.build.targets.onnxruntime import write_engine
+from engine.build.vision import vision_graph
+from engine.build.weights import WeightReader
+from engine.config import BuildConfig, ModelConfig, Precision
+from engine.families import family_of
+from tools.benchmark.runners import LanguageEngine, VisionEngine
+from tools.benchmark.sizes import SEED, Published
+from tools.random_checkpoint import write_checkpoint, write_tokenizer
+
+OnProgress = Callable[[float], None]
+SHARDS = 4
+
+
+@dataclass(frozen=True)
+class Model:
+    """A random checkpoint and what it is in our terms."""
+
+    directory: Path
+    config: ModelConfig
+
+
+def write_model(directory: Path, published: Published, on_progress: OnProgress) -> Model:
+    """Write the checkpoint with its tokenizer, unless another question did."""
+    on_progress(0.0)
+    if not (directory / "tokenizer.json").is_file():
+        write_checkpoint(directory, published, SEED, SHARDS)
+        write_tokenizer(directory)
+    on_progress(1.0)
+    family, config = family_of(directory)
+    return Model(directory, family.read_config(directory, config))
+
+
+def build_language(
+    model: Model,
+    out: Path,
+    threads: int,
+    on_progress: OnProgress,
+    scores: bool = False,
+    prune_layers: tuple[int, ...] = (),
+    precision: Precision = Precision.FP32,
+) -> LanguageEngine:
+    """Build one language engine the way `build_engines.py` does, unless another question did."""
+    config, path = model.config.language, out / "language.onnx"
+    engine = LanguageEngine(path, config, prune_layers, scores, threads)
+    if path.exists():  # written last
+        return engine
+    out.mkdir(parents=True, exist_ok=True)
+    graph = language_graph(config, limits_of(_build_config(model), model.config), prune_layers, scores)
+    calibration = None
+    if precision is Precision.INT8:
+        visual = (model.config.vision.tokens_per_tile(), config.hidden_size)
+        features = np.random.default_rng(SEED).standard_normal(visual, np.float32)
+        calibration = language_inputs(config, features, len(prune_layers))
+    family, _ = family_of(model.directory)
+    reader = WeightReader(Checkpoint(model.directory), family.language_sources(model.config, model.directory))
+    write_engine(graph, reader, path, on_progress, calibration)
+    return engine
+
+
+def build_vision(model: Model, out: Path, threads: int, on_progress: OnProgress) -> VisionEngine:
+    """Build one vision engine the way `build_engines.py` does, unless another question did."""
+    path = out / "vision.onnx"
+    engine = VisionEngine(path, model.config.vision, threads)
+    if path.exists():
+        return engine
+    out.mkdir(parents=True, exist_ok=True)
+    family, _ = family_of(model.directory)
+    reader = WeightReader(Checkpoint(model.directory), family.vision_sources(model.config))
+    graph = vision_graph(model.config.vision, limits_of(_build_config(model), model.config))
+    write_engine(graph, reader, path, on_progress)
+    return engine
+
+
+def _build_config(model: Model) -> BuildConfig:
+    return BuildConfig(model.directory, model.directory, model.directory)

@@ -1,0 +1,19 @@
+"""The questions of the benchmark by name, in the order of docs/benchmarks.md."""
+
+from collections.abc import Callable
+
+from tools.benchmark.bench import Bench
+from tools.benchmark.questions.consistency import measure_consistency
+from tools.benchmark.questions.int8 import measure_int8
+from tools.benchmark.questions.memory import measure_memory
+from tools.benchmark.questions.peers import measure_peers
+from tools.benchmark.questions.scores import measure_scores
+from tools.benchmark.report import Section
+
+QUESTIONS: dict[str, Callable[[Bench], Section]] = {
+    "scores": measure_scores,
+    "peers": measure_peers,
+    "int8": measure_int8,
+    "consistency": measure_consistency,
+    "memory": measure_memory,
+}

@@ -1,0 +1,144 @@
+"""What is benchmarked: dimensions of models, prompts, and how often they are measured."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.config import ModelConfig
+from engine.runtime.language import PromptTokens
+from tools.make_random_pair import LARGE, SMALL
+
+SEED = 0
+Published = dict[str, Any]
+"""A parsed `config.json` as InternVL2 is published."""
+
+
+@dataclass(frozen=True)
+class PromptSize:
+    """Half of the text is before the visual tokens, half after them. Tiles include the thumbnail."""
+
+    tiles: int
+    text_tokens: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """Models and prompts of one run of the benchmark.
+
+    models: in words. small, large: of a pair; questions about one model are about the small one.
+    short, long: prompts. decode_tokens: fed after a prompt. answer_tokens: of the small model's answer that the
+    consistency pass scores.
+    """
+
+    models: str
+    small: Published
+    large: Published
+    short: PromptSize
+    long: PromptSize
+    decode_tokens: int
+    answer_tokens: int
+
+
+VISION_300M: Published = {
+    "architectures": ["InternVisionModel"],
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "image_size": 448,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-6,
+    "model_type": "intern_vit_6b",
+    "norm_type": "layer_norm",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "qk_normalization": False,
+    "qkv_bias": True,
+}
+INTERNVL2_1B: Published = SMALL | {
+    "force_image_size": 448,
+    "template": "Hermes-2",
+    "llm_config": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_act": "silu",
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "max_position_embeddings": 32768,
+        "model_type": "qwen2",
+        "num_attention_heads": 14,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": False,
+        "vocab_size": 151655,
+    },
+    "vision_config": VISION_300M,
+}
+INTERNVL2_2B: Published = INTERNVL2_1B | {
+    "template": "internlm2-chat",
+    "llm_config": SMALL["llm_config"]
+    | {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "max_position_embeddings": 32768,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 8,
+        "vocab_size": 92553,
+    },
+}
+TINY: Published = SMALL | {
+    "llm_config": LARGE["llm_config"]
+    | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "model_type": "qwen2",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 3,
+    }
+}
+SIZES = {
+    "1b": Size(
+        "InternVL2-1B (language: Qwen2-0.5B); the large one of a pair: InternVL2-2B (InternLM2-1.8B)",
+        INTERNVL2_1B,
+        INTERNVL2_2B,
+        PromptSize(3, 32),
+        PromptSize(7, 64),
+        decode_tokens=20,
+        answer_tokens=10,
+    ),
+    "tiny": Size(
+        "tiny, whose times mean nothing",
+        TINY,
+        LARGE,
+        PromptSize(1, 8),
+        PromptSize(3, 12),
+        decode_tokens=3,
+        answer_tokens=4,
+    ),
+}
+
+
+def make_prompt(config: ModelConfig, size: PromptSize) -> PromptTokens:
+    """Random words around random visual features."""
+    rng = np.random.default_rng(SEED)
+    visual = size.tiles * config.vision.tokens_per_tile()
+    return PromptTokens(
+        ids=rng.integers(0, config.language.vocab_size, size.text_tokens + visual),
+        visual_positions=size.text_tokens // 2 + np.arange(visual),
+        features=rng.standard_normal((visual, config.language.hidden_size), np.float32),
+    )
+
+
+def make_text_prompt(config: ModelConfig, size: PromptSize) -> PromptTokens:
+    """As many random words as `make_prompt` has tokens, for engines that take words only."""
+    prompt = make_prompt(config, size)
+    return PromptTokens(prompt.ids, np.empty(0, np.int64), np.empty((0, config.language.hidden_size), np.float32))
+
+
+def make_answer(config: ModelConfig, tokens: int) -> np.ndarray:
+    """Random words to feed one by one: every engine decodes the same."""
+    return np.random.default_rng(SEED + 1).integers(0, config.language.vocab_size, tokens)

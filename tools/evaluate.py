@@ -1,0 +1,92 @@
+"""Run a benchmark through an engine directory: a line of JSON for each question, figures at the end.
+
+A run that was interrupted continues where it stopped. `--label` lets both models answer every question, which
+`tools.calibrate_exit` needs.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from engine.errors import RequestError
+from engine.manifest import write_json
+from engine.runtime.pipeline import SglPipeline
+from tools.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance
+from tools.command_line import positive, run_command
+from tools.evaluation.benchmarks import BENCHMARKS, by_name
+from tools.evaluation.progress import run_progress
+from tools.evaluation.run import Way, run
+from tools.evaluation.summary import summarise, table
+
+RESULTS = Path("results")
+NEVER_EXITS = 2.0
+"""A threshold above every criterion's largest value, which is 1."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is not given comes from the engine directory or the benchmark."""
+    add = parser.add_argument
+    add("--engine", type=Path, required=True, metavar="ENGINE_DIR")
+    add("--benchmark", choices=list(BENCHMARKS), required=True)
+    add("--data", type=Path, default=Path(), metavar="DIR", help="the benchmark's published files")
+    add("--out", type=Path, metavar="FILE.jsonl", help=f"(default: {RESULTS}/BENCHMARK.jsonl)")
+    add("--limit", type=positive, metavar="N", help="only the first N questions")
+    add("--label", action="store_true", help="both models answer every question; nothing exits early")
+    add("--max-new-tokens", type=positive, help="(default: the benchmark's)")
+    add("--seed", type=int, default=Way.seed, help="of random guidance (default: %(default)s)")
+    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add("--json", action="store_true", help="print one JSON object, nothing else")
+    add_guidance_arguments(parser)
+    add_exit_arguments(parser)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Raises EngineError."""
+    benchmark = by_name(arguments.benchmark)
+    out = arguments.out or RESULTS / f"{benchmark.name}.jsonl"
+    examples = benchmark.load(arguments.data)[: arguments.limit]
+    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False)
+    exit = read_exit(arguments, pipeline.manifest.exit)
+    if arguments.label:
+        if arguments.no_early_exit or arguments.exit_threshold is not None:
+            raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
+        exit = replace(exit, exit_threshold=NEVER_EXITS)
+    way = Way(
+        read_guidance(arguments, pipeline.manifest.guidance),
+        exit,
+        arguments.max_new_tokens or benchmark.max_new_tokens,
+        arguments.seed,
+    )
+    with run_progress(arguments.json, benchmark.name) as on_progress:
+        records = run(pipeline, benchmark, examples, way, out, on_progress)
+    summary = summarise(benchmark, records) | {"out": str(out)}
+    if benchmark.submission is not None:
+        submission = out.with_suffix(".submission.json")
+        write_json(submission, benchmark.submission({record.id: record.prediction for record in records}))
+        summary["submission"] = str(submission)
+    if arguments.json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        print(table(summary))
+        print(f"{len(records)} answers are in {summary.get('submission', out)} ({out.stat().st_size / 1e3:.0f} kB)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="files in --data, as published:\n"
+        + "\n".join(f"  {name:14} {benchmark.files}" for name, benchmark in BENCHMARKS.items()),
+    )
+    add_arguments(parser)
+    arguments = parser.parse_args(argv)
+    return run_command(
+        lambda: evaluate(arguments), "interrupted; what was answered is kept, and the same command continues"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

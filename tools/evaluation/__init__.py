@@ -1,0 +1,1 @@
+"""Benchmarks, their metrics, and what a run over one leaves behind."""

@@ -1,0 +1,22 @@
+"""One question of a benchmark."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.runtime.images import ImageSource
+
+
+@dataclass(frozen=True)
+class Example:
+    """id: unique in its benchmark. picture: opened when the question is asked, so that a benchmark stays small.
+
+    question: with the words that tell the model how to answer. answers: those that count as right, as published.
+    kind: what the table tells apart. group: questions that count together, such as both of one picture.
+    """
+
+    id: str
+    picture: Callable[[], ImageSource]
+    question: str
+    answers: tuple[str, ...]
+    kind: str = ""
+    group: str = ""

@@ -1,0 +1,34 @@
+"""miniature-vqa: questions about synthetic scenes of the kind that the miniature pair was trained on."""
+
+from functools import partial
+from pathlib import Path
+
+from tools.evaluation.benchmark import Benchmark
+from tools.evaluation.example import Example
+
+QUESTIONS = 1000
+
+
+def load(data: Path) -> list[Example]:
+    """Drawn from fixed seeds; `data` is not read."""
+    # Here and below: the published benchmarks need nothing of the miniature.
+    from tools.miniature.questions import exam, picture
+    from tools.miniature.scenes import Split
+
+    return [
+        Example(str(seed), partial(picture, seed), question.text, (question.answer,), kind=question.kind)
+        for seed, question in exam(Split.TEST, QUESTIONS)
+    ]
+
+
+def score(prediction: str, example: Example) -> float:
+    """Exact match; a box by its overlap."""
+    from tools.miniature import questions
+
+    question = questions.Question(questions.Kind(example.kind), example.question, example.answers[0])
+    return questions.score(question, prediction)
+
+
+MINIATURE = Benchmark(
+    "miniature-vqa", "exact match, IoU of boxes", "nothing: scenes are drawn", load, score, max_new_tokens=8
+)

@@ -1,0 +1,66 @@
+"""A benchmark through a pipeline, batch by batch; what was answered before is not asked again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.manifest import Manifest
+from engine.runtime.pipeline import Question, SglPipeline
+from tools.evaluation.benchmark import Benchmark
+from tools.evaluation.example import Example
+from tools.evaluation.record import Record, Settings, append, make_record, open_run
+
+OnProgress = Callable[[Sequence[Record], int], None]
+"""Gets all records so far, and how many there will be."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a run answers. seed: of random guidance, together with each question's place."""
+
+    guidance: GuidanceConfig
+    exit: ExitConfig
+    max_new_tokens: int
+    seed: int = 0
+
+    def settings(self, benchmark: Benchmark, manifest: Manifest) -> Settings:
+        keys = {name: component.key for name, component in manifest.components.items()}
+        return Settings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed)
+
+
+def run(
+    pipeline: SglPipeline,
+    benchmark: Benchmark,
+    examples: Sequence[Example],
+    way: Way,
+    path: Path,
+    on_progress: OnProgress = lambda records, total: None,
+) -> list[Record]:
+    """Answer what `path` does not hold yet, and return all records in the order of the examples. Raises EngineError."""
+    size = pipeline.manifest.max_batch
+    with open_run(path, way.settings(benchmark, pipeline.manifest)) as (done, file):
+        records = {record.id: record for record in done}
+        left = [(place, example) for place, example in enumerate(examples) if example.id not in records]
+        on_progress(list(records.values()), len(examples))
+        for start in range(0, len(left), size):
+            batch = left[start : start + size]
+            questions = [
+                Question(
+                    (example.picture(),),
+                    example.question,
+                    way.guidance,
+                    way.exit,
+                    SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place),
+                )
+                for place, example in batch
+            ]
+            answers = pipeline.answer_batch(questions)
+            fresh = [
+                make_record(benchmark, example, answer, len(batch))
+                for (_, example), answer in zip(batch, answers, strict=True)
+            ]
+            append(file, fresh)
+            records |= {record.id: record for record in fresh}
+            on_progress(list(records.values()), len(examples))
+    return [records[example.id] for example in examples]
