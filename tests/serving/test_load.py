@@ -110,11 +110,11 @@ def test_what_the_interface_does_not_know(server: Server) -> None:
 
 
 def test_a_cancelled_question_frees_the_slot(server: Server, picture: bytes) -> None:
-    """After the first piece of 800: the large model would be busy for long."""
+    """After the first piece of 600 tokens: the large model would be busy for long."""
     started = time.monotonic()
     options = {"text_input": ASK, "image_bytes_input": [picture], "exit_threshold": 1.1}
     with server.grpc() as (client, results):
-        client.async_stream_infer("sgl", grpc_inputs(options | {"max_tokens": 800, "stream": True}))
+        client.async_stream_infer("sgl", grpc_inputs(options | {"max_tokens": 600, "stream": True}))
         result, error = results.get(timeout=60)
         assert error is None and result.as_numpy("text_output") is not None
     generated = server.metric("sgl_generated_tokens_total", "large_vlm")

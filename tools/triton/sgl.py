@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from engine.errors import EngineError
 from tools.triton import backend
 from tools.triton.cancellation import Watcher
-from tools.triton.inquiry import CANCEL_TOKEN, Inquiry
+from tools.triton.inquiry import CANCEL_TOKEN, Inquiry, Tensors
 from tools.triton.metrics import CascadeMetrics
 from tools.triton.reply import text
 from tools.triton.tensors import ANSWER, DECISION, ERROR, IMPORTANCE, LARGE, SMALL
@@ -33,16 +33,18 @@ class TritonPythonModel:
         """Each question runs in a thread of its own, so that the models below see them together and batch them."""
         for request in requests:
             self._metrics.arrived()
-            self._pool.submit(self._serve, request, request.get_response_sender())
+            # Copied: the inputs lie in memory that the server takes back when `execute` returns.
+            tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
+            self._pool.submit(self._serve, tensors, request.parameters(), request.get_response_sender())
 
     def finalize(self) -> None:
         self._pool.shutdown()
 
-    def _serve(self, request: Any, sender: Any) -> None:
+    def _serve(self, tensors: Tensors, parameters: str, sender: Any) -> None:
         """Whatever happens, the client gets a last response."""
         token, end_watch = self._watcher.watch(sender.is_cancelled)
         try:
-            last = self._answer(backend.read(self._reader, request), token, sender)
+            last = self._answer(self._reader.read(tensors, parameters), token, sender)
         except Exception as error:
             self._metrics.failed()
             last = backend.error_response(error)
