@@ -9,13 +9,12 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.config import ExitConfig, ExitCriterion
 from engine.errors import RequestError
 from engine.manifest import Manifest, read_manifest, write_manifest
 from tools.ask import add_exit_arguments, read_exit
 from tools.command_line import run_command
-from tools.evaluation.cascade import Cascade, Labelled, labelled, pick, with_threshold
-from tools.evaluation.record import Record, Settings, read_run
+from tools.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
+from tools.evaluation.record import Settings, read_run
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class Wish:
         return found
 
 
-def criteria(records: list[Record], exit: ExitConfig, path: Path) -> dict[ExitCriterion, Labelled]:
-    """Every criterion over the same run. Raises RequestError."""
-    return {criterion: labelled(records, replace(exit, criterion=criterion), path) for criterion in ExitCriterion}
-
-
 def check_engine(manifest: Manifest, settings: Settings, directory: Path, path: Path) -> None:
     """Raises RequestError for a run of other engines."""
     if settings.engine != {name: component.key for name, component in manifest.components.items()}:
@@ -67,7 +61,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
             f"{arguments.run} was made with --consistency-retention {settings.exit.consistency_retention}; "
             "leave the option out, or make the run again"
         )
-    curves = criteria(records, asked, arguments.run)
+    curves = by_criterion(records, asked, arguments.run)
     cascade = curves[asked.criterion].cascade()
     exits = Wish(arguments.exit_ratio, arguments.score, arguments.seconds).exits(cascade)
     chosen = with_threshold(asked, cascade, exits)
@@ -93,8 +87,9 @@ def calibrate(arguments: argparse.Namespace) -> None:
         auc = curve.auc()
         print(f"  {criterion:14} area {curve.cascade().area():.4f} · AUC {'none' if auc is None else f'{auc:.4f}'}")
     print(
-        f"{arguments.engine}: exits from {chosen.criterion} {chosen.exit_threshold:.6g} on; of {len(records)} questions "
-        f"{exits / len(records):.1%} exit, score {cascade.score[exits]:.4f}, {cascade.seconds[exits]:.3f} s a question"
+        f"{arguments.engine}: exits from {chosen.criterion} {chosen.exit_threshold:.6g} on; of {len(records)} "
+        f"questions {exits / len(records):.1%} exit, score {cascade.score[exits]:.4f}, "
+        f"{cascade.seconds[exits]:.3f} s a question"
     )
 
 

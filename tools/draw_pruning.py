@@ -56,9 +56,9 @@ def draw(image: Image.Image, boxes: np.ndarray, kept: np.ndarray, importance: np
         width = WIDTH if index == 0 else (WIDTH - GAP) // 2
         name = "tiles" if index == 0 else "thumbnail"
         caption = f"{name}: {kept[mine].sum()} of {mine.sum()} tokens kept"
-        panels.append((caption, _darken(_fit(picture, width), boxes[mine], kept[mine])))
+        panels.append((caption, darken(fit(picture, width), boxes[mine], kept[mine])))
     if importance is not None:
-        panels.append(("importance", _heat(_fit(picture, (WIDTH - GAP) // 2), boxes, importance)))
+        panels.append(("importance", _heat(fit(picture, (WIDTH - GAP) // 2), boxes, importance)))
     return _arrange(panels)
 
 
@@ -68,7 +68,8 @@ def covers(boxes: np.ndarray) -> np.ndarray:
     return np.floor(np.cumsum(area) - area / 2).astype(int)
 
 
-def _darken(picture: Image.Image, boxes: np.ndarray, kept: np.ndarray) -> Image.Image:
+def darken(picture: Image.Image, boxes: np.ndarray, kept: np.ndarray) -> Image.Image:
+    """The picture with what the dropped tokens cover in dark grey, and an outline around the rest."""
     mask = Image.new("L", picture.size)
     pen = ImageDraw.Draw(mask)
     for box in _pixels(boxes[kept], picture.size):
@@ -103,7 +104,8 @@ def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[int, int, in
     return [(left, top, right, bottom) for left, top, right, bottom in corners.tolist()]
 
 
-def _fit(picture: Image.Image, width: int) -> Image.Image:
+def fit(picture: Image.Image, width: int) -> Image.Image:
+    """As wide as this, unless it would be too high."""
     scale = min(width / picture.width, MAX_HEIGHT * width / WIDTH / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     return picture.resize(size, Image.Resampling.LANCZOS)

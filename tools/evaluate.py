@@ -18,11 +18,10 @@ from tools.command_line import positive, run_command
 from tools.evaluation.benchmarks import BENCHMARKS, by_name
 from tools.evaluation.progress import run_progress
 from tools.evaluation.run import Way, run
+from tools.evaluation.study import NEVER_EXITS
 from tools.evaluation.summary import summarise, table
 
 RESULTS = Path("results")
-NEVER_EXITS = 2.0
-"""A threshold above every criterion's largest value, which is 1."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -78,7 +78,7 @@ def test_text_cannot_name_a_token_by_the_piece_that_it_took_over(tmp_path: Path)
         {"add_dummy_prefix": False, "user_defined_symbols": ["<ud>", "▁▁▁"], "vocab_size": 430},
         {"character_coverage": 0.98, "vocab_size": 400},
         {"split_by_whitespace": False},
-        {"control_symbols": ["<sep>"]},
+        {"control_symbols": ["%%%%"]},
     ],
     ids=lambda options: "-".join(options) or "usual",
 )

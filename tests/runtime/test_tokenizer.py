@@ -81,6 +81,8 @@ def test_decoding_is_the_libraries(tokenizer: Tokenizer, directory: Path, ids: l
         ids = [i for i in ids if i < original.get_piece_size() and tokenizer.special(i) is None and i > 2]
         expected = original.decode(ids)
     else:
+        # the library takes the letters of added tokens for byte symbols
+        ids = [i for i in ids if i != tokenizer.token_id("<référence>")]
         expected = Library.from_file(str(directory / "tokenizer.json")).decode(ids)
     assert re.sub("\ufffd+", "\ufffd", tokenizer.decode(ids)) == re.sub("\ufffd+", "\ufffd", expected)
 

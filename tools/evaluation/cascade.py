@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig
+from engine.config import ExitConfig, ExitCriterion
 from engine.errors import RequestError
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.early_exit import decide
@@ -105,6 +105,11 @@ def labelled(records: Sequence[Record], exit: ExitConfig, path: Path) -> Labelle
         small_seconds,
         large_seconds,
     )
+
+
+def by_criterion(records: Sequence[Record], exit: ExitConfig, path: Path) -> dict[ExitCriterion, Labelled]:
+    """Every criterion over the same run, the rest as in `exit`. Raises RequestError."""
+    return {criterion: labelled(records, replace(exit, criterion=criterion), path) for criterion in ExitCriterion}
 
 
 def pick(cascade: Cascade, good: np.ndarray, most_exits: bool) -> int | None:

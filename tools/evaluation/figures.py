@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from engine.config import ExitCriterion
 from engine.errors import RequestError
 from tools.evaluation.cascade import Labelled
 
@@ -13,7 +14,7 @@ mpl.rcParams["svg.hashsalt"] = "sgl"
 """Makes element names, and so the file, the same on every run."""
 
 
-def draw_cascades(curves: Mapping[str, Labelled]) -> Figure:
+def draw_cascades(curves: Mapping[ExitCriterion, Labelled]) -> Figure:
     """Figure 4: score over the share of early exits, and over the share that the large model answers."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,0 +1,244 @@
+"""Write docs/miniature.md: the paper's tables and figures in miniature, measured on built pairs.
+
+The first engine directory fills all tables and figures; further ones, of pairs trained with other seeds, show the
+spread of the main table. Runs are kept beside each other and continued, so an interrupted report resumes.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
+from engine.errors import RequestError
+from engine.runtime.pipeline import SglPipeline
+from tools.command_line import positive, run_command
+from tools.draw_figure import draw_figure
+from tools.draw_pruning import save
+from tools.evaluation.benchmark import TOTAL, mean
+from tools.evaluation.cascade import Labelled, by_criterion
+from tools.evaluation.figures import draw_cascades, draw_ratios, save_figure
+from tools.evaluation.miniature import MINIATURE
+from tools.evaluation.progress import run_progress
+from tools.evaluation.study import ALONE, BOTH_ANSWER, SMALL_ANSWERS, Study, seconds_of
+
+RETENTIONS = (0.64, 0.35, 0.15, 0.09)
+"""The paper's three, and 15 %: on few layers 9 % leaves FastV no layer to look at before the prune layer."""
+FEWEST, USUAL = 0.09, 0.35
+DRAWN = RETENTIONS[:3]
+"""What every source can run at."""
+LAYERS = (0.1, 0.3, 0.5, 0.7, 1.0)
+EXITS = (0.0, 0.2, 0.4, 0.6, 1.0)
+COMMAND = "python -m tools.evaluation.report --engine DIR"
+Table = Sequence[Sequence[str]]
+
+
+def markdown(table: Table) -> str:
+    """The first row is the head; numbers stand right."""
+    head, *rows = table
+    ruler = ["---", *("---:" for _ in head[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ruler, *rows))
+
+
+def guided(source: GuidanceSource, retention: float) -> GuidanceConfig:
+    return GuidanceConfig(source=source, average_retention=retention)
+
+
+def possible(study: Study, guidance: GuidanceConfig) -> bool:
+    """Whether the engine can run it: FASTV needs a layer before the prune layer, it and ORACLE large scores."""
+    large = study.pipeline.manifest.models["large"]
+    try:
+        guidance.resolve(large.config.language.num_layers, large.prune_layers)
+    except RequestError:
+        return False
+    return large.scores or not guidance.source.reads_large()
+
+
+def source_scores(study: Study) -> dict[GuidanceSource, dict[float, float]]:
+    """Of every source at every retention that it can run at."""
+    return {
+        source: {
+            retention: study.score(f"{source}-{retention:.0%}", guided(source, retention))
+            for retention in RETENTIONS
+            if possible(study, guided(source, retention))
+        }
+        for source in GuidanceSource
+    }
+
+
+def models_table(study: Study) -> Table:
+    """Both models alone, by kind of question."""
+    small = study.figures("small-alone", ALONE, SMALL_ANSWERS)
+    large = study.figures("large-alone", ALONE)
+    return [["model", *large], *([name, *map(percent, f.values())] for name, f in (("small", small), ("large", large)))]
+
+
+def sources_table(studies: Sequence[Study]) -> Table:
+    """Score in percent of the unpruned large model; with several pairs the mean and the lowest and highest."""
+    ratios: dict[GuidanceSource, dict[float, list[float]]] = {}
+    for study in studies:
+        whole = study.score("large-alone", ALONE)
+        for source, scores in source_scores(study).items():
+            for retention, score in scores.items():
+                ratios.setdefault(source, {}).setdefault(retention, []).append(100 * score / whole if whole else 0.0)
+    rows = [
+        [source, *(spread(ratios.get(source, {}).get(retention, [])) for retention in RETENTIONS)]
+        for source in GuidanceSource
+    ]
+    return [["guidance", *(f"{retention:.0%}" for retention in RETENTIONS)], *rows]
+
+
+def ablation(study: Study, options: Mapping[str, Mapping[str, object]]) -> Table:
+    """Variants of the small model's guidance at the lowest retention."""
+    whole = study.score("large-alone", ALONE)
+    rows = []
+    for name, changes in options.items():
+        guidance = replace(guided(GuidanceSource.SMALL, FEWEST), **changes)  # type: ignore[arg-type]
+        score = study.score(f"small-{FEWEST:.0%}-{name}", guidance)
+        rows.append([name, percent(score), percent(100 * score / whole if whole else 0.0)])
+    return [["", "score", "% of unpruned"], *rows]
+
+
+def exit_curves(study: Study) -> dict[ExitCriterion, Labelled]:
+    """Every criterion over the run in which both models answer."""
+    records = study.records(f"both-{USUAL:.0%}", guided(GuidanceSource.SMALL, USUAL), BOTH_ANSWER)
+    return by_criterion(records, ExitConfig(), study.directory)
+
+
+def exits_table(curves: Mapping[ExitCriterion, Labelled]) -> Table:
+    """Area, AUC, and the cascade's score at a few shares of exits."""
+    rows = []
+    for name, curve in curves.items():
+        cascade, auc = curve.cascade(), curve.auc()
+        scores = [percent(100 * float(cascade.score[round(share * (len(cascade.score) - 1))])) for share in EXITS]
+        rows.append([name, f"{cascade.area():.3f}", "–" if auc is None else f"{auc:.3f}", *scores])
+    return [["criterion", "area", "AUC", *(f"{share:.0%} exit" for share in EXITS)], *rows]
+
+
+def time_table(study: Study, curves: Mapping[ExitCriterion, Labelled]) -> Table:
+    """Milliseconds a question of the runs above, on the machine that made them."""
+    rows = [["large alone", f"{1000 * seconds_of(study.records('large-alone', ALONE)):.1f}"]]
+    for retention in RETENTIONS:
+        guidance = guided(GuidanceSource.SMALL, retention)
+        seconds = seconds_of(study.records(f"{GuidanceSource.SMALL}-{retention:.0%}", guidance))
+        rows.append([f"SGP, {retention:.0%}", f"{1000 * seconds:.1f}"])
+    cascade = curves[ExitCriterion.DECISION_SCORE].cascade()
+    for share in EXITS[1:-1]:
+        seconds = float(cascade.seconds[round(share * (len(cascade.seconds) - 1))])
+        rows.append([f"SGP, {USUAL:.0%}, {share:.0%} exit", f"{1000 * seconds:.1f}"])
+    return [["", "ms a question"], *rows]
+
+
+def write_report(studies: Sequence[Study], out: Path) -> None:
+    """The document, and its figures beside it. Raises EngineError."""
+    study = studies[0]
+    curves = exit_curves(study)
+    figures = [out.with_name(f"{out.stem}_{name}.png") for name in ("sources", "exits", "tokens")]
+    whole = study.score("large-alone", ALONE)
+    scores = {source.value: points for source, points in source_scores(study).items() if points}
+    save_figure(draw_ratios(scores, whole or 1.0), figures[0])
+    save_figure(draw_cascades(curves), figures[1])
+    example = study.examples[0]
+    shown = [source for source in GuidanceSource if possible(study, guided(source, DRAWN[-1]))]
+    sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
+    tokens = draw_figure(study.pipeline, example.picture(), example.question, shown, DRAWN, sampling)
+    save(tokens, figures[2])
+    rows = {rows.value: {"rows": rows} for rows in ScoreRows}
+    layers = {f"first {share:.0%} of the layers": {"layers": share} for share in LAYERS}
+    questions = f"{len(study.examples)} test questions of {study.benchmark.name}"
+    pairs = f"{len(studies)} pairs trained with different seeds" if len(studies) > 1 else "one pair"
+    out.write_text(
+        f"""# The paper's tables in miniature
+
+Written by `{COMMAND}`; do not edit. {questions} ({study.benchmark.metric}), {pairs}.
+All sources of guidance run through the same pruned graph. A dash: the engine cannot run it (FastV has no layer to look
+at before prune layer 0; FastV and the oracle need `--large-scores`).
+
+## Both models alone
+
+Score in percent.
+
+{markdown(models_table(study))}
+
+## Guidance sources by average retention (table 1, figure 3)
+
+Score in percent of the unpruned large model{"; the range over the pairs in brackets" if len(studies) > 1 else ""}.
+
+{markdown(sources_table(studies))}
+
+![Score over retention]({figures[0].name})
+
+## Layers of the small model that count, at {FEWEST:.0%} (table 2)
+
+{markdown(ablation(study, layers))}
+
+## Rows that count, at {FEWEST:.0%} (table 3)
+
+{markdown(ablation(study, rows))}
+
+## Early exit, SGP at {USUAL:.0%} (table 4, figure 4)
+
+Area under score over exits; AUC of "the small model is right"; score of the cascade when that share exits.
+
+{markdown(exits_table(curves))}
+
+![Early exit by criterion]({figures[1].name})
+
+## Time (table 5)
+
+In batches of {study.pipeline.manifest.max_batch}; the pictures are so small that fixed costs weigh more than tokens.
+
+{markdown(time_table(study, curves))}
+
+## What is kept (figure 5)
+
+![Kept tokens by source and retention]({figures[2].name})
+""",
+        encoding="utf-8",
+    )
+
+
+def percent(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    around = f" ({min(values):.1f}–{max(values):.1f})" if len(values) > 1 else ""
+    return percent(mean(values)) + around
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="report", description=__doc__)
+    add = parser.add_argument
+    add("--engine", type=Path, nargs="+", required=True, metavar="ENGINE_DIR", help="built with --large-scores")
+    add("--out", type=Path, default=Path("docs/miniature.md"), help="(default: %(default)s)")
+    add("--runs", type=Path, default=Path("results/miniature"), metavar="DIR", help="(default: %(default)s)")
+    add("--limit", type=positive, metavar="N", help="only the first N questions")
+    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    arguments = parser.parse_args(argv)
+
+    def command() -> None:
+        examples = MINIATURE.load(Path())[: arguments.limit]
+        studies = [
+            Study(
+                SglPipeline.load(engine, threads=arguments.threads),
+                MINIATURE,
+                examples,
+                arguments.runs / str(number),
+                partial(run_progress, False),
+            )
+            for number, engine in enumerate(arguments.engine)
+        ]
+        write_report(studies, arguments.out)
+        score = studies[0].score("large-alone", ALONE)
+        print(f"{arguments.out}: {len(examples)} questions, unpruned large {TOTAL} {score:.1f} %")
+
+    return run_command(command, "interrupted; the same command continues")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""How often a model is right, kind by kind."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.runtime.answer import Answer
+from engine.runtime.job import Question as Request
+from engine.runtime.pipeline import SglPipeline
+from tools.miniature.checkpoint import Miniature
+from tools.miniature.language_stage import LONGEST_ANSWER, Encoder, answer
+from tools.miniature.questions import Question, picture, score
+from tools.miniature.vision_stage import to_tiles
+
+Exam = Sequence[tuple[int, Question]]
+"""Questions with the seeds of their scenes."""
+CHUNK = 48
+"""Questions that are drawn and answered together."""
+
+
+def grade(exam: Exam, answers: Sequence[str]) -> dict[str, float]:
+    """The share of right answers of each kind, and over `all` questions."""
+    points: dict[str, list[float]] = {"all": []}
+    for (_, question), given in zip(exam, answers, strict=True):
+        point = score(question, given)
+        points["all"].append(point)
+        points.setdefault(question.kind, []).append(point)
+    return {kind: float(np.mean(values)) for kind, values in points.items()}
+
+
+def torch_answers(model: Miniature, exam: Exam) -> list[str]:
+    """Greedy answers of a model in torch."""
+    encoder = Encoder()
+    said = [answer(model, encoder, question.text, to_tiles(np.array(picture(seed))[None])) for seed, question in exam]
+    return [encoder.tokenizer.decode(ids) for ids in said]
+
+
+def engine_answers(pipeline: SglPipeline, exam: Exam, large: bool) -> list[Answer]:
+    """Greedy answers of one model of a built pair alone: the large unguided, or the small, which always exits."""
+    exit = ExitConfig(enabled=False) if large else ExitConfig(exit_threshold=0.0)
+    guidance, sampling = GuidanceConfig(enabled=False), SamplingConfig(LONGEST_ANSWER)
+    answers: list[Answer] = []
+    for start in range(0, len(exam), CHUNK):
+        chunk = exam[start : start + CHUNK]
+        answers += pipeline.answer_batch(
+            [Request((picture(seed),), question.text, guidance, exit, sampling) for seed, question in chunk]
+        )
+    return answers
+
+
+def in_words(shares: dict[str, float]) -> str:
+    return ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())

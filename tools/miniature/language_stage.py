@@ -1,0 +1,172 @@
+"""Stage 2: the language model learns to answer about what the trained, now fixed encoder shows it.
+
+A scene is one sequence: the prompt up to the picture's end, then many questions that all see it but not each other.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.families.internvl2 import read_config, render_prompt
+from engine.families.internvl2.prompt import IMAGE_END, IMAGE_TOKEN, TEMPLATES
+from tools.miniature.checkpoint import CONFIGS, Miniature
+from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD
+from tools.miniature.questions import Kind, Question, ask
+from tools.miniature.scenes import draw, make_scene
+from tools.miniature.vision_stage import to_tiles
+from tools.miniature.vocabulary import END, make_tokenizer, token_id
+
+TILES = 4
+BATCH = 4
+"""Scenes of a step."""
+QUESTIONS = 16
+"""About each scene."""
+WEIGHTS = {Kind.NUMBER: 3, Kind.COLOUR: 2, Kind.SHAPE: 2, Kind.LOCATE: 3, Kind.COMPARE: 3, Kind.COUNT: 3}
+"""How often a kind is asked in training."""
+IGNORED = -100
+LONGEST_ANSWER = 8
+"""Tokens; a box has five."""
+
+
+class Encoder:
+    """Questions and answers -> exactly the token ids that the engine's prompt and tokenizer give."""
+
+    def __init__(self) -> None:
+        self.config = read_config(Path(), CONFIGS["large"])
+        self.tokenizer = make_tokenizer()
+        self.prefix = self._split("?")[0]
+        self.image_token = token_id(self.tokenizer, IMAGE_TOKEN)
+        self.end = token_id(self.tokenizer, END)
+        self.stops = {token_id(self.tokenizer, stop) for stop in TEMPLATES[self.config.prompt.template].stop}
+        self._tail = cache(lambda question: self._split(question)[1])
+        self._answer = cache(lambda text: [*self.tokenizer.encode(text).ids, self.end])
+
+    def tail(self, question: str) -> list[int]:
+        """What follows the picture in a prompt."""
+        return self._tail(question)
+
+    def answer(self, text: str) -> list[int]:
+        """With the token that ends it."""
+        return self._answer(text)
+
+    def _split(self, question: str) -> tuple[list[int], list[int]]:
+        ids = self.tokenizer.encode(render_prompt(self.config, question, [TILES]).text).ids
+        cut = ids.index(token_id(self.tokenizer, IMAGE_END)) + 1
+        return ids[:cut], ids[cut:]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scenes with their questions; B scenes, S tokens each.
+
+    ids, positions, targets, asked [B,S]; mask [B,1,S,S]; targets are IGNORED except where an answer is to be said.
+    asked: which question of `questions` a token belongs to, counted over the batch; -1 for the prompt before them, -2
+    for padding.
+    """
+
+    tiles: Tensor
+    ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    asked: Tensor
+    mask: Tensor
+    questions: tuple[Question, ...]
+
+
+def make_batch(encoder: Encoder, seeds: range, rng: np.random.Generator) -> Batch:
+    """Fresh scenes with fresh questions."""
+    weights = np.array([WEIGHTS[kind] for kind in Kind], float)
+    kinds = list(Kind)
+    scenes = [make_scene(seed) for seed in seeds]
+    images = np.stack([draw(seed, items) for seed, items in zip(seeds, scenes, strict=True)])
+    questions: list[Question] = []
+    rows: list[list[tuple[int, int, int, int]]] = []
+    start = len(encoder.prefix)
+    for items in scenes:
+        row = [(token, at, IGNORED, -1) for at, token in enumerate(encoder.prefix)]
+        for kind in rng.choice(len(kinds), QUESTIONS, p=weights / weights.sum()):
+            question = ask(kinds[kind], items, rng)
+            tail, said = encoder.tail(question.text), encoder.answer(question.answer)
+            tokens, wanted = tail + said[:-1], [IGNORED] * (len(tail) - 1) + said
+            row += [
+                (token, start + at, target, len(questions))
+                for at, (token, target) in enumerate(zip(tokens, wanted, strict=True))
+            ]
+            questions.append(question)
+        rows.append(row)
+    longest = max(map(len, rows))
+    table = torch.tensor([row + [(0, 0, IGNORED, -2)] * (longest - len(row)) for row in rows])
+    ids, positions, targets, asked = table.unbind(-1)
+    shared = asked[:, None, :].eq(-1)
+    mask = torch.ones(longest, longest, dtype=torch.bool).tril() & (shared | asked[:, None, :].eq(asked[:, :, None]))
+    return Batch(to_tiles(images), ids, positions, targets, asked, mask[:, None], tuple(questions))
+
+
+def embed(model: Miniature, encoder: Encoder, ids: Tensor, tiles: Tensor) -> Tensor:
+    """[B,S], [4B,3,S,S] -> [B,S,C]: word embeddings with the visual features put in."""
+    with torch.no_grad():
+        features = model.vision_model(tiles)
+    embeds = model.language_model.model.embed_tokens(ids)
+    shown = (ids == encoder.image_token)[..., None].expand_as(embeds)
+    return embeds.masked_scatter(shown, features)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Per question, and the share of each kind's questions whose every token is the likeliest."""
+
+    total: Tensor
+    right: dict[Kind, float]
+
+
+def loss_of(model: Miniature, encoder: Encoder, batch: Batch) -> Loss:
+    hidden = model.language_model(embed(model, encoder, batch.ids, batch.tiles), batch.positions, batch.mask)
+    said = batch.targets != IGNORED
+    logits, targets, asked = model.language_model.logits(hidden[said]), batch.targets[said], batch.asked[said]
+    total = F.cross_entropy(logits, targets, reduction="sum") / len(batch.questions)
+    wrong = torch.zeros(len(batch.questions)).index_add_(0, asked, (logits.argmax(-1) != targets).float())
+    right: dict[Kind, float] = {}
+    for kind in Kind:
+        ours = torch.tensor([question.kind is kind for question in batch.questions])
+        if ours.any():
+            right[kind] = (wrong[ours] == 0).float().mean().item()
+    return Loss(total, right)
+
+
+@torch.no_grad()
+def start(model: Miniature, words: Tensor, tiles: Tensor) -> None:
+    """Hand stage 1 over: its words become the embeddings, marked and of unit elements, its features are marked alike.
+
+    words [vocabulary,C]; tiles: some, to measure features on.
+    """
+    embeddings, last = words / WORD_STD, model.vision_model.mlp1[-1]
+    assert isinstance(last, nn.Linear)
+    length = model.vision_model(tiles).norm(dim=-1).mean()
+    for part in (last.weight.T, last.bias):
+        part.div_(WORD_STD)[..., [WORD_MARK, VISUAL_MARK]] = 0
+    embeddings[:, [WORD_MARK, VISUAL_MARK]] = 0
+    mark = (MARK_SHARE / (1 - MARK_SHARE)) ** 0.5
+    last.bias[VISUAL_MARK] = mark * length / WORD_STD
+    embeddings[:, WORD_MARK] = mark * embeddings.norm(dim=-1).mean()
+    model.language_model.model.embed_tokens.weight.copy_(embeddings)
+
+
+@torch.no_grad()
+def answer(model: Miniature, encoder: Encoder, question: str, tiles: Tensor) -> list[int]:
+    """The ids of a greedy answer without its end; slow and plain, to hold the engine against."""
+    ids = [*encoder.prefix, *encoder.tail(question)]
+    said: list[int] = []
+    while len(said) < LONGEST_ANSWER:
+        row = torch.tensor([ids + said])
+        mask = torch.ones(1, 1, row.shape[1], row.shape[1], dtype=torch.bool).tril()
+        hidden = model.language_model(embed(model, encoder, row, tiles), torch.arange(row.shape[1])[None], mask)
+        token = int(model.language_model.logits(hidden[0, -1]).argmax())
+        if token in encoder.stops:
+            break
+        said.append(token)
+    return said

@@ -1,0 +1,55 @@
+"""The words that the miniature models know, as a `tokenizer.json`: byte-level BPE whose words need no merges."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from tools.miniature.scenes import CELL, COLOURS, NUMBERS, SHAPES, SIDE
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>")
+END = "<|im_end|>"
+ROLES = ("system", "user", "assistant")
+QUESTION_WORDS = ("Number", "on", "Colour", "Shape", "of", "How", "many", "Where", "is", "Higher", "or")
+PLURALS = tuple(f"{shape}s" for shape in SHAPES)
+ROWS = tuple(str(row + 1) for row in range(SIDE // CELL))
+WORDS = (*ROLES, *QUESTION_WORDS, *COLOURS, *SHAPES, *PLURALS, *ROWS, *map(str, NUMBERS))
+
+
+def make_tokenizer() -> Tokenizer:
+    """A word is one token wherever it stands; white space is no token, so that prompts stay short."""
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [word for word in WORDS if word not in symbols]
+    vocab = {piece: number for number, piece in enumerate([*symbols, *words])}
+    # ignore_merges: a word that is in the vocabulary is not spelt in bytes.
+    tokenizer = Tokenizer(models.BPE(vocab, [], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\s+"), "removed"),
+            pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}+|[^\p{L}\p{N}]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def token_id(tokenizer: Tokenizer, word: str) -> int:
+    """Of a word that is one token."""
+    number = tokenizer.token_to_id(word)
+    assert number is not None, word
+    return number
+
+
+def write_tokenizer(directory: Path) -> None:
+    """`tokenizer.json`, and the settings that published checkpoints keep beside it."""
+    make_tokenizer().save(str(directory / "tokenizer.json"))
+    settings: dict[str, Any] = {
+        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        "eos_token": END,
+        "pad_token": SPECIAL_TOKENS[0],
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
