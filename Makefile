@@ -6,13 +6,18 @@ JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test test-serving lint benchmark clean
 
 demo: $(VENV)/.run
 	$(RUN) -m tools.demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadgroup
+
+# Needs the clients of the [triton] extra; the tests make the server's own environment, .server-venv, themselves.
+test-serving: $(VENV)/.dev
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev,triton]'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/serving
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
@@ -23,7 +28,7 @@ benchmark: $(VENV)/.dev
 	$(RUN) -m tools.benchmark
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .server-venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(RUN):
 	$(if $(PYTHON),,$(error Python 3.11 or newer was not found; install it or give PYTHON=/path/to/python3))

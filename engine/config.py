@@ -307,6 +307,8 @@ class SamplingConfig:
             raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
         if self.seed < 0:
             raise RequestError(f"seed {self.seed} is negative; give 0 or more")
+        if "" in self.stop:
+            raise RequestError("a stop text is empty; leave it out")
 
 
 class Target(StrEnum):

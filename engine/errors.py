@@ -19,3 +19,7 @@ class ImageError(EngineError):
 
 class RequestError(EngineError):
     """A question or option that the built engine cannot serve."""
+
+
+class QuestionCancelled(EngineError):
+    """A question that nobody waits for any more."""

@@ -1,4 +1,4 @@
-"""The `sgl` command: build an engine directory, ask it, look inside it."""
+"""The `sgl` command: build an engine directory, ask it, look inside it, serve it."""
 
 import argparse
 import sys
@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: list[str] | None) -> int:
     # Imported under main's guard: much of a short command's time is spent here.
     import build_engines
-    from tools import ask, info
+    from tools import ask, export_triton_repository, info
+    from tools.triton import health
 
     parser = argparse.ArgumentParser(prog="sgl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"sgl {engine.__version__}")
@@ -27,6 +28,8 @@ def run(argv: list[str] | None) -> int:
         ("build", build_engines, "build the engine directory of a checkpoint pair"),
         ("ask", ask, "ask a question about pictures"),
         ("info", info, "say what an engine directory holds"),
+        ("export", export_triton_repository, "write a model repository for Triton Inference Server"),
+        ("health", health, "ask every model of a running server a question"),
     ):
         command = commands.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(command)

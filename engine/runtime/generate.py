@@ -7,11 +7,14 @@ from enum import StrEnum
 import numpy as np
 
 from engine.config import SamplingConfig
+from engine.errors import EngineError, QuestionCancelled
 from engine.runtime.language import Generation
 from engine.runtime.sampling import Choice, Sampler
 from engine.runtime.tokenizer import TextStream, Tokenizer
 
 OnText = Callable[[str], None]
+IsCancelled = Callable[[], bool]
+"""Whether nobody waits for an answer any more; asked once per token."""
 
 
 class FinishReason(StrEnum):
@@ -30,28 +33,42 @@ class Completion:
     finish_reason: FinishReason
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How one request of a batch is decoded; `stop` are the template's texts that end an answer."""
+
+    sampling: SamplingConfig
+    stop: tuple[str, ...]
+    on_text: OnText | None = None
+    is_cancelled: IsCancelled | None = None
+
+
 @dataclass
 class Draft:
     """An answer in progress."""
 
     sampler: Sampler
     stream: TextStream
-    limit: int
-    on_text: OnText | None
+    decoding: Decoding
     choices: list[Choice] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     done: bool = False
+    error: EngineError | None = None
 
     def push(self, logits: np.ndarray) -> None:
-        """Choose the next token."""
-        choice = self.sampler.choose(logits)
-        self.choices.append(choice)
-        self._emit(self.stream.push(choice.token))
-        if self.stream.stopped or len(self.choices) == self.limit:
-            self._emit(self.stream.flush())
-            self.done = True
+        """Choose the next token; an error ends this draft and no other."""
+        try:
+            check_cancelled(self.decoding.is_cancelled)
+            self._choose(logits)
+        except EngineError as error:
+            self.error, self.done = error, True
 
-    def completion(self) -> Completion:
+    def last_token(self) -> int:
+        return self.choices[-1].token if self.choices else 0
+
+    def completion(self) -> Completion | EngineError:
+        if self.error is not None:
+            return self.error
         return Completion(
             "".join(self.pieces),
             tuple(choice.token for choice in self.choices),
@@ -60,28 +77,40 @@ class Draft:
             FinishReason.STOP if self.stream.stopped else FinishReason.LENGTH,
         )
 
+    def _choose(self, logits: np.ndarray) -> None:
+        choice = self.sampler.choose(logits)
+        self.choices.append(choice)
+        self._emit(self.stream.push(choice.token))
+        if self.stream.stopped or len(self.choices) == self.decoding.sampling.max_new_tokens:
+            self._emit(self.stream.flush())
+            self.done = True
+
     def _emit(self, text: str) -> None:
         if text:
             self.pieces.append(text)
-            if self.on_text is not None:
-                self.on_text(text)
+            if self.decoding.on_text is not None:
+                self.decoding.on_text(text)
+
+
+def check_cancelled(is_cancelled: IsCancelled | None) -> None:
+    """Raises QuestionCancelled."""
+    if is_cancelled is not None and is_cancelled():
+        raise QuestionCancelled("the question was cancelled by whoever asked it")
 
 
 def generate(
     generation: Generation,
     tokenizer: Tokenizer,
-    sampling: Sequence[SamplingConfig],
-    stops: Sequence[tuple[str, ...]],
+    decodings: Sequence[Decoding],
     scored: np.ndarray,
-    on_text: Sequence[OnText | None],
-) -> list[Completion]:
+) -> list[Completion | EngineError]:
     """Decode a prefilled batch. scored: bool [B], whose generated rows add to the visual scores.
 
     The last token of an answer is never fed back.
     """
     drafts = [
-        Draft(Sampler(config), TextStream(tokenizer, (*stop, *config.stop)), config.max_new_tokens, callback)
-        for config, stop, callback in zip(sampling, stops, on_text, strict=True)
+        Draft(Sampler(part.sampling), TextStream(tokenizer, (*part.stop, *part.sampling.stop)), part)
+        for part in decodings
     ]
     logits = generation.logits
     while True:
@@ -91,5 +120,5 @@ def generate(
         active = np.array([not draft.done for draft in drafts])
         if not active.any():
             return [draft.completion() for draft in drafts]
-        tokens = np.array([draft.choices[-1].token for draft in drafts])
+        tokens = np.array([draft.last_token() for draft in drafts])
         logits = generation.decode(tokens, active, scored)

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
+from engine.errors import EngineError
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, needs_consistency
-from engine.runtime.generate import Completion, OnText
+from engine.runtime.generate import Completion, IsCancelled, OnText
 from engine.runtime.guidance import keep_rows, random_importance, resample, score_rows, select
 from engine.runtime.images import ImageSource
 from engine.runtime.language import Pruning, Request
@@ -30,6 +31,7 @@ class Question:
     exit: ExitConfig | None = None
     sampling: SamplingConfig | None = None
     on_text: OnText | None = None
+    is_cancelled: IsCancelled | None = None
 
 
 @dataclass
@@ -46,7 +48,8 @@ class View:
 class Job:
     """A question with its settings resolved. `small` and `large` are None until that model runs.
 
-    small_importance: by the small model's attention, on its own grid. importance: what ranks the large model's tokens.
+    small_importance: by the small model's attention, of the visual tokens of `grid`, the pictures cut up as it wants
+    them. importance: what ranks the large model's tokens.
     """
 
     question: Question
@@ -57,10 +60,20 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
     small: View | None = None
     large: View | None = None
+    grid: Visuals | None = None
     small_importance: np.ndarray | None = None
     importance: np.ndarray | None = None
     decision: ExitDecision | None = None
     kept: np.ndarray | None = None
+    error: EngineError | None = None
+
+    @contextmanager
+    def fails_alone(self) -> Iterator[None]:
+        """An error of this question ends it, and no other question of its batch."""
+        try:
+            yield
+        except EngineError as error:
+            self.error = error
 
     def wants_guidance(self) -> bool:
         return self.guidance.enabled and bool(self.images)
@@ -124,14 +137,16 @@ class Job:
         visuals = self.large.visuals
         if self.guided_by(GuidanceSource.RANDOM):
             return random_importance(len(visuals.boxes), self.sampling.seed)
-        if self.small is None or self.small_importance is None or self.guided_by(GuidanceSource.TOME):
+        grid = self.grid
+        if grid is None or self.small_importance is None or self.guided_by(GuidanceSource.TOME):
             return None
-        small = self.small.visuals
-        return resample(self.small_importance, small.boxes, visuals.boxes, small.images, visuals.images)
+        return resample(self.small_importance, grid.boxes, visuals.boxes, grid.images, visuals.images)
 
-    def answer(self, num_layers: int) -> Answer:
+    def outcome(self, num_layers: int) -> Answer | EngineError:
         """Once a model has answered. num_layers: of the large model."""
-        by, view = (AnsweredBy.SMALL, self.small) if self.exits_early() else (AnsweredBy.LARGE, self.large)
+        if self.error is not None:
+            return self.error
+        by, view = (AnsweredBy.SMALL, self.small) if self.large is None else (AnsweredBy.LARGE, self.large)
         assert view is not None and view.completion is not None
         small = self.small.completion if self.small is not None else None
         return Answer(
@@ -144,7 +159,7 @@ class Job:
             visual_tokens=len(view.encoded.visual_positions),
             guidance=self.guidance if self.kept is not None else None,
             kept=self.kept,
-            importance=self.small_importance if self.exits_early() else self.importance,
+            importance=self.small_importance if self.large is None else self.importance,
             token_ids=view.completion.token_ids,
             probabilities=view.completion.probabilities,
             num_layers=num_layers,

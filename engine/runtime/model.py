@@ -45,6 +45,29 @@ class Encoded:
         return PromptTokens(self.ids, self.visual_positions, features)
 
 
+def split(config: ModelConfig, images: Sequence[Image.Image]) -> Visuals:
+    """Cut pictures up as a model wants them."""
+    family = by_name(config.family)
+    tiles = tuple(family.split_tiles(image, config) for image in images)
+    boxes = [family.token_boxes(config, part.boxes) for part in tiles]
+    owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
+    return Visuals(
+        tiles,
+        np.concatenate([np.empty((0, 4), np.float32), *boxes]),
+        np.concatenate([np.empty(0, np.int64), *owner]),
+    )
+
+
+def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
+    """Whether both models cut every picture up alike."""
+    return (ours.family, ours.tiling, ours.vision.image_size, ours.vision.grid()) == (
+        theirs.family,
+        theirs.tiling,
+        theirs.vision.image_size,
+        theirs.vision.grid(),
+    )
+
+
 class VisionLanguageModel:
     """Tokenizer, vision encoder and language model of one side of a pair."""
 
@@ -71,24 +94,7 @@ class VisionLanguageModel:
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:
         """Cut pictures up as this model wants them."""
-        tiles = tuple(self._family.split_tiles(image, self.config) for image in images)
-        boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]
-        owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
-        return Visuals(
-            tiles,
-            np.concatenate([np.empty((0, 4), np.float32), *boxes]),
-            np.concatenate([np.empty(0, np.int64), *owner]),
-        )
-
-    def splits_like(self, other: "VisionLanguageModel") -> bool:
-        """Whether both models cut every picture up alike."""
-        ours, theirs = self.config, other.config
-        return (ours.family, ours.tiling, ours.vision.image_size, ours.vision.grid()) == (
-            theirs.family,
-            theirs.tiling,
-            theirs.vision.image_size,
-            theirs.vision.grid(),
-        )
+        return split(self.config, images)
 
     def tokenize(self, question: str, visuals: Visuals, max_new_tokens: int) -> Encoded:
         """The rendered prompt. Raises RequestError when prompt and answer exceed what the engine was built for."""

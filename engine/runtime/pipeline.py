@@ -1,25 +1,29 @@
 """The cascade: the small model answers and scores, exits if it is sure, else the large model runs pruned."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
-from engine.errors import RequestError
+from engine.errors import EngineError, RequestError
 from engine.manifest import read_manifest, verify
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.executor import resolve_threads
-from engine.runtime.generate import OnText, generate
+from engine.runtime.generate import Completion, Decoding, OnText, check_cancelled, generate
 from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, timed
 from engine.runtime.language import Generation, Request
-from engine.runtime.model import VisionLanguageModel, Visuals
+from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
 from engine.runtime.sampling import token_probabilities
+
+Outcome = Answer | EngineError
+"""What became of one question of several."""
 
 
 class SglPipeline:
@@ -32,16 +36,24 @@ class SglPipeline:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, directory: Path | str, threads: int | None = None, preload: bool = True) -> "SglPipeline":
+    def load(
+        cls,
+        directory: Path | str,
+        threads: int | None = None,
+        preload: bool = True,
+        models: Collection[str] = ("small", "large"),
+    ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises ManifestError.
 
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
-        the first question needs it.
+        the first question needs it. models: those that this process runs; the files of the other are not needed.
         """
         pipeline = cls(Path(directory), resolve_threads(threads))
-        verify(pipeline.directory, pipeline.manifest)
+        components = [name for name in pipeline.manifest.components if name.split("/")[0] in models]
+        verify(pipeline.directory, pipeline.manifest, components=components)
         if preload:
-            _ = pipeline.small, pipeline.large
+            for model in models:
+                getattr(pipeline, model)
         return pipeline
 
     @cached_property
@@ -69,17 +81,63 @@ class SglPipeline:
         return self.answer_batch([Question(pictures, question, guidance, exit, sampling, on_text)])[0]
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer several questions together, each with its own settings. Raises EngineError.
+        """Answer several questions together, each with its own settings. Raises the first EngineError of any.
 
         The small model runs them as one batch, then the large model those that did not exit.
         """
-        jobs = [self._open(question) for question in questions]
+        answers = []
+        for outcome in self.answer_each(questions):
+            if isinstance(outcome, EngineError):
+                raise outcome
+            answers.append(outcome)
+        return answers
+
+    def answer_each(self, questions: Sequence[Question]) -> list[Outcome]:
+        """Like `answer_batch`; a question that fails has its error as outcome, and no other is touched."""
+        return self._each([self._try_open(question) for question in questions], self._run)
+
+    def answer_small(self, questions: Sequence[Question]) -> list[Outcome]:
+        """The cascade's first half: what the small model says, its decision, and the importance."""
+        return self._each([self._try_open(question) for question in questions], self._run_small)
+
+    def answer_large(self, questions: Sequence[Question], importance: Sequence[np.ndarray | None]) -> list[Outcome]:
+        """The cascade's second half: the large model, guided by each question's importance.
+
+        importance: float32 [V] per question, of the small model's visual tokens; None keeps everything.
+        """
+        opened = [self._try_open(question, guide) for question, guide in zip(questions, importance, strict=True)]
+        for job, guide in zip(opened, importance, strict=True):
+            if isinstance(job, Job) and guide is None and job.guidance.source is GuidanceSource.SMALL:
+                job.guidance = replace(job.guidance, enabled=False)
+        return self._each(opened, self._run_large)
+
+    def _each(self, opened: Sequence[Job | EngineError], run: Callable[[Sequence[Job]], None]) -> list[Outcome]:
+        jobs = [job for job in opened if isinstance(job, Job)]
         size = self.manifest.max_batch
         layers = self.manifest.models["large"].config.language.num_layers
         with self._lock:
             for start in range(0, len(jobs), size):
-                self._run(jobs[start : start + size])
-        return [job.answer(layers) for job in jobs]
+                run(jobs[start : start + size])
+        return [job.outcome(layers) if isinstance(job, Job) else job for job in opened]
+
+    def _try_open(self, question: Question, importance: np.ndarray | None = None) -> Job | EngineError:
+        try:
+            job = self._open(question)
+            if importance is not None:
+                self._guide(job, importance)
+        except EngineError as error:
+            return error
+        return job
+
+    def _guide(self, job: Job, importance: np.ndarray) -> None:
+        """Take over an importance that was computed elsewhere."""
+        job.grid = split(self.manifest.models["small"].config, job.images)
+        if importance.shape != job.grid.images.shape:
+            raise RequestError(
+                f"importance has shape {list(importance.shape)}, but the small model has {len(job.grid.images)} visual "
+                "tokens for these pictures; send back what it returned"
+            )
+        job.small_importance = importance
 
     def _open(self, question: Question) -> Job:
         guidance = question.guidance or self.manifest.guidance
@@ -102,57 +160,61 @@ class SglPipeline:
     def _run(self, jobs: Sequence[Job]) -> None:
         if guided := [job for job in jobs if job.wants_small()]:
             self._run_small(guided)
-        if rest := [job for job in jobs if not job.exits_early()]:
+        if rest := [job for job in jobs if job.error is None and not job.exits_early()]:
             self._run_large(rest)
 
     def _run_small(self, jobs: Sequence[Job]) -> None:
         """Answer, score and decide."""
         model = self.small
         with timed(jobs, Stage.SMALL_VISION):
-            views = self._look(model, jobs)
-            for job, view in zip(jobs, views, strict=True):
-                job.small = view
+            for job, view in self._look(model, jobs):
+                job.small, job.grid = view, view.visuals
         with timed(jobs, Stage.SMALL_PREFILL):
-            generation = _prefill(model, [job.small_request() for job in jobs], jobs)
+            jobs, generation = _prefill(model, jobs, Job.small_request)
+        if generation is None:
+            return
         with timed(jobs, Stage.SMALL_DECODE):
             scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.rows) for job in jobs])
             # What the small model says is not shown before it is known to be the answer.
-            _complete(model, generation, jobs, views, scored, [None] * len(jobs))
-        for index, job in enumerate(jobs):
-            if job.wants_small_scores():
-                job.small_importance = importance(generation.visual_scores(index), job.guidance)
-            if job.exit.enabled:
-                job.decision = _decide(job, generation, index)
-            if job.exits_early() and job.question.on_text is not None:
-                completion = views[index].completion
-                assert completion is not None
-                job.question.on_text(completion.text)
+            completions = _complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
+        for index, (job, completion) in enumerate(zip(jobs, completions, strict=True)):
+            if completion is None:
+                continue
+            with job.fails_alone():
+                if job.wants_small_scores():
+                    job.small_importance = importance(generation.visual_scores(index), job.guidance)
+                if job.exit.enabled:
+                    job.decision = _decide(job, generation, index, completion)
+                if job.exits_early() and job.question.on_text is not None:
+                    job.question.on_text(completion.text)
 
     def _run_large(self, jobs: Sequence[Job]) -> None:
         """Answer with the visual tokens that the guidance keeps."""
         model = self.large
         with timed(jobs, Stage.LARGE_VISION):
-            views = self._look(model, jobs)
-            for job, view in zip(jobs, views, strict=True):
+            for job, view in self._look(model, jobs):
                 job.large = view
         for source in GuidanceSource:
             if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
                 self._score_large(source, ranked)
         with timed(jobs, Stage.LARGE_PREFILL):
-            generation = _prefill(model, [job.large_request() for job in jobs], jobs)
+            jobs, generation = _prefill(model, jobs, Job.large_request)
+        if generation is None:
+            return
         with timed(jobs, Stage.LARGE_DECODE):
             unscored = np.zeros(len(jobs), bool)
-            _complete(model, generation, jobs, views, unscored, [job.question.on_text for job in jobs])
+            _complete(model, generation, jobs, [job.large for job in jobs], unscored, streams=True)
 
     def _score_large(self, source: GuidanceSource, jobs: Sequence[Job]) -> None:
         """Let the large model rank its own visual tokens in a run that keeps them all."""
         model = self.large
         with timed(jobs, Stage.LARGE_SCORES):
-            generation = _prefill(model, [job.large_score_request() for job in jobs], jobs)
+            jobs, generation = _prefill(model, jobs, Job.large_score_request)
+            if generation is None:
+                return
             if source is GuidanceSource.ORACLE:
-                views = [view for job in jobs if (view := job.large) is not None]
                 scored = np.array([counts_decode(job.guidance.rows) for job in jobs])
-                _complete(model, generation, jobs, views, scored, [None] * len(jobs))
+                _complete(model, generation, jobs, [job.large for job in jobs], scored, streams=False)
             for index, job in enumerate(jobs):
                 scores = generation.visual_scores(index)
                 if source is GuidanceSource.ORACLE:
@@ -161,47 +223,72 @@ class SglPipeline:
                     assert job.guidance.prune_layer, "fastv without a layer before prune_layer is refused"
                     job.importance = fastv_importance(scores, job.guidance.prune_layer)
 
-    def _look(self, model: VisionLanguageModel, jobs: Sequence[Job]) -> list[View]:
+    def _look(self, model: VisionLanguageModel, jobs: Sequence[Job]) -> list[tuple[Job, View]]:
         """Cut up and encode the pictures and tokenize the prompts of a batch."""
-        visuals = [self._split(model, job) for job in jobs]
-        encoded = [
-            model.tokenize(job.question.text, part, job.sampling.max_new_tokens)
-            for job, part in zip(jobs, visuals, strict=True)
+        seen: list[tuple[Job, Visuals, Encoded]] = []
+        for job in jobs:
+            with job.fails_alone():
+                check_cancelled(job.question.is_cancelled)
+                visuals = self._split(model, job)
+                seen.append((job, visuals, model.tokenize(job.question.text, visuals, job.sampling.max_new_tokens)))
+        features = model.encode([visuals for _, visuals, _ in seen]) if seen else []
+        return [
+            (job, View(visuals, encoded, feature))
+            for (job, visuals, encoded), feature in zip(seen, features, strict=True)
         ]
-        features = model.encode(visuals)
-        return [View(*parts) for parts in zip(visuals, encoded, features, strict=True)]
 
     def _split(self, model: VisionLanguageModel, job: Job) -> Visuals:
         """The pictures of a job cut up for a model; two models that want them alike share the work."""
-        if job.small is not None and model.splits_like(self.small):
-            return job.small.visuals
+        if job.grid is not None and split_alike(model.config, self.manifest.models["small"].config):
+            return job.grid
         return model.split(job.images)
 
 
-def _prefill(model: VisionLanguageModel, requests: Sequence[Request], jobs: Sequence[Job]) -> Generation:
-    return model.language.prefill(requests, max(job.sampling.max_new_tokens for job in jobs))
+def _prefill(
+    model: VisionLanguageModel, jobs: Sequence[Job], request: Callable[[Job], Request]
+) -> tuple[list[Job], Generation | None]:
+    """The jobs that have not failed, prefilled; None if there are none."""
+    requests: list[tuple[Job, Request]] = []
+    for job in jobs:
+        if job.error is None:
+            with job.fails_alone():
+                requests.append((job, request(job)))
+    going = [job for job, _ in requests]
+    if not going:
+        return [], None
+    longest = max(job.sampling.max_new_tokens for job in going)
+    return going, model.language.prefill([request for _, request in requests], longest)
 
 
 def _complete(
     model: VisionLanguageModel,
     generation: Generation,
     jobs: Sequence[Job],
-    views: Sequence[View],
+    views: Sequence[View | None],
     scored: np.ndarray,
-    on_text: Sequence[OnText | None],
-) -> None:
-    """Decode a prefilled batch to its end; fills in the views."""
-    stops = [view.encoded.stop for view in views]
-    sampling = [job.sampling for job in jobs]
-    completions = generate(generation, model.tokenizer, sampling, stops, scored, on_text)
-    for view, completion in zip(views, completions, strict=True):
-        view.completion = completion
+    streams: bool,
+) -> list[Completion | None]:
+    """Decode a prefilled batch to its end; fills in the views. None for a job that failed."""
+    decodings = []
+    for job, view in zip(jobs, views, strict=True):
+        assert view is not None
+        on_text = job.question.on_text if streams else None
+        decodings.append(Decoding(job.sampling, view.encoded.stop, on_text, job.question.is_cancelled))
+    completions = []
+    outcomes = generate(generation, model.tokenizer, decodings, scored)
+    for job, view, outcome in zip(jobs, views, outcomes, strict=True):
+        assert view is not None
+        if isinstance(outcome, EngineError):
+            job.error = outcome
+        else:
+            view.completion = outcome
+        completions.append(view.completion)
+    return completions
 
 
-def _decide(job: Job, generation: Generation, index: int) -> ExitDecision:
+def _decide(job: Job, generation: Generation, index: int, completion: Completion) -> ExitDecision:
     """Whether the small model's answer is good enough; runs the consistency pass if the criterion asks for it."""
-    assert job.small is not None and job.small.completion is not None
-    completion, agreement = job.small.completion, None
+    agreement = None
     if job.wants_consistency():
         assert job.small_importance is not None
         with timed([job], Stage.CONSISTENCY):

@@ -1,0 +1,215 @@
+"""A random pair behind the real server, on loopback; the pipeline in this process is the oracle."""
+
+import base64
+import io
+import json
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.build.builder import build_pair
+from engine.config import BuildConfig
+from engine.runtime.pipeline import SglPipeline
+from tests.serving.server_environment import locate
+from tools.export_triton_repository import write_repository
+from tools.make_random_pair import write_pair
+from tools.scenes import make_scene
+from tools.triton.serve_config import ServeConfig
+from tools.triton.tensors import MODELS
+
+KINDS = {tensor.name: tensor.kind for model in MODELS for tensor in model.inputs}
+TYPES = {"STRING": ("BYTES", object), "BOOL": ("BOOL", bool), "FP32": ("FP32", np.float32)}
+TYPES |= {kind: (kind, getattr(np, kind.lower())) for kind in ("UINT8", "INT32", "INT64", "UINT64")}
+SECONDS = 120.0
+
+
+@dataclass
+class Server:
+    """A running server and its clients."""
+
+    process: subprocess.Popen[bytes]
+    ports: dict[str, int]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+    def post(self, path: str, content: dict[str, Any]) -> bytes:
+        """Over HTTP; raises urllib's HTTPError."""
+        request = urllib.request.Request(f"{self.url}/v2/{path}", json.dumps(content).encode())
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
+            return bytes(response.read())
+
+    def generate(self, model: str, **inputs: Any) -> dict[str, Any]:
+        """Whole answer over HTTP; an error is `{"error": ...}`."""
+        try:
+            return dict(json.loads(self.post(f"models/{model}/generate", inputs)))
+        except urllib.error.HTTPError as error:
+            return dict(json.loads(error.read()))
+
+    def stream(self, model: str, **inputs: Any) -> list[dict[str, Any]]:
+        """Every response over gRPC; an error is the last one, `{"error": ...}`."""
+        with self.grpc() as (client, results):
+            client.async_stream_infer(model, grpc_inputs(inputs), enable_empty_final_response=True)
+            return read_stream(results)
+
+    @contextmanager
+    def grpc(self) -> Iterator[tuple[Any, "queue.Queue[Any]"]]:
+        """A client with an open stream, and where its results arrive."""
+        from tritonclient.grpc import InferenceServerClient
+
+        results: queue.Queue[Any] = queue.Queue()
+        client = InferenceServerClient(f"127.0.0.1:{self.ports['grpc']}")
+        client.start_stream(lambda result, error: results.put((result, error)))
+        try:
+            yield client, results
+        finally:
+            client.stop_stream(cancel_requests=True)
+            client.close()
+
+    def metric(self, name: str, model: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=SECONDS) as response:
+            lines = response.read().decode().splitlines()
+        found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line]
+        return float(found[0].split()[-1])
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """Like an orchestrator: ask, wait, and only then kill."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+
+
+def grpc_inputs(inputs: Mapping[str, Any]) -> list[Any]:
+    """Values as tensors with a batch dimension."""
+    from tritonclient.grpc import InferInput
+
+    tensors = []
+    for name, value in inputs.items():
+        kind, dtype = TYPES[KINDS[name]]
+        array = np.atleast_1d(np.array(value, dtype))[None]
+        tensors.append(InferInput(name, list(array.shape), kind))
+        tensors[-1].set_data_from_numpy(array)
+    return tensors
+
+
+def read_stream(results: "queue.Queue[Any]") -> list[dict[str, Any]]:
+    """The responses to one request."""
+    responses: list[dict[str, Any]] = []
+    while True:
+        result, error = results.get(timeout=SECONDS)
+        if error is not None:
+            return [*responses, {"error": error.message()}]
+        content = result.get_response()
+        outputs = {output.name: result.as_numpy(output.name)[0] for output in content.outputs}
+        if outputs:
+            responses.append({name: value[0] if len(value) == 1 else value for name, value in outputs.items()})
+        if content.parameters["triton_final_response"].bool_param:
+            return responses
+
+
+def joined(responses: list[dict[str, Any]]) -> str:
+    return b"".join(response["text_output"] for response in responses).decode()
+
+
+def data_url(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def encode(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
+@contextmanager
+def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
+    """Start the server and wait until it is ready."""
+    pytest.importorskip("tritonclient.grpc", reason="the extra [triton] is not installed")
+    environment = locate()
+    ports = _free_ports()
+    addresses = [f"--{name}-{what}={value}" for name, port in ports.items() for what, value in _address(port)]
+    log = directory / "server.log"
+    shutil.rmtree(directory / "backends", ignore_errors=True)
+    command = [*environment.command(repository, directory / "backends"), *addresses, *options]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment.variables()
+        )
+    server = Server(process, ports, log)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not server.is_ready():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.2)
+        yield server
+    finally:
+        server.stop()
+
+
+def _address(port: int) -> list[tuple[str, Any]]:
+    return [("address", "127.0.0.1"), ("port", port)]
+
+
+def _free_ports() -> dict[str, int]:
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for open_socket in (one, two, three):
+            open_socket.bind(("127.0.0.1", 0))
+        return {"http": one.getsockname()[1], "grpc": two.getsockname()[1], "metrics": three.getsockname()[1]}
+
+
+@pytest.fixture(scope="session")
+def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pair = tmp_path_factory.mktemp("pair")
+    write_pair(pair, seed=3)
+    directory = tmp_path_factory.mktemp("engines") / "pair"
+    build_pair(BuildConfig(small=pair / "small", large=pair / "large", out=directory, max_tokens=1024, max_batch=4))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def pipeline(engine_directory: Path) -> SglPipeline:
+    return SglPipeline.load(engine_directory, threads=1)
+
+
+@pytest.fixture(scope="session")
+def server(engine_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its repository was moved after the export."""
+    directory = tmp_path_factory.mktemp("server")
+    config = ServeConfig(threads=1, max_tokens=6, queue_delay_us=50_000)
+    write_repository(engine_directory, directory / "exported", config)
+    (directory / "exported").rename(directory / "repository")
+    explicit = ["--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS)]
+    with serve(directory / "repository", directory, *explicit) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def picture() -> bytes:
+    """PNG."""
+    return encode(make_scene(seed=1, width=330, height=220, objects=5)[0])

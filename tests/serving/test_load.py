@@ -1,0 +1,124 @@
+"""Many requests at once, bad ones among them, and ones that nobody waits for any more."""
+
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.runtime.pipeline import SglPipeline
+from tests.serving.conftest import Server, data_url, encode, grpc_inputs, joined, read_stream
+from tools.scenes import make_scene
+
+pytestmark = pytest.mark.xdist_group("server")
+ASK = "What colour is the large circle?"
+SHORT = SamplingConfig(max_new_tokens=6)
+
+
+def bomb() -> bytes:
+    """A PNG of 10,000 x 10,000 pixels in few bytes."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "png")
+    return file.getvalue()
+
+
+def test_fifty_at_once_are_batched_and_none_is_lost_or_mixed_up(
+    server: Server, pipeline: SglPipeline, picture: bytes
+) -> None:
+    """Different questions and settings; every eleventh is bad."""
+    thresholds, ratios = (0.0, 1.1), (0.1, 0.3)
+    other = encode(make_scene(seed=2, width=112, height=112, objects=2)[0])
+    cases = [(index, (picture, other)[index % 2], thresholds[index // 2 % 2], ratios[index % 2]) for index in range(50)]
+
+    def ask(case: tuple[int, bytes, float, float]) -> dict[str, Any]:
+        index, image, threshold, ratio = case
+        content = image[:50] if index % 11 == 10 else image
+        return server.generate(
+            "sgl",
+            text_input=f"Question {index % 4}?",
+            image_url_input=[data_url(content)],
+            exit_threshold=threshold,
+            retention_ratio=ratio,
+        )
+
+    count = server.metric("nv_inference_count", "small_vlm")
+    executions = server.metric("nv_inference_exec_count", "small_vlm")
+    with ThreadPoolExecutor(len(cases)) as pool:
+        answers = list(pool.map(ask, cases))
+    expected: dict[Any, str] = {}
+    for (index, image, threshold, ratio), answer in zip(cases, answers, strict=True):
+        if index % 11 == 10:
+            assert "the picture" in answer["error"]
+            continue
+        key = (index % 4, threshold, ratio)
+        if key not in expected:
+            expected[key] = pipeline.answer(
+                image,
+                f"Question {index % 4}?",
+                guidance=GuidanceConfig(retention_ratio=ratio),
+                exit=ExitConfig(exit_threshold=threshold),
+                sampling=SHORT,
+            ).text
+        assert answer["text_output"] == expected[key]
+    assert len(set(expected.values())) > 2
+    executed = server.metric("nv_inference_exec_count", "small_vlm") - executions
+    assert executed < (server.metric("nv_inference_count", "small_vlm") - count) / 2
+    assert server.metric("sgl_queue_depth", "sgl") == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"image_bytes_input": [b"no picture"]}, "is not a picture that Pillow can read"),
+        ({"image_bytes_input": ["truncated"]}, "damaged or cut off"),
+        ({"image_bytes_input": ["bomb"]}, "more than can be decoded safely"),
+        ({"image_url_input": ["http://127.0.0.1/x.png"]}, "is not fetched by this server"),
+        ({"image_url_input": ["file:///etc/passwd"]}, "neither data:, http: nor https:"),
+        ({"text_input": "word " * 3000}, "rebuild with a larger --max-tokens"),
+        ({"text_input": " "}, "the question is empty"),
+        ({"prune_layer": 77}, "prune_layer 77 is outside 0..9"),
+        ({"retention_ratio": 1.5}, "retention_ratio 1.5 is outside (0, 1]"),
+        ({"max_tokens": 0}, "max_new_tokens 0 is below 1"),
+        ({"stop_words": [""]}, "a stop text is empty"),
+    ],
+)
+def test_a_bad_request_gets_a_clear_error(server: Server, picture: bytes, bad: dict[str, Any], message: str) -> None:
+    contents = {"truncated": picture[: len(picture) // 2], "bomb": bomb()}
+    if "image_bytes_input" in bad:
+        bad = {"image_bytes_input": [contents.get(value, value) for value in bad["image_bytes_input"]]}
+    responses = server.stream("sgl", **({"text_input": ASK} | bad))
+    assert message in responses[-1]["error"]
+    assert "error" not in server.generate("sgl", text_input=ASK)
+
+
+def test_what_the_interface_does_not_know(server: Server) -> None:
+    assert "option temprature is unknown" in server.generate("sgl", text_input=ASK, temprature=0.5)["error"]
+    assert "error" in server.generate("sgl", text_input=ASK, max_tokens="many")
+    with server.grpc() as (client, results):
+        inputs = grpc_inputs({"text_input": ASK, "image_input": np.zeros((1, 8, 8, 3), np.uint8)})
+        inputs[1]._input.datatype = "FP32"
+        client.async_stream_infer("sgl", inputs, enable_empty_final_response=True)
+        assert "error" in read_stream(results)[-1]
+    wrong = np.zeros(3, np.float32)
+    answer = server.generate("large_vlm", text_input=ASK, importance=wrong.tolist())
+    assert "send back what it returned" in answer["error"]
+    assert "error" not in server.generate("sgl", text_input=ASK)
+
+
+def test_a_cancelled_question_frees_the_slot(server: Server, picture: bytes) -> None:
+    """After the first piece of 600 tokens: the large model would be busy for long."""
+    started = time.monotonic()
+    options = {"text_input": ASK, "image_bytes_input": [picture], "exit_threshold": 1.1}
+    with server.grpc() as (client, results):
+        client.async_stream_infer("sgl", grpc_inputs(options | {"max_tokens": 600, "stream": True}))
+        result, error = results.get(timeout=60)
+        assert error is None and result.as_numpy("text_output") is not None
+    generated = server.metric("sgl_generated_tokens_total", "large_vlm")
+    assert joined(server.stream("sgl", **options))
+    assert server.metric("sgl_queue_depth", "sgl") == 0
+    assert server.metric("sgl_generated_tokens_total", "large_vlm") == generated + 6
+    assert time.monotonic() - started < 60
