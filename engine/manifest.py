@@ -16,12 +16,16 @@ from cattrs.v import format_exception
 
 from engine.config import ExitConfig, GuidanceConfig, ModelConfig, Precision, Target
 from engine.errors import EngineError, ManifestError
+from engine.remedy import rebuild
 
 FORMAT_VERSION = 1
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
 CHUNK_BYTES = 1 << 22
+MODELS = ("small", "large")
+REQUIRED = tuple(f"{model}/{part}" for model in MODELS for part in ("tokenizer", "vision", "language/rank0"))
+"""Components without which nothing runs."""
 
 Read = TypeVar("Read")
 
@@ -103,22 +107,24 @@ def read_manifest(directory: Path) -> Manifest:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ManifestError(
-            f"{path} is of format version {version!r}, but this version reads {FORMAT_VERSION}; {_rebuild(directory)}"
+            f"{path} is of format version {version!r}, but this version reads {FORMAT_VERSION}; {rebuild(directory)}"
         )
     if content.get("target") not in list(Target):
         raise ManifestError(
             f"{path} is for target {content.get('target')!r}, but this version runs {', '.join(Target)}; "
-            f"{_rebuild(directory)}"
+            f"{rebuild(directory)}"
         )
     manifest = _structure(content, Manifest, path)
-    if manifest.models.keys() != {"small", "large"}:
+    if manifest.models.keys() != set(MODELS):
         raise ManifestError(
-            f"{path} describes models {sorted(manifest.models)} instead of small and large; {_rebuild(directory)}"
+            f"{path} describes models {sorted(manifest.models)} instead of small and large; {rebuild(directory)}"
         )
     for component in manifest.components.values():
         for name in component.files:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ManifestError(f"{path} names {name!r}, outside the engine directory; {_rebuild(directory)}")
+                raise ManifestError(
+                    f"{path} names {name!r}, outside the engine directory; {rebuild(directory, manifest)}"
+                )
     return manifest
 
 
@@ -127,7 +133,9 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def is_engine_directory(directory: Path) -> bool:
-    """Whether its manifest is one of ours, of whatever version."""
+    """Whether it is one of ours, of whatever version and however damaged: a rebuild may replace it."""
+    if (directory / STAMP).is_file() or all((directory / f"{model}/rank0/language.onnx").is_file() for model in MODELS):
+        return True
     try:
         return {"format_version", "engine_version", "components"} <= _read_json(directory / MANIFEST).keys()
     except ManifestError:
@@ -137,24 +145,30 @@ def is_engine_directory(directory: Path) -> bool:
 def verify(
     directory: Path, manifest: Manifest, *, components: Collection[str] | None = None, full: bool = False
 ) -> None:
-    """Raises ManifestError unless every file of these components (None: of all) has the recorded size and SHA-256.
+    """Raises ManifestError unless every file of these components has the recorded size and SHA-256.
 
+    components: None is all, and asks for those REQUIRED and a world_size that this version runs.
     Hashes computed earlier are remembered in the directory and trusted while a file's size, time and inode stay the
     same; `full` computes all of them again.
     """
+    remedy = rebuild(directory, manifest)
+    if components is None and manifest.world_size != 1:
+        raise ManifestError(
+            f"{directory} was built for world_size {manifest.world_size}, but this version runs 1; {remedy}"
+        )
     stamps = {} if full else _read_stamps(directory)
     known = dict(stamps)
-    for name in manifest.components if components is None else components:
+    for name in dict.fromkeys((*REQUIRED, *manifest.components)) if components is None else components:
         if name not in manifest.components:
-            raise ManifestError(f"{directory / MANIFEST} has no component {name}; {_rebuild(directory)}")
-        stamps |= _verify_component(directory, name, manifest.components[name], known)
+            raise ManifestError(f"{directory / MANIFEST} has no component {name}; {remedy}")
+        stamps |= _verify_component(directory, name, manifest.components[name], known, remedy)
     if stamps != known:
         _write_stamps(directory, stamps)
 
 
 def verify_component(directory: Path, name: str, record: ComponentRecord) -> None:
     """Raises ManifestError unless every file of one component has the recorded size and SHA-256."""
-    _verify_component(directory, name, record, {})
+    _verify_component(directory, name, record, {}, rebuild(directory))
 
 
 def remember_verified(directory: Path, manifest: Manifest) -> None:
@@ -192,11 +206,11 @@ def read_component(path: Path) -> ComponentRecord:
 
 
 def _verify_component(
-    directory: Path, name: str, record: ComponentRecord, known: dict[str, _Stamp]
+    directory: Path, name: str, record: ComponentRecord, known: dict[str, _Stamp], remedy: str
 ) -> dict[str, _Stamp]:
     def fail(file: str, reason: str) -> ManifestError:
         return ManifestError(
-            f"{directory / file} of component {name} {reason}; {_rebuild(directory)} (only that component is rebuilt)"
+            f"{directory / file} of component {name} {reason}; {remedy} (only that component is rebuilt)"
         )
 
     stamps = {}
@@ -241,17 +255,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ManifestError(
-            f"{path} is missing, so {path.parent} is no finished engine directory; {_rebuild(path.parent)}"
+            f"{path} is missing, so {path.parent} is no finished engine directory; {rebuild(path.parent)}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} cannot be read as JSON ({error}); {_rebuild(path.parent)}") from None
+        raise ManifestError(f"{path} cannot be read as JSON ({error}); {rebuild(path.parent)}") from None
     if not isinstance(content, dict):
-        raise ManifestError(f"{path} is not a JSON object; {_rebuild(path.parent)}")
+        raise ManifestError(f"{path} is not a JSON object; {rebuild(path.parent)}")
     return content
-
-
-def _rebuild(directory: Path) -> str:
-    return f"rebuild with build_engines.py --small DIR --large DIR --out {directory}"
 
 
 def _exact(value: Any, kind: type[Read]) -> Read:
@@ -266,7 +276,7 @@ def _structure(content: Any, kind: type[Read], path: Path) -> Read:
         return CONVERTER.structure(content, kind)
     except BaseValidationError as error:
         reason = transform_error(error, "manifest", format_exception=_explain)[0]
-        raise ManifestError(f"{path} is not as this version writes it ({reason}); {_rebuild(path.parent)}") from None
+        raise ManifestError(f"{path} is not as this version writes it ({reason}); {rebuild(path.parent)}") from None
 
 
 def _explain(error: BaseException, kind: type | None) -> str:

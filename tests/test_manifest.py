@@ -14,10 +14,10 @@ from engine import manifest as module
 from engine.errors import ManifestError
 from engine.manifest import (
     MANIFEST,
+    REQUIRED,
     STAMP,
     ComponentRecord,
     FileRecord,
-    Manifest,
     is_engine_directory,
     read_manifest,
     remember_verified,
@@ -30,6 +30,7 @@ FILES = {
     "small/vision": {"small/vision.onnx": b"graph", "small/vision.weights": bytes(range(256)) * 40},
     "large/language/rank0": {"large/rank0/language.onnx": b"other graph"},
     "large/tokenizer": {"large/tokenizer.json": b""},
+    **{name: {} for name in ("small/tokenizer", "small/language/rank0", "large/vision")},
 }
 
 
@@ -96,7 +97,7 @@ def test_manifest_is_never_written_in_place(engine: Path) -> None:
 
 def test_failed_write_leaves_the_old_manifest(engine: Path) -> None:
     before = (engine / MANIFEST).read_bytes()
-    unwritable = replace(read_manifest(engine), exit=replace(read_manifest(engine).exit, exit_threshold=float("nan")))
+    unwritable = example_manifest({"small/vision": ComponentRecord("", {}, 0, seconds=float("nan"))})
     with pytest.raises(ValueError, match="JSON"):
         write_manifest(engine, unwritable)
     assert (engine / MANIFEST).read_bytes() == before
@@ -133,9 +134,14 @@ def test_manifest_of_another_make_is_one_sentence(engine: Path, change: Any, sen
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_broken_manifest_is_one_sentence(engine: Path, content: bytes) -> None:
     (engine / MANIFEST).write_bytes(content)
-    with pytest.raises(ManifestError, match=r"manifest\.json (cannot be read as JSON|is not a JSON object)"):
+    with pytest.raises(
+        ManifestError, match=r"manifest\.json (cannot be read as JSON|is not a JSON object).*the options of the first"
+    ):
         read_manifest(engine)
     assert not is_engine_directory(engine)
+    (engine / "small/rank0").mkdir()
+    (engine / "small/rank0/language.onnx").write_bytes(b"graph")
+    assert is_engine_directory(engine)
 
 
 def test_missing_manifest_is_no_finished_engine(tmp_path: Path) -> None:
@@ -143,6 +149,12 @@ def test_missing_manifest_is_no_finished_engine(tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match=r"manifest\.json is missing, so .* is no finished engine directory"):
             read_manifest(directory)
         assert not is_engine_directory(directory)
+
+
+def test_verified_directory_stays_an_engine_directory(engine: Path) -> None:
+    verify(engine, read_manifest(engine))
+    (engine / MANIFEST).write_bytes(b"{")
+    assert is_engine_directory(engine)
 
 
 def test_is_engine_directory_of_any_version(engine: Path, tmp_path: Path) -> None:
@@ -178,12 +190,26 @@ def test_damage_names_file_component_and_remedy(engine: Path, damage: Any, reaso
         verify(engine, manifest)
     assert "rebuild with build_engines.py" in str(raised.value)
     assert "only that component is rebuilt" in str(raised.value)
+    options = "--precision int8 --max-tokens 513 --max-batch 3 --max-tiles 3 --prune-layers 1,2"
+    assert f"--out {engine} {options} (only" in str(raised.value)
     verify(engine, manifest, components=["large/tokenizer", "large/language/rank0"])
 
 
 def test_unknown_component(engine: Path) -> None:
     with pytest.raises(ManifestError, match="has no component small/language/rank7"):
         verify(engine, read_manifest(engine), components=["small/language/rank7"])
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_engine_without_a_required_component_is_refused(engine: Path, name: str) -> None:
+    edit(engine, lambda content: content["components"].pop(name))
+    with pytest.raises(ManifestError, match=f"has no component {name}; rebuild with .* --precision int8"):
+        verify(engine, read_manifest(engine))
+
+
+def test_other_world_size_is_refused(engine: Path) -> None:
+    with pytest.raises(ManifestError, match="was built for world_size 2, but this version runs 1; rebuild with"):
+        verify(engine, replace(read_manifest(engine), world_size=2))
 
 
 def test_unchanged_files_are_hashed_once(engine: Path, hashed: list[str]) -> None:
@@ -220,7 +246,7 @@ def test_stamp_of_another_manifest_is_not_trusted(engine: Path) -> None:
     files = {**record.files, "small/vision.onnx": FileRecord(5, "0" * 64)}
     changed = replace(manifest, components={"small/vision": replace(record, files=files)})
     with pytest.raises(ManifestError, match="was altered"):
-        verify(engine, changed)
+        verify(engine, changed, components=["small/vision"])
 
 
 def test_full_check_sees_what_the_stamp_hides(engine: Path) -> None:
@@ -266,8 +292,3 @@ def test_read_only_directory_is_verified_without_a_stamp(
     engine.chmod(stat.S_IRWXU)
     assert len(hashed) == 4
     assert not (engine / STAMP).exists()
-
-
-def test_manifest_is_a_value(engine: Path) -> None:
-    assert isinstance(read_manifest(engine), Manifest)
-    assert read_manifest(engine) == read_manifest(engine)

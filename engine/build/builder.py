@@ -11,7 +11,7 @@ import engine
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
-from engine.build.staging import BuildReport, Component, build_components, component_key
+from engine.build.staging import BuildReport, Component, build_components, component_key, refuse_foreign
 from engine.build.targets.onnxruntime import write_engine
 from engine.build.targets.onnxruntime_evaluate import evaluate
 from engine.build.tokenizer import write_tokenizer
@@ -51,6 +51,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             f"precision {build.precision} is built for one rank, not for world_size {build.mapping.world_size}; "
             f"choose precision {Precision.FP32}"
         )
+    refuse_foreign(build.out)
     roles = [
         read_role(build, "small", build.small, (), True, on_progress),
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),

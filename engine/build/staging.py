@@ -86,6 +86,7 @@ def build_components(
     Raises EngineError when another build is writing `out`, `out` is something else, or the disk is full.
     """
     started = time.monotonic()
+    refuse_foreign(out)
     out = out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -97,10 +98,22 @@ def build_components(
                 with suppress(OSError):
                     partial.rmdir()  # only if nothing in it can be resumed
     except OSError as error:
-        raise _explain(error, partial) from error
+        raise _explain(error, out) from error
     cached = tuple(name for name, root in roots.items() if root == out)
     resumed = tuple(name for name in roots if name not in cached and name not in built)
     return BuildReport(cached, resumed, built, time.monotonic() - started, _peak_bytes())
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises EngineError when `out` is no place for an engine; it is asked before anything slow."""
+    try:
+        out = out.resolve()
+        if not out.name or (out.exists() and not out.is_dir()):
+            raise EngineError(f"{out} is {'a file' if out.name else 'the root directory'}; choose another --out")
+        if out.exists() and any(out.iterdir()) and not is_engine_directory(out):
+            raise EngineError(f"{out} is not empty and not an engine directory; choose another --out or empty it first")
+    except OSError as error:
+        raise _explain(error, out) from error
 
 
 def _build_missing(
@@ -113,7 +126,6 @@ def _build_missing(
     """Where the files of each component were found or made, and the names of those made."""
     _put_back(partial / REPLACED, out)
     shutil.rmtree(partial / REPLACED, ignore_errors=True)
-    _refuse_foreign(out)
     previous = _read_previous(out)
     roots: dict[str, Path] = {}
     records: dict[str, ComponentRecord] = {}
@@ -179,13 +191,6 @@ def _locked(out: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
-
-
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise EngineError(f"{out} is a file; choose another --out")
-    if out.exists() and any(out.iterdir()) and not is_engine_directory(out):
-        raise EngineError(f"{out} is not empty and not an engine directory; choose another --out or empty it first")
 
 
 def _read_previous(out: Path) -> Manifest | None:
@@ -279,15 +284,13 @@ def _put_back(replaced: Path, out: Path) -> None:
         replaced.rename(out)
 
 
-def _explain(error: OSError, partial: Path) -> OSError | EngineError:
+def _explain(error: OSError, out: Path) -> EngineError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EngineError(
-            f"the disk of {partial.parent} is full; free some space and run the same command again: what is finished "
-            f"is kept in {partial.name}"
+            f"the disk of {out.parent} is full; free some space and run the same command again: what is finished "
+            f"is kept in .{out.name}.partial"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EBUSY):
-        return EngineError(f"{partial.parent} cannot be written ({error}); choose another --out")
-    return error
+    return EngineError(f"{out} cannot be built ({error}); mend that, or choose another --out")
 
 
 def _peak_bytes() -> int:

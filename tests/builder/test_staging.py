@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,10 +63,10 @@ def tree(directory: Path) -> dict[str, tuple[int, int, bytes]]:
     }
 
 
-def assert_engine(out: Path, text: str = "", names: Iterable[str] = NAMES) -> None:
+def assert_engine(out: Path, text: str = "", names: Collection[str] = NAMES) -> None:
     """Whole, verified from its bytes, of one build, alone in its parent, its files without a second link."""
     manifest = read_manifest(out)
-    verify(out, manifest, full=True)
+    verify(out, manifest, components=names, full=True)
     assert set(manifest.components) == set(names)
     expected = {"manifest.json", STAMP}
     for name in names:
@@ -210,7 +210,7 @@ def test_swap_that_fails_puts_the_old_engine_back(out: Path, monkeypatch: pytest
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse_engine)
-    with pytest.raises(EngineError, match=r"cannot be written .*choose another --out"):
+    with pytest.raises(EngineError, match=r"cannot be built .*choose another --out"):
         build_components(out, components("new"), make_manifest)
     assert tree(out) == before
     monkeypatch.undo()
@@ -258,6 +258,27 @@ def test_file_in_the_place_of_out_is_refused(out: Path) -> None:
     with pytest.raises(EngineError, match="choose another --out"):
         build_components(out / "below", components(), make_manifest)
     assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["/", "/proc/x/y", "x" * 250, "x" * 260])
+def test_impossible_place_is_one_sentence(tmp_path: Path, place: str) -> None:
+    with pytest.raises(EngineError, match="choose another --out") as raised:
+        build_components(tmp_path / place, [component(NAMES[0])], make_manifest)
+    assert str(raised.value).startswith(str(tmp_path / place))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_other_error_of_the_system_is_one_sentence(out: Path) -> None:
+    error = OSError(errno.EIO, "Input/output error", "model.safetensors")
+    with pytest.raises(EngineError, match=f"{out} cannot be built .*Input/output error: 'model.safetensors'"):
+        build_components(out, [component(NAMES[0], build=fail(error))], make_manifest)
+
+
+def test_engine_with_a_cut_off_manifest_is_replaced(out: Path) -> None:
+    build_components(out, components("old"), make_manifest)
+    os.truncate(out / "manifest.json", 100)
+    assert build_components(out, components(), make_manifest).built == NAMES
+    assert_engine(out)
 
 
 def test_empty_directory_and_link_are_filled(tmp_path: Path) -> None:

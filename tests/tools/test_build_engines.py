@@ -188,6 +188,13 @@ def test_a_bad_checkpoint_leaves_no_engine(
     assert not (out.parent / ".engine.lock").exists()
 
 
+def test_a_foreign_directory_is_refused_before_a_checkpoint_is_read(sgl: Callable[..., Run], tmp_path: Path) -> None:
+    out = tmp_path / "engine"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    fails(sgl("build", *options(tmp_path / "no pair", out), "--json"), out, "is not empty and not an engine directory")
+
+
 def test_a_failed_rebuild_leaves_the_engine_as_it_was(
     sgl: Callable[..., Run], build: Callable[..., dict[str, Any]], own_pair: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,29 @@
+"""What to do about an engine directory that cannot be used."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.config import BuildConfig, default_prune_layers
+
+if TYPE_CHECKING:
+    from engine.manifest import Manifest
+
+
+def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
+    """The command that builds the directory again, with the options that made it where its manifest is known."""
+    command = f"rebuild with build_engines.py --small DIR --large DIR --out {directory}"
+    return f"{command} and the options of the first build" if manifest is None else command + _options(manifest)
+
+
+def _options(manifest: "Manifest") -> str:
+    """What was, or may have been, other than the defaults of a build."""
+    large = manifest.models["large"]
+    options = {name: getattr(manifest, name) for name in ("target", "precision", "max_tokens", "max_batch")}
+    options = {name: value for name, value in options.items() if value != getattr(BuildConfig, name)}
+    tiles = {model.config.tiling.max_tiles for model in manifest.models.values()}
+    if len(tiles) == 1:  # both checkpoints' own, or asked for: asking for it makes the same engines
+        options["max_tiles"] = tiles.pop()
+    if large.prune_layers != default_prune_layers(large.config.language.num_layers):
+        options["prune_layers"] = ",".join(map(str, large.prune_layers)) or "0"
+    text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in options.items())
+    return text + " --large-scores" * large.scores

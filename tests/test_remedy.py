@@ -1,0 +1,55 @@
+"""The command that a damaged engine directory asks for makes the same engines again."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from build_engines import add_arguments
+from engine.config import BuildConfig, Precision, default_prune_layers
+from engine.manifest import EngineModel, Manifest
+from engine.remedy import rebuild
+from tests.manifests import example_manifest
+
+COMMAND = "rebuild with build_engines.py --small DIR --large DIR --out pair"
+
+
+def with_tiles(model: EngineModel, max_tiles: int) -> EngineModel:
+    return replace(model, config=replace(model.config, tiling=replace(model.config.tiling, max_tiles=max_tiles)))
+
+
+def plain_manifest() -> Manifest:
+    """Of a build without options; its models' own tilings differ."""
+    manifest = example_manifest({})
+    large = replace(manifest.models["large"], prune_layers=default_prune_layers(3))
+    return replace(
+        manifest,
+        precision=BuildConfig.precision,
+        max_tokens=BuildConfig.max_tokens,
+        max_batch=BuildConfig.max_batch,
+        models={"small": with_tiles(manifest.models["small"], 5), "large": large},
+    )
+
+
+def test_unknown_manifest() -> None:
+    assert rebuild(Path("pair")) == f"{COMMAND} and the options of the first build"
+
+
+def test_defaults_are_left_out() -> None:
+    assert rebuild(Path("pair"), plain_manifest()) == COMMAND
+
+
+def test_no_prune_points_and_scores() -> None:
+    manifest = plain_manifest()
+    manifest.models["large"] = replace(manifest.models["large"], prune_layers=(), scores=True)
+    assert rebuild(Path("pair"), manifest) == f"{COMMAND} --prune-layers 0 --large-scores"
+
+
+def test_command_line_reads_every_option() -> None:
+    manifest = example_manifest({})
+    manifest.models["large"] = replace(manifest.models["large"], scores=True)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(rebuild(Path("pair"), manifest).split()[3:])
+    assert arguments.precision == Precision.INT8
+    assert (arguments.max_tokens, arguments.max_batch, arguments.max_tiles) == (513, 3, 3)
+    assert (arguments.prune_layers, arguments.large_scores) == ((1, 2), True)
