@@ -148,7 +148,8 @@ def test_tome_feeds_the_merged_tokens_in_their_places(
     answer = ask(GuidanceSource.TOME, retention_ratio=0.1, prune_layer=1)
     assert answer.guidance is not None
     assert answer.guidance.prune_layer == 0
-    assert answer.average_retention() == pytest.approx((1 + 9 * 0.1) / 10)
+    assert answer.guidance.retention_ratio == pytest.approx((1 + 9 * 0.1) / 10)
+    assert answer.average_retention() == pytest.approx(answer.num_kept() / answer.visual_tokens)
     assert answer.importance is None
     merged = plain_merge(prompt.features, int(answer.visual_tokens * 0.19 + 1e-9))
     features = prompt.features.copy()
