@@ -143,11 +143,16 @@ def is_engine_directory(directory: Path) -> bool:
 
 
 def verify(
-    directory: Path, manifest: Manifest, *, components: Collection[str] | None = None, full: bool = False
+    directory: Path,
+    manifest: Manifest,
+    *,
+    models: Collection[str] = MODELS,
+    components: Collection[str] | None = None,
+    full: bool = False,
 ) -> None:
     """Raises ManifestError unless every file of these components has the recorded size and SHA-256.
 
-    components: None is all, and asks for those REQUIRED and a world_size that this version runs.
+    components: None is all of these models, and asks for those REQUIRED and a world_size that this version runs.
     Hashes computed earlier are remembered in the directory and trusted while a file's size, time and inode stay the
     same; `full` computes all of them again.
     """
@@ -158,7 +163,9 @@ def verify(
         )
     stamps = {} if full else _read_stamps(directory)
     known = dict(stamps)
-    for name in dict.fromkeys((*REQUIRED, *manifest.components)) if components is None else components:
+    if components is None:
+        components = [name for name in {*REQUIRED, *manifest.components} if name.split("/")[0] in models]
+    for name in sorted(components):
         if name not in manifest.components:
             raise ManifestError(f"{directory / MANIFEST} has no component {name}; {remedy}")
         stamps |= _verify_component(directory, name, manifest.components[name], known, remedy)

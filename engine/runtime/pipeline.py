@@ -49,8 +49,7 @@ class SglPipeline:
         the first question needs it. models: those that this process runs; the files of the other are not needed.
         """
         pipeline = cls(Path(directory), resolve_threads(threads))
-        components = [name for name in pipeline.manifest.components if name.split("/")[0] in models]
-        verify(pipeline.directory, pipeline.manifest, components=components)
+        verify(pipeline.directory, pipeline.manifest, models=models)
         if preload:
             for model in models:
                 getattr(pipeline, model)

@@ -1,5 +1,6 @@
 """Every mistake of a user at `sgl ask` and `sgl info`: one sentence on stderr, exit status 2, nothing written."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,14 @@ def test_altered_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path
 def test_missing_file_of_an_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
     (own_engine / "small" / "vision.onnx").unlink()
     fails(sgl("ask", own_engine, "--image", picture, QUESTION), "small/vision", "missing", "rebuild")
+
+
+def test_engine_without_a_component(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
+    path = own_engine / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["components"]["large/vision"]
+    path.write_text(json.dumps(content))
+    fails(sgl("ask", own_engine, "--image", picture, QUESTION), path, "has no component large/vision", "rebuild")
 
 
 def test_engine_of_another_version(sgl: Callable[..., Run], own_engine: Path) -> None:
