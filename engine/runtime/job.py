@@ -140,6 +140,8 @@ class Job:
         grid = self.grid
         if grid is None or self.small_importance is None or self.guided_by(GuidanceSource.TOME):
             return None
+        if visuals.same_grid(grid):
+            return self.small_importance
         return resample(self.small_importance, grid.boxes, visuals.boxes, grid.images, visuals.images)
 
     def outcome(self, num_layers: int) -> Answer | EngineError:
