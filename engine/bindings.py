@@ -7,8 +7,8 @@ segment i the layers from prune point i on; all layers of a segment share one KV
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.config import LanguageConfig, VisionConfig
 from engine.dims import Limits, Size
+from engine.model_config import LanguageConfig, VisionConfig
 from engine.parallel import Mapping
 
 INPUT_IDS = "input_ids"

@@ -14,8 +14,9 @@ from cattrs.errors import BaseValidationError
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
-from engine.config import ExitConfig, GuidanceConfig, ModelConfig, Precision, Target
+from engine.config import ExitConfig, GuidanceConfig, Precision, Target
 from engine.errors import EngineError, ManifestError
+from engine.model_config import ModelConfig
 from engine.remedy import rebuild
 
 FORMAT_VERSION = 1

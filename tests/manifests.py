@@ -1,21 +1,17 @@
 """An engine directory's manifest to test with; its two models are tiny and of odd sizes."""
 
-from engine.config import (
-    ExitConfig,
-    GuidanceConfig,
+from engine.config import ExitConfig, GuidanceConfig, Precision, ScoreRows, Target
+from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
+from engine.model_config import (
     LanguageConfig,
     ModelConfig,
     Norm,
-    Precision,
     PromptConfig,
     RopeConfig,
     RopeScaling,
-    ScoreRows,
-    Target,
     TilingConfig,
     VisionConfig,
 )
-from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
 
 
 def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").rglob("*.py"))
-BASE = ("config", "dims", "bindings", "manifest", "remedy", "parallel", "errors", "__init__")
+BASE = ("config", "model_config", "dims", "bindings", "manifest", "remedy", "parallel", "errors", "__init__")
 MAY_IMPORT = {
     "base": {"base"},
     "families": {"base", "families"},

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from engine.config import LanguageConfig, VisionConfig
 from engine.errors import ManifestError
 from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest, verify
+from engine.model_config import LanguageConfig, VisionConfig
 from tools.command_line import run_command, size_text
 
 QUANTIZATION = ".quantization.json"

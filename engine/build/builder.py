@@ -17,11 +17,12 @@ from engine.build.targets.onnxruntime_evaluate import evaluate
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ModelConfig, Precision, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
+from engine.model_config import ModelConfig
 
 OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from engine import bindings as names
-from engine.config import LanguageConfig, ModelConfig
 from engine.families import Family
+from engine.model_config import LanguageConfig, ModelConfig
 
 Inputs = dict[str, np.ndarray]
 """By the name of the binding."""

@@ -14,8 +14,8 @@ from engine import bindings as names
 from engine.bindings import language_bindings, segment_of
 from engine.build.graph import declare, finish
 from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, like
-from engine.config import LanguageConfig
 from engine.dims import Limits
+from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
 from engine.plugins.cached_attention import cached_attention
 from engine.plugins.prune_visual_tokens import prune_visual_tokens

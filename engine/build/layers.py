@@ -6,7 +6,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
-from engine.config import Norm
+from engine.model_config import Norm
 from engine.parallel import Mapping
 from engine.plugins.function import DOMAIN
 

@@ -12,8 +12,8 @@ from engine import bindings as names
 from engine.bindings import vision_bindings
 from engine.build.graph import declare, finish
 from engine.build.layers import LayerNorm, Linear, RMSNorm, Weight, norm
-from engine.config import VisionConfig
 from engine.dims import Limits
+from engine.model_config import VisionConfig
 from engine.plugins.full_attention import full_attention
 
 PROJECTOR_EPS = 1e-5

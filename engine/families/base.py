@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from engine.config import ModelConfig
+from engine.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.bindings import past_kv, present_kv, segment_of
-from engine.config import LanguageConfig
+from engine.model_config import LanguageConfig
 from engine.runtime.executor import Executor
 
 

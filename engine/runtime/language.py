@@ -10,7 +10,7 @@ import numpy as np
 
 from engine import bindings as names
 from engine.bindings import segment_of
-from engine.config import LanguageConfig
+from engine.model_config import LanguageConfig
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.rope import RopeTable

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.config import ModelConfig
 from engine.errors import RequestError
 from engine.families import Tiles, by_name
 from engine.manifest import Manifest
+from engine.model_config import ModelConfig
 from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel, PromptTokens
 from engine.runtime.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from engine.config import RopeConfig, RopeScaling
+from engine.model_config import RopeConfig, RopeScaling
 
 
 class RopeTable:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.bindings import PIXEL_VALUES, VISUAL_FEATURES
-from engine.config import VisionConfig
+from engine.model_config import VisionConfig
 from engine.runtime.executor import Executor
 
 TILES_PER_CALL = 1

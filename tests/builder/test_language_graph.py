@@ -8,10 +8,11 @@ import pytest
 from engine.bindings import language_bindings
 from engine.build.language import language_graph
 from engine.build.weights import parameters
-from engine.config import LanguageConfig, RopeConfig, default_prune_layers
+from engine.config import default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import by_name
+from engine.model_config import LanguageConfig, RopeConfig
 from engine.parallel import Mapping
 from tests.families.fixtures import SIZES, published, read_size, write_config
 

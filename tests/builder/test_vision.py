@@ -18,9 +18,9 @@ from engine.bindings import PIXEL_VALUES, VISUAL_FEATURES
 from engine.build.graph import IR_VERSION
 from engine.build.vision import pixel_shuffle, vision_graph
 from engine.build.weights import parameters
-from engine.config import Norm, VisionConfig
 from engine.dims import Limits
 from engine.families import internvl2
+from engine.model_config import Norm, VisionConfig
 from engine.plugins.function import OPSET
 from tests.families.fixtures import SIZES, published, read_size
 from tests.tolerance import TOLERANCE

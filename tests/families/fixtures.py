@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.config import ModelConfig
 from engine.families import internvl2
+from engine.model_config import ModelConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 SIZES = ("1b", "2b", "4b", "8b", "26b", "40b", "76b")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import ModelConfig, Norm, RopeScaling
 from engine.errors import CheckpointError
 from engine.families import family_of, internvl2
+from engine.model_config import ModelConfig, Norm, RopeScaling
 from tests.families.fixtures import SIZES, published, read_size, write_config
 
 # layers, hidden size, heads, KV heads, head dimension of the language model; layers, hidden size of the vision model

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import ModelConfig, PromptConfig
 from engine.errors import RequestError
 from engine.families.internvl2 import render_prompt
+from engine.model_config import ModelConfig, PromptConfig
 from tests.families.fixtures import read_size
 
 SYSTEM = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"

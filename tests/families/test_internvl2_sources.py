@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from engine.config import ModelConfig
 from engine.errors import CheckpointError
 from engine.families import Source, internvl2
+from engine.model_config import ModelConfig
 from tests.families.fixtures import SIZES, published, read_size, write_config
 from tools.make_random_pair import SMALL
 from tools.random_checkpoint import tensor_shapes

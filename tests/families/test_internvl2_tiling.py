@@ -15,9 +15,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.modeling_internvl import InternVLModel
 
-from engine.config import ModelConfig, TilingConfig
 from engine.errors import ImageError
 from engine.families.internvl2.tiling import MEAN, STD, split_tiles, token_boxes
+from engine.model_config import ModelConfig, TilingConfig
 from tests.families.fixtures import read_size
 
 SIDE = st.integers(1, 300)

@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from engine.config import RopeConfig, RopeScaling
+from engine.model_config import RopeConfig, RopeScaling
 from engine.runtime.rope import RopeTable
 
 THETA = 10000.0

@@ -13,8 +13,9 @@ from engine.build.language import language_graph
 from engine.build.targets.onnxruntime import write_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ModelConfig, Precision
+from engine.config import BuildConfig, Precision
 from engine.families import family_of
+from engine.model_config import ModelConfig
 from tools.benchmark.runners import LanguageEngine, VisionEngine
 from tools.benchmark.sizes import SEED, Published
 from tools.random_checkpoint import write_checkpoint, write_tokenizer

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, GuidanceConfig, LanguageConfig, SamplingConfig, ScoreRows, VisionConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
+from engine.model_config import LanguageConfig, VisionConfig
 from engine.runtime.answer import Answer
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 from engine.runtime.guidance import score_rows

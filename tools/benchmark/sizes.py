@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.config import ModelConfig
+from engine.model_config import ModelConfig
 from engine.runtime.language import PromptTokens
 from tools.make_random_pair import LARGE, SMALL
 

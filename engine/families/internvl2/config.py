@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig, VisionConfig
 from engine.families.internvl2.fields import Fields
 from engine.families.internvl2.prompt import TEMPLATES
 from engine.families.internvl2.rope import read_rope
 from engine.families.internvl2.sources import Layout, read_layout
+from engine.model_config import LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig, VisionConfig
 
 
 def recognises(config: Mapping[str, Any]) -> bool:

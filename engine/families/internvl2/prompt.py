@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.config import ModelConfig
 from engine.errors import RequestError
 from engine.families.base import Prompt
+from engine.model_config import ModelConfig
 
 PICTURE = "<image>"
 IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"

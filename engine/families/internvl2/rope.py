@@ -1,7 +1,7 @@
 """Published rotary embedding settings -> RopeConfig."""
 
-from engine.config import RopeConfig, RopeScaling
 from engine.families.internvl2.fields import Fields
+from engine.model_config import RopeConfig, RopeScaling
 
 SCALINGS = {
     "default": RopeScaling.NONE,

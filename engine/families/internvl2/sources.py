@@ -4,10 +4,10 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
-from engine.config import LanguageConfig, ModelConfig, Norm
 from engine.errors import CheckpointError
 from engine.families.base import Source
 from engine.families.internvl2.fields import Fields
+from engine.model_config import LanguageConfig, ModelConfig, Norm
 
 
 class Layout(StrEnum):

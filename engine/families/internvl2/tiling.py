@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from engine.config import ModelConfig, TilingConfig
 from engine.errors import ImageError
 from engine.families.base import Tiles
+from engine.model_config import ModelConfig, TilingConfig
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
