@@ -9,15 +9,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tools.miniature.model import LanguageModel, VisionModel
+from tools.miniature.scenes import TILE, TILES
 from tools.miniature.vocabulary import make_tokenizer, write_tokenizer
 
 COMMON: dict[str, Any] = {
     "architectures": ["InternVLChatModel"],
     "downsample_ratio": 0.5,
     "dynamic_image_size": True,
-    "force_image_size": 112,
-    "max_dynamic_patch": 4,
-    "min_dynamic_patch": 4,
+    "force_image_size": TILE,
+    "max_dynamic_patch": TILES**2,
+    "min_dynamic_patch": TILES**2,
     "model_type": "internvl_chat",
     "ps_version": "v2",
     "select_layer": -1,
@@ -29,7 +30,7 @@ COMMON: dict[str, Any] = {
 VISION: dict[str, Any] = {
     "architectures": ["InternVisionModel"],
     "hidden_act": "gelu",
-    "image_size": 112,
+    "image_size": TILE,
     "layer_norm_eps": 1e-6,
     "model_type": "intern_vit_6b",
     "norm_type": "layer_norm",
@@ -69,7 +70,7 @@ def make_config(vision: tuple[int, int, int], language: tuple[int, int, int]) ->
 
 CONFIGS = {
     "small": make_config(vision=(64, 3, 2), language=(96, 4, 3)),
-    "large": make_config(vision=(96, 4, 3), language=(128, 10, 4)),
+    "large": make_config(vision=(96, 4, 3), language=(128, 16, 4)),
 }
 
 

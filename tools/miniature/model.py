@@ -202,8 +202,8 @@ class Decoder(nn.Module):
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         angles = (positions[:, None, :, None] * self.frequencies).repeat(1, 1, 1, 2)
-        cosine, sine = angles.cos(), angles.sin()
-        bias = torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        cosine, sine = angles.cos().to(embeds.dtype), angles.sin().to(embeds.dtype)
+        bias = torch.zeros(mask.shape, dtype=embeds.dtype).masked_fill_(~mask, float("-inf"))
         for layer in self.layers:
             embeds = layer(embeds, cosine, sine, bias)
         return self.norm(embeds)
