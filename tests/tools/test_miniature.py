@@ -40,7 +40,7 @@ from tools.miniature.questions import (
     score,
 )
 from tools.miniature.scenes import CELL, COLOURS, SIDE, TILE, TILES, Split, draw, make_crowd, make_scene
-from tools.miniature.train import LANGUAGE_SEEDS, RECIPES, RUNS, SCENES, Stage
+from tools.miniature.train import LANGUAGE_SEEDS, RECIPES, RUNS, SCENES, Stage, Steps
 from tools.miniature.vocabulary import COUNTS
 from tools.random_checkpoint import tensor_shapes
 from tools.train_miniature import main
@@ -100,7 +100,8 @@ def test_an_answer_follows_from_the_scene(kind: Kind) -> None:
         numbers = {str(item.number): item for item in items}
         match question.kind:
             case Kind.NUMBER:
-                assert [words[-2], words[-1]] == [numbers[question.answer].colour, numbers[question.answer].shape]
+                told = [item for item in items if [item.colour, item.shape][: len(words) - 2] == words[2:]]
+                assert told == [numbers[question.answer]]
             case Kind.COLOUR | Kind.SHAPE:
                 assert question.answer == getattr(numbers[words[-1]], kind)
             case Kind.LOCATE:
@@ -285,7 +286,7 @@ def test_steps_learn() -> None:
 
 def test_a_stage_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     def stage() -> Stage:
-        return Stage(tmp_path / "stage.pt", torch.nn.ModuleList([torch.nn.Linear(3, 2)]), rate=0.1, total=9)
+        return Stage(tmp_path / "stage.pt", torch.nn.ModuleList([torch.nn.Linear(3, 2)]), Steps(9, 0.1))
 
     def step(stage: Stage) -> None:
         stage.optimiser.step(stage.modules[0](torch.ones(3, dtype=torch.bfloat16)).square().sum())
@@ -315,8 +316,8 @@ def test_small_steps_add_up() -> None:
 def test_the_command_trains_and_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps of both stages; run again, it finds nothing left to do."""
-    recipe = replace(RECIPES["small"], vision_steps=2, language_steps=2, gallery=8)
+    """Two steps of every stage; run again, it finds nothing left to do."""
+    recipe = replace(RECIPES["small"], vision=Steps(2, 1e-3), shallow=Steps(2, 1e-3), language=Steps(2, 1e-3), gallery=8)
     monkeypatch.setitem(RECIPES, "small", recipe)
     monkeypatch.setitem(CONFIGS, "small", TINY)
     monkeypatch.setattr("tools.train_miniature.VALIDATION", 6)

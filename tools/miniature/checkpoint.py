@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tools.miniature.model import LanguageModel, VisionModel
+from tools.miniature.model import LanguageModel, VisionModel, idle_layer
 from tools.miniature.scenes import TILE, TILES
 from tools.miniature.vocabulary import make_tokenizer, write_tokenizer
 
@@ -74,6 +74,12 @@ CONFIGS = {
 }
 
 
+def half_as_deep(config: dict[str, Any]) -> dict[str, Any]:
+    """The same with half of the language model's layers."""
+    language = config["llm_config"]
+    return config | {"llm_config": language | {"num_hidden_layers": language["num_hidden_layers"] // 2}}
+
+
 class Miniature(nn.Module):
     """Both halves of one model."""
 
@@ -82,6 +88,12 @@ class Miniature(nn.Module):
         self.config = config
         self.vision_model = VisionModel(config["vision_config"], config["llm_config"]["hidden_size"])
         self.language_model = LanguageModel(config["llm_config"])
+
+    def deepen(self, config: dict[str, Any]) -> None:
+        """Become as deep as `config`: every layer gets one behind it that does nothing yet."""
+        self.config = config
+        layers = [layer for old in self.language_model.model.layers for layer in (old, idle_layer(config["llm_config"]))]
+        self.language_model.model.layers = nn.ModuleList(layers)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """bfloat16, by their published names."""

@@ -27,7 +27,7 @@ QUESTIONS = 16
 """About each scene."""
 CHUNK = 20
 """Scenes that are encoded together."""
-WEIGHTS = {Kind.NUMBER: 3, Kind.COLOUR: 2, Kind.SHAPE: 2, Kind.LOCATE: 3, Kind.COMPARE: 3, Kind.COUNT: 3}
+WEIGHTS = {Kind.NUMBER: 5, Kind.COLOUR: 1, Kind.SHAPE: 1, Kind.LOCATE: 2, Kind.COMPARE: 2, Kind.COUNT: 5}
 """How often a kind is asked in training."""
 IGNORED = -100
 

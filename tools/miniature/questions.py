@@ -19,7 +19,7 @@ ENOUGH_OVERLAP = 0.5
 
 class Kind(StrEnum):
     NUMBER = "number"
-    """Read the number on one object."""
+    """Read the number on one object, told by colour and shape, or by its colour if no other has it."""
     COLOUR = "colour"
     SHAPE = "shape"
     LOCATE = "locate"
@@ -42,6 +42,10 @@ def ask(kind: Kind, items: tuple[Item, ...], rng: np.random.Generator) -> Questi
     item = items[rng.integers(len(items))]
     match kind:
         case Kind.NUMBER:
+            lonely = [one for one in items if sum(other.colour == one.colour for other in items) == 1]
+            if lonely and not rng.integers(3):
+                item = lonely[rng.integers(len(lonely))]
+                return Question(kind, f"Number on {item.colour}?", str(item.number))
             return Question(kind, f"Number on {item.colour} {item.shape}?", str(item.number))
         case Kind.COLOUR:
             return Question(kind, f"Colour of {item.number}?", item.colour)
