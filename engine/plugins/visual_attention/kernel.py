@@ -21,6 +21,9 @@ import triton.language as tl
 
 from engine.plugins.compile import Kernel
 
+Size = Any
+"""An integer, or a symbol for one that knows the same arithmetic."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -86,10 +89,28 @@ def combine_splits_kernel(heads: Heads) -> Kernel:
     return Kernel(combine_splits, types, heads.constants() | {"BLOCK_SPLITS": COMBINED_SPLITS}, num_warps=4)
 
 
-def receive_kernel(heads: Heads, tile: Tile = RECEIVE) -> Kernel:
+def receive_kernel(heads: Heads) -> Kernel:
     """T: of query and keys."""
     types = ("*T", "*T", "*i32", "*fp32", "*i64", "*fp32", "*i64", "i32", "i32", "i32", "i32", "*fp32")
-    return _tiled(receive, types, heads, tile)
+    return _tiled(receive, types, heads, RECEIVE)
+
+
+def num_splits(sequence: Size, cache: Size) -> Size:
+    """S, T -> P of attend: one row has too few programs to read a long cache, so several share it."""
+    return (sequence == 1) * (_ceil_div(cache, SPLIT_KEYS) - 1) + 1
+
+
+def attend_grid(heads: Heads, tile: Tile, batch: Size, sequence: Size, cache: Size) -> tuple[Size, Size, Size]:
+    tiles = _ceil_div(sequence * heads.group(), tile.rows)
+    return tiles * num_splits(sequence, cache), heads.num_kv_heads, batch
+
+
+def receive_grid(heads: Heads, batch: Size, visual: Size) -> tuple[Size, Size, Size]:
+    return _ceil_div(visual, RECEIVE.rows), heads.num_kv_heads, batch
+
+
+def _ceil_div(a: Size, b: int) -> Size:
+    return (a + (b - 1)) // b
 
 
 def _tiled(function: Any, types: Sequence[str], heads: Heads, tile: Tile) -> Kernel:
@@ -124,7 +145,7 @@ def attend(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Grid (ceil(S*GROUP / BLOCK_ROWS) * P, Hkv, B). Rows past a request's end see all of its keys."""
+    """Grid: `attend_grid`. Rows past a request's end see all of its keys."""
     # Later rows see more keys and come first, so that no long program starts last.
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     split = program % splits
@@ -272,7 +293,7 @@ def receive(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Grid (ceil(V / BLOCK_ROWS), Hkv, B)."""
+    """Grid: `receive_grid`."""
     kv_head = tl.program_id(1)
     request = tl.program_id(2)
     past = tl.load(past_length + request)

@@ -7,13 +7,14 @@ import torch
 from engine.plugins.compile import CAPABILITIES
 from engine.plugins.visual_attention.kernel import (
     DECODE,
-    RECEIVE,
-    SPLIT_KEYS,
     Heads,
     Tile,
+    attend_grid,
     attend_kernel,
     combine_splits_kernel,
+    num_splits,
     prefill_tile,
+    receive_grid,
     receive_kernel,
 )
 
@@ -60,9 +61,9 @@ def attend(
     """
     heads = heads_of(query, key_cache)
     (batch, sequence, _), cache = query.shape, key_cache.shape[2]
-    rows = sequence * heads.group()
-    tile = tile or (DECODE if rows <= DECODE.rows else prefill_tile(capability(query.device)))
-    splits = ceil_div(cache, SPLIT_KEYS) if sequence == 1 else 1
+    is_small = sequence * heads.group() <= DECODE.rows
+    tile = tile or (DECODE if is_small else prefill_tile(capability(query.device)))
+    splits = num_splits(sequence, cache)
 
     def statistics(*shape: int) -> torch.Tensor:
         return query.new_empty(shape, dtype=torch.float32)
@@ -71,7 +72,7 @@ def attend(
     parts = (batch, heads.num_kv_heads, splits, heads.group()) if splits > 1 else (1,)
     split_output, split_log_sum_exp = statistics(*parts, heads.head_dim), statistics(*parts)
     attend_kernel(heads, tile).launch(
-        (ceil_div(rows, tile.rows) * splits, heads.num_kv_heads, batch),
+        attend_grid(heads, tile, batch, sequence, cache),
         query, key_cache, value_cache, past, kv_length, sequence, cache, splits,
         output, log_sum_exp, split_output, split_log_sum_exp,
     )  # fmt: skip
@@ -97,7 +98,7 @@ def receive(
     (batch, sequence, _), scored, visual = query.shape, score_row.shape[1], visual_column.shape[1]
     received = score_weight.new_empty(batch, heads.num_kv_heads, visual)
     receive_kernel(heads).launch(
-        (ceil_div(visual, RECEIVE.rows), heads.num_kv_heads, batch),
+        receive_grid(heads, batch, visual),
         query, key_cache, past, attended.log_sum_exp, score_row, score_weight, visual_column,
         sequence, key_cache.shape[2], scored, visual, received,
     )  # fmt: skip
@@ -116,7 +117,3 @@ def capability(device: torch.device) -> int:
         return CAPABILITIES[0]
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)

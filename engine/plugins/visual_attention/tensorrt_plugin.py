@@ -10,12 +10,13 @@ from engine.plugins.function import DOMAIN
 from engine.plugins.tensorrt_plugin import FLOAT, Compiled, combinations, compiled
 from engine.plugins.visual_attention.kernel import (
     DECODE,
-    RECEIVE,
-    SPLIT_KEYS,
     Heads,
+    attend_grid,
     attend_kernel,
     combine_splits_kernel,
+    num_splits,
     prefill_tile,
+    receive_grid,
     receive_kernel,
 )
 
@@ -44,8 +45,8 @@ def _register_attend(capability: int, lazy_register: bool) -> None:
         head_dim: int,
     ) -> tuple[TensorDesc, TensorDesc, TensorDesc, TensorDesc]:
         """[B,S,H*D], [B,Hkv,T,D] x2, int32 [B] x2 -> [B,S,H*D], [B,H,S], [B,Hkv,P,G,D], [B,Hkv,P,G]: see the kernel."""
-        batch, sequence, _ = query.shape_expr
-        parts = (batch, num_kv_heads, splits(query, key_cache), num_heads // num_kv_heads)
+        (batch, sequence, _), (_, _, cache, _) = query.shape_expr, key_cache.shape_expr
+        parts = (batch, num_kv_heads, num_splits(sequence, cache), num_heads // num_kv_heads)
         return (
             query.like(),
             trtp.from_shape_expr((batch, num_heads, sequence), FLOAT),
@@ -78,10 +79,9 @@ def _register_attend(capability: int, lazy_register: bool) -> None:
         tactic: int,
     ) -> Compiled:
         heads, tile = Heads(num_heads, num_kv_heads, head_dim), tactics[tactic]
-        batch, sequence, _ = query.shape_expr
-        parts = splits(query, key_cache)
-        grid = (trtp.cdiv(sequence * heads.group(), tile.rows) * parts, num_kv_heads, batch)
-        sizes = (sequence, key_cache.shape_expr[2], parts)
+        (batch, sequence, _), (_, _, cache, _) = query.shape_expr, key_cache.shape_expr
+        grid = attend_grid(heads, tile, batch, sequence, cache)
+        sizes = (sequence, cache, num_splits(sequence, cache))
         return compiled(attend_kernel(heads, tile), {"T": query}, capability, grid, sizes)
 
 
@@ -153,14 +153,8 @@ def _register_receive(capability: int, lazy_register: bool) -> None:
         outputs: tuple[TensorDesc],
         tactic: int,
     ) -> Compiled:
-        (batch, sequence, _), (_, visual) = query.shape_expr, visual_column.shape_expr
-        grid = (trtp.cdiv(visual, RECEIVE.rows), num_kv_heads, batch)
-        sizes = (sequence, key_cache.shape_expr[2], score_row.shape_expr[1], visual)
-        kernel = receive_kernel(Heads(num_heads, num_kv_heads, head_dim))
-        return compiled(kernel, {"T": query}, capability, grid, sizes)
-
-
-def splits(query: TensorDesc, key_cache: TensorDesc) -> trtp.ShapeExpr:
-    """[B,S,H*D], [B,Hkv,T,D] -> P: parts of the cache that are attended side by side, 1 if there are several rows."""
-    is_one_row = query.shape_expr[1] == 1
-    return is_one_row * (trtp.cdiv(key_cache.shape_expr[2], SPLIT_KEYS) - 1) + 1
+        heads = Heads(num_heads, num_kv_heads, head_dim)
+        (batch, sequence, _), (_, _, cache, _) = query.shape_expr, key_cache.shape_expr
+        scored, visual = score_row.shape_expr[1], visual_column.shape_expr[1]
+        grid, sizes = receive_grid(heads, batch, visual), (sequence, cache, scored, visual)
+        return compiled(receive_kernel(heads), {"T": query}, capability, grid, sizes)
