@@ -29,6 +29,7 @@ ONLY_IN = {
         "engine/plugins/tensorrt*.py",
         "engine/runtime/executor_tensorrt*.py",
     ),
+    "tensorrt_rtx_bindings": ("engine/build/targets/tensorrt_library.py", "engine/runtime/executor_tensorrt*.py"),
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": ("engine/build/*", "engine/plugins/*"),
     "onnxscript": ("engine/build/*", "engine/plugins/*"),
@@ -96,6 +97,7 @@ def test_every_module_lies_in_a_known_room() -> None:
         ("engine/runtime/guidance.py", "import triton.language as tl"),
         ("engine/build/weights.py", "from transformers.models import auto"),
         ("engine/build/targets/onnxruntime.py", "import tensorrt"),
+        ("engine/build/targets/tensorrt_plan.py", "import tensorrt_rtx_bindings"),
         ("engine/config.py", "from tools.command_line import positive"),
     ],
 )
