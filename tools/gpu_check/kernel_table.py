@@ -12,8 +12,8 @@ TEXT = """# Kernels
 
 Written by `python -m tools.gpu_check.kernel_table`: the Triton kernels of the plugins, compiled for every supported GPU
 at the dimensions of InternVL2-2B's language model ({heads} heads, {kv_heads} KV heads, head size {dim}, hidden size
-{width}, bf16). A cell is registers per thread × threads of a block / KiB of shared memory, and bytes of spilled registers
-if there are any. PTX {version}; compiled by Triton {triton}; nothing here was run on a GPU.
+{width}, bf16). A cell is registers per thread × threads of a block / KiB of shared memory, and bytes of spilled
+registers if there are any. PTX {version}; compiled by Triton {triton}; nothing here was run on a GPU.
 
 | kernel | {columns} |
 |---|{rule}
