@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import triton
 
 from engine.plugins.compile import CAPABILITIES, PTX_VERSION, usage
 from tools.command_line import run_command
@@ -35,11 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(lambda: write_table(arguments.out))
 
 
-def write_table(path: Path) -> None:
-    import triton
-
-    names = list(kernels(CAPABILITIES[0]))
-    rows = [f"| {name} | " + " | ".join(cell(name, capability) for capability in CAPABILITIES) + " |" for name in names]
+def write_table(path: Path, capabilities: Sequence[int] = CAPABILITIES) -> None:
+    names = list(kernels(capabilities[0]))
+    rows = [f"| {name} | {' | '.join(cell(name, capability) for capability in capabilities)} |" for name in names]
     text = TEXT.format(
         heads=HEADS.num_heads,
         kv_heads=HEADS.num_kv_heads,
@@ -47,12 +48,12 @@ def write_table(path: Path) -> None:
         width=WIDTH,
         version=PTX_VERSION / 10,
         triton=triton.__version__,
-        columns=" | ".join(f"sm_{capability}" for capability in CAPABILITIES),
-        rule="---|" * len(CAPABILITIES),
+        columns=" | ".join(f"sm_{capability}" for capability in capabilities),
+        rule="---|" * len(capabilities),
         rows="\n".join(rows),
     )
     path.write_text(text, encoding="utf-8")
-    print(f"{path}: {len(names)} kernels on {len(CAPABILITIES)} architectures")
+    print(f"{path}: {len(names)} kernels on {len(capabilities)} architectures")
 
 
 def cell(name: str, capability: int) -> str:
