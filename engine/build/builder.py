@@ -149,8 +149,7 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
 
 def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
     """The ranges that the engines of one model are built for."""
-    thumbnail = int(config.tiling.thumbnail)
-    return Limits(build.max_tokens, build.max_batch, config.tiling.max_tiles + thumbnail)
+    return Limits(build.max_tokens, build.max_batch, config.tiling.most_tiles())
 
 
 def code_fingerprint() -> str:

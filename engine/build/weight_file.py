@@ -38,11 +38,11 @@ class WeightFile:
         """Append any dtype of whole bytes; the result is the initializer's value, readable once the file is closed."""
         dtype = ir.DataType.from_numpy(array.dtype)
         assert dtype.bitwidth == 8 * array.itemsize, f"{name}: pack {dtype} into bytes first"
-        alignment = LARGE_ALIGNMENT if array.nbytes >= LARGE_BYTES else SMALL_ALIGNMENT
         offset = 0  # of an empty tensor, because ONNX Runtime refuses to read nothing at the end of the file
         if array.size:
-            self._file.write(bytes(-self._file.tell() % alignment))
-            offset = self._file.tell()
+            end = self._file.tell()
+            offset = place(end, array.nbytes)
+            self._file.write(bytes(offset - end))
             self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return ir.ExternalTensor(
             self.path.name,
@@ -53,3 +53,9 @@ class WeightFile:
             name=name,
             base_dir=self.path.parent,
         )
+
+
+def place(end: int, size: int) -> int:
+    """Where the next tensor of `size` bytes starts in a file that ends at `end`."""
+    alignment = LARGE_ALIGNMENT if size >= LARGE_BYTES else SMALL_ALIGNMENT
+    return end + -end % alignment
