@@ -129,8 +129,8 @@ def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> Gui
     return replace(
         read_pruning(arguments, default),
         source=GuidanceSource(arguments.guidance or default.source),
-        rows=ScoreRows(arguments.score_rows or default.rows),
-        layers=default.layers if arguments.score_layers is None else arguments.score_layers,
+        score_rows=ScoreRows(arguments.score_rows or default.score_rows),
+        score_layers=default.score_layers if arguments.score_layers is None else arguments.score_layers,
     )
 
 
