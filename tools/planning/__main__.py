@@ -1,16 +1,15 @@
 """Plan every published size and write docs/plan.md."""
 
-import argparse
 import sys
 from pathlib import Path
 
 from tools.build_progress import build_progress
-from tools.command_line import run_command
+from tools.command_line import CommandParser, run_command
 from tools.planning.markdown import plan_markdown
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.planning", description=__doc__)
+    parser = CommandParser(prog="python -m tools.planning", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/plan.md"), help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
 
