@@ -196,11 +196,10 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
 
 def limits_of(build: BuildConfig, role: Role) -> Limits:
     """The ranges that the engines of one model are built for."""
-    tiling = role.config.tiling
     return Limits(
         build.max_tokens,
         build.max_batch,
-        tiling.max_tiles + int(tiling.thumbnail),
+        role.config.tiling.most_tiles(),
         planned=build.target.plans_memory(),
         max_kept_tokens=build.max_kept_tokens if role.prune_layers else None,
     )
