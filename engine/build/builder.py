@@ -72,6 +72,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             max_batch=build.max_batch,
             world_size=build.mapping.world_size,
             versions=versions,
+            max_kept_tokens=build.max_kept_tokens,
             gpu=compiler.gpu(),
             models={
                 role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
@@ -112,46 +113,55 @@ def read_role(
 
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
-    limits = limits_of(build, role.config)
-    directory = role.checkpoint.directory
-    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    rank = f"rank{build.mapping.rank}"
 
     def key(part: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
         return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        write_tokenizer(directory, out)
+        write_tokenizer(role.checkpoint.directory, out)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
-        config = role.config.vision
-        part = Part(
-            vision_graph(config, limits, lowering, dtype),
-            vision_bindings(config, limits, dtype),
-            WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
-            lambda: vision_inputs(role.family, role.config),
-            build.out / role.name,
-        )
-        compiler.write(part, out, "vision", on_progress)
+        compiler.write(vision_part(build, role), out, "vision", on_progress)
 
     def build_language(out: Path, on_progress: Callable[[float], None]) -> None:
-        rank = f"rank{build.mapping.rank}"
-        settings = role.config.language, limits, role.prune_layers, role.scores, build.mapping
-        part = Part(
-            language_graph(*settings, lowering, dtype),
-            language_bindings(*settings, dtype),
-            WeightReader(role.checkpoint, role.family.language_sources(role.config, directory)),
-            lambda: language_calibration(role, limits),
-            build.out / role.name / rank,
-        )
         (out / rank).mkdir()
-        compiler.write(part, out / rank, "language", on_progress)
+        compiler.write(language_part(build, role), out / rank, "language", on_progress)
 
+    limits = limits_of(build, role)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
     yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
-    yield Component(f"{role.name}/language/rank{build.mapping.rank}", language_key, build_language)
+    yield Component(f"{role.name}/language/{rank}", language_key, build_language)
+
+
+def vision_part(build: BuildConfig, role: Role) -> Part:
+    """One model's vision engine, declared for the wanted target and precision."""
+    settings = role.config.vision, limits_of(build, role)
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        vision_graph(*settings, lowering, dtype),
+        vision_bindings(*settings, dtype),
+        WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
+        lambda: vision_inputs(role.family, role.config),
+        build.out / role.name,
+    )
+
+
+def language_part(build: BuildConfig, role: Role) -> Part:
+    """One model's language engine of one rank, declared for the wanted target and precision."""
+    limits = limits_of(build, role)
+    settings = role.config.language, limits, role.prune_layers, role.scores, build.mapping
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        language_graph(*settings, lowering, dtype),
+        language_bindings(*settings, dtype),
+        WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.directory)),
+        lambda: language_calibration(role, limits),
+        build.out / role.name / f"rank{build.mapping.rank}",
+    )
 
 
 def open_compiler(build: BuildConfig) -> Compiler:
@@ -160,6 +170,12 @@ def open_compiler(build: BuildConfig) -> Compiler:
     if precision not in target.precisions():
         raise EngineError(
             f"target {target} is not built in precision {precision}; choose {' or '.join(target.precisions())}"
+        )
+    kept = build.max_kept_tokens
+    if kept is not None and not (target.plans_memory() and 0 < kept <= build.max_tokens):
+        raise EngineError(
+            f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
+            f"most max_tokens {build.max_tokens}; leave it out or choose less"
         )
     if target is Target.ONNXRUNTIME:
         if precision is Precision.INT8 and build.mapping.world_size > 1:
@@ -178,10 +194,15 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
     return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
 
 
-def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
+def limits_of(build: BuildConfig, role: Role) -> Limits:
     """The ranges that the engines of one model are built for."""
-    planned = build.target is not Target.ONNXRUNTIME
-    return Limits(build.max_tokens, build.max_batch, config.tiling.most_tiles(), planned)
+    return Limits(
+        build.max_tokens,
+        build.max_batch,
+        role.config.tiling.most_tiles(),
+        planned=build.target.plans_memory(),
+        max_kept_tokens=build.max_kept_tokens if role.prune_layers else None,
+    )
 
 
 def code_fingerprint() -> str:
