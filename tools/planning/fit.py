@@ -73,18 +73,18 @@ def _refusal(plan: PairPlan, workload: Workload, budget: int) -> str:
 def _remedies(config: PlanConfig, workload: Workload, budget: int) -> Iterator[str]:
     """The next world size that fits, and the next smaller precision that does."""
 
-    def fits(**changes: object) -> bool:
+    def fits(changed: PlanConfig) -> bool:
         try:
-            return PairPlan(replace(config, **changes)).memory(workload, rank=0).total() <= budget
+            return PairPlan(changed).memory(workload, rank=0).total() <= budget
         except EngineError:
             return False  # cannot be split so
 
     for world_size in WORLD_SIZES:
-        if world_size > config.world_size and fits(world_size=world_size):
+        if world_size > config.world_size and fits(replace(config, world_size=world_size)):
             yield f"--tp {world_size}"
             break
     bits = {precision: storage.matrix for precision, storage in STORAGE[config.target].items()}
     for precision in bits:
-        if bits[precision] < bits[config.precision] and fits(precision=precision):
+        if bits[precision] < bits[config.precision] and fits(replace(config, precision=precision)):
             yield f"--precision {precision}"
             break

@@ -69,8 +69,8 @@ def plan_markdown(on_progress: OnProgress) -> str:
 
 
 def _memory(on_progress: OnProgress) -> str:
-    head = ("size", "GPUs", "language", "vision", "KV below K", "KV from K on", "activations", "rank 0")
-    head += ("at once", "context", "prompt", "token")
+    head = ["size", "GPUs", "language", "vision", "KV below K", "KV from K on", "activations", "rank 0"]
+    head += ["at once", "context", "prompt", "token"]
     rows: list[Row] = []
     for name in published_names():
         for index, world_size in enumerate(WORLD_SIZES):
@@ -101,8 +101,8 @@ def _fit_cells(plan: PairPlan) -> Row:
 
 
 def _latency(on_progress: OnProgress) -> str:
-    head = ("GPUs", "weights", "answer", "alone", *(f"{value:.0%}" for value in RETENTIONS))
-    head += (f"{RETENTIONS[0]:.0%}, {EXITED:.0%} exit",)
+    head = ["GPUs", "weights", "answer", "alone", *(f"{value:.0%}" for value in RETENTIONS)]
+    head.append(f"{RETENTIONS[0]:.0%}, {EXITED:.0%} exit")
     settings = [(world_size, precision) for world_size in WORLD_SIZES[1:] for precision in ("bf16", "int8", "int4")]
     rows: list[Row] = []
     for index, (world_size, precision) in enumerate(settings):
