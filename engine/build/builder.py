@@ -27,6 +27,7 @@ from engine.model_config import ModelConfig
 OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
 """Packages whose version decides what a build yields."""
+TOKENIZER = "/tokenizer"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
     components = [component for role in roles for component in role_components(build, role)]
+    # Tokenizers first: what is wrong with one of them shows before hours of weights.
+    components.sort(key=lambda component: not component.name.endswith(TOKENIZER))
 
     def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
         return Manifest(
@@ -102,9 +105,23 @@ def read_role(
     for point in points:
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    if build.max_tokens <= picture:
+        raise EngineError(
+            f"max_tokens {build.max_tokens} has no room for a question beside the {picture} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more"
+        )
     checkpoint = Checkpoint(directory)
+    check_weights(checkpoint, family, config, limits_of(build, config))
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
+
+
+def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig, limits: Limits) -> None:
+    """Every parameter of both engines has its tensor. Raises CheckpointError, before anything is built."""
+    language_sources = family.language_sources(config, checkpoint.directory)
+    WeightReader(checkpoint, family.vision_sources(config)).check(vision_graph(config.vision, limits))
+    WeightReader(checkpoint, language_sources).check(language_graph(config.language, limits))
 
 
 def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
@@ -118,7 +135,8 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
         return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        write_tokenizer(directory, out)
+        image_token = role.family.render_prompt(role.config, "", ()).image_token
+        write_tokenizer(directory, out, image_token)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
@@ -134,7 +152,7 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
         write_engine(graph, reader, rank / "language.onnx", on_progress, calibration)
 
     shared = (build.target, build.precision, limits)
-    yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
+    yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
     yield Component(f"{role.name}/language/rank{build.mapping.rank}", language_key, build_language)
