@@ -210,6 +210,12 @@ def test_a_bad_checkpoint_leaves_no_engine(
     assert [path.name for path in out.parent.glob(".engine.partial/*")] in ([], ["small.tokenizer"])
 
 
+def test_a_file_is_no_checkpoint(sgl: Callable[..., Run], pair: Path, tmp_path: Path) -> None:
+    path = pair / "small" / "config.json"
+    run = sgl("build", "--small", path, "--large", pair / "large", "--out", tmp_path / "engine", "--json")
+    fails(run, path / "config.json", "is missing; give the directory of a downloaded checkpoint")
+
+
 def test_a_foreign_directory_is_refused_before_a_checkpoint_is_read(sgl: Callable[..., Run], tmp_path: Path) -> None:
     out = tmp_path / "engine"
     out.mkdir()
