@@ -14,12 +14,15 @@ from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
 from engine.build.targets.onnxruntime import write_engine
 from engine.build.targets.onnxruntime_evaluate import interpret, load_initializer, run_node
+from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.vision import vision_graph
+from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, default_prune_layers
+from engine.config import ExitConfig, GuidanceConfig, Precision, SamplingConfig, Target, default_prune_layers
 from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Mapping
+from engine.plugins.lowering import TENSORRT
 from engine.runtime import language
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.pipeline import SglPipeline
@@ -30,12 +33,14 @@ from tools.planning.storage import storage_of
 from tools.planning.workload import Workload
 from tools.scenes import make_scene
 
-FP32 = storage_of("onnxruntime", "fp32")
+FP32 = storage_of(Target.ONNXRUNTIME, Precision.FP32)
 LIMITS = Limits(1024, 1, 13)
 
 
 def plan_for(pair: Path, world_size: int = 1, guidance: GuidanceConfig = GuidanceConfig()) -> PairPlan:  # noqa: B008
-    return PairPlan(PlanConfig(pair / "small", pair / "large", "onnxruntime", "fp32", world_size, guidance))
+    return PairPlan(
+        PlanConfig(pair / "small", pair / "large", Target.ONNXRUNTIME, Precision.FP32, world_size, guidance)
+    )
 
 
 def test_weight_files_have_the_planned_sizes(pair: Path, engine_directory: Path) -> None:
@@ -56,6 +61,20 @@ def test_weight_files_of_every_rank_have_the_planned_size(pair: Path, world_size
         graph = language_graph(config.language, LIMITS, mapping=Mapping(rank, world_size))
         write_engine(graph, reader, tmp_path / f"rank{rank}.onnx", lambda fraction: None)
         assert (tmp_path / f"rank{rank}.weights").stat().st_size == planned
+
+
+@pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
+def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, precision: Precision) -> None:
+    """To the byte where nothing is quantized; else but for the scales of narrow matrices."""
+    plan = PairPlan(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
+    config, (family, _) = read_config(pair / "large"), family_of(pair / "large")
+    reader = WeightReader(Checkpoint(pair / "large"), family.language_sources(config, pair / "large"))
+    graph = language_graph(config.language, LIMITS, lowering=TENSORRT, dtype=precision.activations(Target.TENSORRT))
+    with WeightFile(tmp_path / "weights") as file:
+        write_weights(graph, reader, file, precision, lambda fraction: None)
+    is_quantized = precision not in (Precision.BF16, Precision.FP16)
+    size = (tmp_path / "weights").stat().st_size
+    assert size == pytest.approx(plan.language_bytes, rel=0.08 if is_quantized else 0)
 
 
 @pytest.mark.parametrize(
