@@ -1,6 +1,5 @@
 """What `make demo` shows: build the trained miniature pair, then ask about scenes of the kind that it has learnt."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfi
 from engine.errors import RequestError
 from engine.runtime.pipeline import Question, SglPipeline
 from tools.build_progress import build_progress
-from tools.command_line import run_command
+from tools.command_line import CommandParser, run_command
 from tools.describe import describe
 from tools.draw_pruning import draw_answer, save
 from tools.miniature.questions import LONGEST_ANSWER, Kind, render, score
@@ -46,7 +45,7 @@ def show(pipeline: SglPipeline, seed: int, kind: Kind, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser = CommandParser(prog="demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="directory to write to (default: %(default)s)")
     arguments = parser.parse_args(argv)
 
