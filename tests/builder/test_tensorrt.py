@@ -3,20 +3,22 @@ in for the library, and a name for the GPU. What is tested is everything around 
 """
 
 import ctypes
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from engine.build import gpu
+from engine.build import builder, gpu
 from engine.build.builder import build_pair
 from engine.build.targets import tensorrt
 from engine.config import BuildConfig, Precision, Target
 from engine.errors import EngineError
 from engine.manifest import read_manifest
+from engine.plugins import lowering
 from tools.make_random_pair import write_pair
 
-GPU = "Some GPU (9.0)"
+GPU = gpu.Gpu("Some GPU", 90)
 STAND_IN = "from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import __version__\n"
 
 
@@ -27,7 +29,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     (directory / "tensorrt.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(directory)
     monkeypatch.setenv("PYTHONPATH", str(directory))
-    monkeypatch.setattr(tensorrt, "fingerprint", lambda: GPU)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: GPU)
+    # Which knows no plugins.
+    monkeypatch.setattr(builder, "lowering_for", lambda target: lowering.TENSORRT)
 
 
 def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_path: Path) -> None:
@@ -43,7 +47,7 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     )
     build_pair(config)
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, GPU)
+    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, "Some GPU (9.0)")
     assert manifest.versions["tensorrt"]
     files = manifest.components["large/vision"].files
     assert set(files) == {f"large/vision.{suffix}" for suffix in ("plan", "layers.json", "timing")}
@@ -51,10 +55,24 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     assert build_pair(config).built == ("small/vision",), "the earlier measurements are accepted"
 
 
+def test_scored_attention_and_pruning_are_kernels_of_ours(tmp_path: Path) -> None:
+    write_pair(tmp_path, seed=3)
+    config = BuildConfig(
+        tmp_path / "small", tmp_path / "large", tmp_path, target=Target.TENSORRT, precision=Precision.BF16
+    )
+    small = builder.read_role(config, "small", config.small, (), True, lambda name, fraction: None)
+    large = builder.read_role(config, "large", config.large, None, False, lambda name, fraction: None)
+    assert tensorrt.uses_plugins(builder.language_part(config, small).graph)
+    assert tensorrt.uses_plugins(builder.language_part(config, large).graph)
+    assert not tensorrt.uses_plugins(builder.vision_part(config, small).graph)
+    native = replace(config, target=Target.TENSORRT_RTX)
+    assert not tensorrt.uses_plugins(builder.language_part(native, small).graph)
+
+
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "DRIVER", "libno-such-driver.so.1")
     with pytest.raises(EngineError, match=r"no NVIDIA driver was found .* or for target tensorrt_rtx$"):
-        gpu.fingerprint()
+        gpu.find_gpu()
 
 
 def fake_driver(name: bytes, capability: tuple[int, int], status: int) -> SimpleNamespace:
@@ -76,12 +94,12 @@ def fake_driver(name: bytes, capability: tuple[int, int], status: int) -> Simple
     )
 
 
-def test_fingerprint_is_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_its_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA H100 80GB HBM3", (9, 0), status=0))
-    assert gpu.fingerprint() == "NVIDIA H100 80GB HBM3 (9.0)"
+    assert str(gpu.find_gpu()) == "NVIDIA H100 80GB HBM3 (9.0)"
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"", (0, 0), status=100))
     with pytest.raises(EngineError, match=r"finds no GPU that it can use \(CUDA error 100\)"):
-        gpu.fingerprint()
+        gpu.find_gpu()

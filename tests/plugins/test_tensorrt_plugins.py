@@ -87,7 +87,7 @@ def test_receive(stub: ProcessPoolExecutor) -> None:
 def test_prune_visual_tokens(stub: ProcessPoolExecutor, angles: str) -> None:
     rows = [Tensor((BATCH, 40, 896), "BF16"), Tensor((BATCH, 40, 32), angles), Tensor((BATCH, 40, 32), angles)]
     inputs = [*rows, Tensor((BATCH, 11), "INT64")]
-    result = stub.submit(launch, "prune_visual_tokens", "prune_visual_tokens", CAPABILITY, inputs, {}).result()
+    result = stub.submit(launch, "prune_visual_tokens", "prune_rows", CAPABILITY, inputs, {}).result()
     check_kernel(result, len(inputs))
     assert result.outputs == [Tensor((BATCH, 11, x.shape[2]), x.dtype) for x in rows]
     assert result.grid == (11, BATCH, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.layer_report import parse_log
-from engine.build.targets.tensorrt_library import load_library
+from engine.build.targets.tensorrt_library import EXTRAS, load_library
 from engine.config import Target
 from engine.errors import EngineError
 from engine.manifest import read_json, write_json
@@ -34,7 +34,8 @@ class Profile:
 class Job:
     """onnx, weights: the graph in two files; plan, report: files to write.
 
-    timing: measurements of an earlier build, if they are there, and the file to write them to.
+    timing: measurements of an earlier build, if they are there, and the file to write them to. capability: of the GPU,
+    times 10, where the graph holds plugins of ours.
     """
 
     target: Target
@@ -44,11 +45,14 @@ class Job:
     report: Path
     profiles: tuple[Profile, ...]
     timing: tuple[Path, Path] | None = None
+    capability: int | None = None
 
 
 def compile_plan(job: Job) -> None:
     """Raises EngineError with the first thing that the builder complained about."""
     library = load_library(job.target)
+    if job.capability is not None:
+        register_plugins(job.capability)
     log = make_log(library)
     builder = library.Builder(log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -62,6 +66,9 @@ def compile_plan(job: Job) -> None:
         for name, (least, typical, most) in profile.shapes.items():
             shapes.set_shape(name, least, typical, most)
         config.add_optimization_profile(shapes)
+    if job.capability is not None:
+        # A plugin that completes what another wrote does so in place.
+        config.set_preview_feature(library.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     if job.timing is not None:
         use_measurements(config, job.timing[0])
     with job.plan.open("wb") as file:
@@ -71,6 +78,19 @@ def compile_plan(job: Job) -> None:
     if job.timing is not None:
         job.timing[1].write_bytes(config.get_timing_cache().serialize())
     write_json(job.report, parse_log(log.messages, job.weights.stat().st_size))
+
+
+def register_plugins(capability: int) -> None:
+    """Make those of all ops known to the library, compiled for one kind of GPU. Raises EngineError."""
+    try:
+        from engine.plugins.prune_visual_tokens import tensorrt_plugin as prune_visual_tokens
+        from engine.plugins.visual_attention import tensorrt_plugin as visual_attention
+    except ImportError as error:
+        raise EngineError(
+            f"plugins need the compiler of their kernels ({error}); pip install 'sgl-engine[{EXTRAS[Target.TENSORRT]}]'"
+        ) from None
+    for plugin in (prune_visual_tokens, visual_attention):
+        plugin.register(capability)
 
 
 def use_measurements(config: Any, path: Path) -> None:

@@ -34,10 +34,12 @@ def write_plan(
     name: str,
     on_progress: Progress,
     timing: tuple[Path, Path] | None = None,
+    capability: int | None = None,
 ) -> None:
     """Write `name`.plan and `name`.layers.json. Raises EngineError, OSError.
 
-    timing: file of an earlier build's measurements, if it is there, and the file to write them to.
+    timing: file of an earlier build's measurements, if it is there, and the file to write them to. capability: of the
+    GPU, times 10, if the graph holds plugins of ours.
     """
     part.reader.check(part.graph)
     onnx, weights = directory / f"{name}.onnx", directory / f"{name}.weights"
@@ -53,6 +55,7 @@ def write_plan(
         report=directory / f"{name}{REPORT_SUFFIX}",
         profiles=make_profiles(part.bindings),
         timing=timing,
+        capability=capability,
     )
     write_json(job_file, job)
     run_compiler(job, job_file)

@@ -7,7 +7,7 @@ from engine.plugins.function import DOMAIN
 from engine.plugins.prune_visual_tokens.kernel import prune_kernel
 from engine.plugins.tensorrt_plugin import Compiled, compiled
 
-NAME = f"{DOMAIN}::prune_visual_tokens"
+NAME = f"{DOMAIN}::prune_rows"
 
 
 def register(capability: int, lazy_register: bool = False) -> None:
