@@ -15,12 +15,7 @@ from tests.plugins.tensorrt_stub import Launch, Tensor, launch, stub_process
 from tools.gpu_check.interpreter import interpreter
 
 CAPABILITY = 80
-PLUGINS = {
-    "attend": "visual_attention",
-    "combine_splits": "visual_attention",
-    "receive": "visual_attention",
-    "prune_rows": "prune_visual_tokens",
-}
+PLUGINS = ("attend", "combine_splits", "receive", "prune_rows")
 
 
 @contextmanager
@@ -36,7 +31,7 @@ def _operator(name: str, stub: ProcessPoolExecutor, process: ProcessPoolExecutor
         assert (namespace, version) == (DOMAIN, "1")
         tensors = [Tensor(x.shape, ir.DataType.from_numpy(x.dtype).name) for x in inputs]
         tactic = 1 if name == "attend" else 0
-        described = stub.submit(launch, PLUGINS[name], name, CAPABILITY, tensors, attributes, tactic).result()
+        described = stub.submit(launch, name, CAPABILITY, tensors, attributes, tactic).result()
         return process.submit(run_kernel, described, inputs, attributes).result()
 
     return type(name, (OpRun,), {"op_domain": DOMAIN, "_run": run})
