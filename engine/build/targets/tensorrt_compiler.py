@@ -51,11 +51,13 @@ class Job:
 def compile_plan(job: Job) -> None:
     """Raises EngineError with the first thing that the builder complained about."""
     library = load_library(job.target)
+    flags = [library.NetworkDefinitionCreationFlag.STRONGLY_TYPED]
     if job.capability is not None:
         register_plugins(job.capability)
+        flags.append(library.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
     log = make_log(library)
     builder = library.Builder(log)
-    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(sum(1 << int(flag) for flag in flags))
     parser = library.OnnxParser(network, log)
     if not parser.parse_from_file(str(job.onnx)):
         raise failure(job, log.errors or [parser.get_error(0).desc()])
@@ -83,14 +85,12 @@ def compile_plan(job: Job) -> None:
 def register_plugins(capability: int) -> None:
     """Make those of all ops known to the library, compiled for one kind of GPU. Raises EngineError."""
     try:
-        from engine.plugins.prune_visual_tokens import tensorrt_plugin as prune_visual_tokens
-        from engine.plugins.visual_attention import tensorrt_plugin as visual_attention
+        from engine.plugins import tensorrt_plugins
     except ImportError as error:
         raise EngineError(
             f"plugins need the compiler of their kernels ({error}); pip install 'sgl-engine[{EXTRAS[Target.TENSORRT]}]'"
         ) from None
-    for plugin in (prune_visual_tokens, visual_attention):
-        plugin.register(capability)
+    tensorrt_plugins.register_plugins(capability)
 
 
 def use_measurements(config: Any, path: Path) -> None:
