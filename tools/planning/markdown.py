@@ -59,9 +59,9 @@ def plan_markdown(on_progress: OnProgress) -> str:
             f"""Seconds for one such question: pictures, prompt, and an answer of {ANSWERS[0]} or of {ANSWERS[1]}
             tokens. "Alone" is the large model without guidance and early exit; the other columns are {SMALL} and then
             the large model, at an average retention of {retentions}; the last one lets {EXITED:.0%} of the questions
-            exit early at {RETENTIONS[0]:.0%}. The consistency pass is not counted. int8 and int4 are of weights only, the
-            head is not below int8. This is {assumptions(CHIP)}. The paper, on two GPUs of its own, measured 3.02 s alone and 1.73 s (1.75x) in
-            the setting of the last column."""
+            exit early at {RETENTIONS[0]:.0%}. The consistency pass is not counted. int8 and int4 are of weights only,
+            the head is not below int8. This is {assumptions(CHIP)}. The paper, on two GPUs of its own, measured 3.02 s
+            alone and 1.73 s (1.75x) in the setting of the last column."""
         ),
         _latency(on_progress),
     )
