@@ -59,6 +59,8 @@ class Tile:
 
 
 DECODE = Tile(rows=16, columns=64, num_warps=4, num_stages=3)
+COMPACT = Tile(rows=64, columns=32, num_warps=4, num_stages=2)
+"""Needs no more shared memory than any kernel may have without asking (48 KiB), at head sizes up to 128."""
 RECEIVE = Tile(rows=64, columns=64, num_warps=4, num_stages=2)
 SPLIT_KEYS = 256
 """Keys of one split, about."""
