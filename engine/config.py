@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from engine.errors import RequestError
+from engine.errors import EngineError, RequestError
 from engine.parallel import Mapping
 
 
@@ -225,6 +225,13 @@ class Target(StrEnum):
         if self is Target.ONNXRUNTIME:
             return Precision.FP32, Precision.INT8
         return Precision.BF16, Precision.FP16, Precision.INT8, Precision.INT4, Precision.FP8
+
+    def check(self, precision: "Precision") -> None:
+        """Raises EngineError unless it can be built in this precision."""
+        if precision not in self.precisions():
+            raise EngineError(
+                f"target {self} is not built in precision {precision}; choose {' or '.join(self.precisions())}"
+            )
 
 
 class Precision(StrEnum):

@@ -32,6 +32,7 @@ from engine.plugins.lowering import lowering_for
 OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxscript")
 """Packages whose version decides what a build yields, besides the target's compiler."""
+TOKENIZER = "/tokenizer"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
     components = [component for role in roles for component in role_components(build, role, compiler)]
+    # Tokenizers first: what is wrong with one of them shows before hours of weights.
+    components.sort(key=lambda component: not component.name.endswith(TOKENIZER))
 
     def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
         return Manifest(
@@ -106,9 +109,24 @@ def read_role(
     for point in points:
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    if build.max_tokens <= picture:
+        raise EngineError(
+            f"max_tokens {build.max_tokens} has no room for a question beside the {picture} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more"
+        )
     checkpoint = Checkpoint(directory)
+    check_weights(checkpoint, family, config)
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
+
+
+def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
+    """Every parameter of both engines has its tensor. Raises CheckpointError, before anything is built."""
+    limits = Limits(max_tokens=1, max_batch=1, max_tiles=1)  # parameters do not depend on them
+    language_sources = family.language_sources(config, checkpoint.directory)
+    WeightReader(checkpoint, family.vision_sources(config)).check(vision_graph(config.vision, limits))
+    WeightReader(checkpoint, language_sources).check(language_graph(config.language, limits))
 
 
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
@@ -120,7 +138,8 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
         return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        write_tokenizer(role.checkpoint.directory, out)
+        image_token = role.family.render_prompt(role.config, "", ()).image_token
+        write_tokenizer(role.checkpoint.directory, out, image_token)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         compiler.write(vision_part(build, role), out, "vision", on_progress)
@@ -131,7 +150,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
 
     limits = limits_of(build, role)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
-    yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
+    yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
     yield Component(f"{role.name}/language/{rank}", language_key, build_language)
@@ -167,10 +186,7 @@ def language_part(build: BuildConfig, role: Role) -> Part:
 def open_compiler(build: BuildConfig) -> Compiler:
     """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
     target, precision = build.target, build.precision
-    if precision not in target.precisions():
-        raise EngineError(
-            f"target {target} is not built in precision {precision}; choose {' or '.join(target.precisions())}"
-        )
+    target.check(precision)
     kept = build.max_kept_tokens
     if kept is not None and not (target.plans_memory() and 0 < kept <= build.max_tokens):
         raise EngineError(
