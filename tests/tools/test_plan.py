@@ -86,14 +86,14 @@ def test_what_fits_is_the_most_that_does(plan: PairPlan) -> None:
     workload = Workload(tiles, new_tokens=new_tokens)
     found = fit(plan, workload, budget)
     assert found.batch > 1
-    assert not found.context_of_model
+    assert not found.context_of_models
     assert total(batch=found.batch) <= budget < total(batch=found.batch + 1)
     text = found.context - 16 * tiles - new_tokens
     assert total(text_tokens=text) <= budget < total(text_tokens=text + 1)
 
 
 def test_the_context_ends_where_the_model_does(plan: PairPlan) -> None:
-    assert fit(plan, Workload(tiles=1), 10**12) == Fit(batch=1024, context=8192, context_of_model=True)
+    assert fit(plan, Workload(tiles=1), 10**12) == Fit(batch=1024, context=8192, context_of_models=True)
 
 
 def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair: Path, sgl: Sgl) -> None:

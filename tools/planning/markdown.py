@@ -51,7 +51,7 @@ def plan_markdown(on_progress: OnProgress) -> str:
         _fill(
             """"language" to "activations" are of the large model on every rank, for one question; "rank 0" adds the
             small model. The vision encoder is whole on each rank. "At once" are such questions; "context" is the
-            longest single question with its answer (* the most that the model was published for). "Prompt" and "token"
+            longest single question with its answer (* the most that both models were published for). "Prompt" and "token"
             are what each rank sends for a prompt and for each token after it. KV buffers are as long as such questions
             need; prompts are fed at most two at a time, as TensorRT engines are built for."""
         ),
@@ -99,7 +99,7 @@ def _fit_cells(plan: PairPlan) -> Row:
     if missing > 0:
         return (f"does not fit: {size_text(missing)} too much", "")
     found = fit(plan, WORKLOAD, CHIP.usable())
-    return (f"{found.batch:,}", f"{found.context:,}" + "*" * found.context_of_model)
+    return (f"{found.batch:,}", f"{found.context:,}" + "*" * found.context_of_models)
 
 
 def _latency(on_progress: OnProgress) -> str:

@@ -151,7 +151,7 @@ def _memory_table(report: Report) -> Table:
 
 def _prose(report: Report) -> str:
     fit, sent = report.fit, report.communication
-    end = ", the most that the model was published for" if fit.context_of_model else ""
+    end = ", the most that both models were published for" if fit.context_of_models else ""
     lines = [f"fits: {fit.batch:,} such questions at once, or one of {fit.context:,} tokens{end}"]
     if report.plan.config.world_size > 1:
         lines.append(
