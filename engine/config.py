@@ -216,6 +216,10 @@ class Target(StrEnum):
     TENSORRT = "tensorrt"
     """TensorRT: plans are built on a GPU, for GPUs of that kind."""
 
+    def plans_memory(self) -> bool:
+        """Whether memory is planned for the largest call when an engine is built."""
+        return self is not Target.ONNXRUNTIME
+
     def precisions(self) -> "tuple[Precision, ...]":
         """What it can be built in."""
         if self is Target.ONNXRUNTIME:
@@ -263,6 +267,9 @@ class BuildConfig:
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
+    max_kept_tokens: int | None = None
+    """Longest sequence of the large model from its first prune point on, where a plan fixes the length of KV caches:
+    that memory is saved. None is max_tokens."""
     large_scores: bool = False
     """Give the large model score outputs too (guidance sources inside the large model)."""
     mapping: Mapping = field(default_factory=Mapping)

@@ -86,6 +86,8 @@ class Manifest:
     components: dict[str, ComponentRecord]
     guidance: GuidanceConfig
     exit: ExitConfig
+    max_kept_tokens: int | None = None
+    """Longest sequence of the large model from its first prune point on; None is max_tokens."""
     gpu: str | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
 

@@ -28,6 +28,7 @@ def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:
         "KV cache, layers from 4 on",
         "together, as the models take turns",
         "such questions at once, or one of",
+        "engines of exactly this size: --max-tokens 3520 --max-batch 1 --prune-layers 4 --max-kept-tokens 857",
         "communication: 49 all-reduces a call",
         "PREDICTED latency, not measured",
         "a roofline of NVIDIA H100 SXM",
