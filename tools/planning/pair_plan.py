@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Target, default_prune_layers
+from engine.config import default_prune_layers
 from engine.families import family_of
 from engine.model_config import ModelConfig
 from engine.parallel import Mapping
@@ -56,7 +56,7 @@ class PairPlan:
         guidance = config.guidance.resolve(large.language.num_layers, points) if config.guidance.enabled else None
         self.guidance = guidance
         # Ranks differ in nothing but which part they own: what one needs, all need.
-        planned = config.target is not Target.ONNXRUNTIME
+        planned = config.target.plans_memory()
         self.large = ModelPlan(large, storage, Mapping(0, config.world_size), points, guidance, planned=planned)
         self.small = ModelPlan(small, storage, Mapping(), scores=True, planned=planned)
 

@@ -8,7 +8,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from engine.config import Target
 from tools.command_line import size_text
 from tools.planning.chip import Chip
 from tools.planning.fit import Fit, fit
@@ -167,7 +166,7 @@ def _prose(report: Report) -> str:
 def _build_options(report: Report) -> Iterator[str]:
     """Of a build whose KV buffers are no longer than planned, where that is settled by the build."""
     plan, workload = report.plan, report.workload
-    if plan.config.target is Target.ONNXRUNTIME:
+    if not plan.config.target.plans_memory():
         return
     context, guidance = workload.context(plan.large.config), plan.guidance
     kept = ""
