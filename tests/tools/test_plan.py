@@ -36,6 +36,10 @@ def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:
         assert part in " ".join(run.out.split()), part
 
 
+def test_any_layer_can_be_pruned_at(sgl: Sgl) -> None:
+    assert "KV cache, layers below 7" in sgl("plan", *PUBLISHED, "--prune-layer", 7).out
+
+
 def test_json_adds_up(sgl: Sgl) -> None:
     plan = json.loads(sgl("plan", *PUBLISHED, "--tp", 4, "--batch", 3, "--tiles", 7, "--json").out)
     assert (plan["small"], plan["large"], plan["world_size"]) == ("InternVL2-1B", "InternVL2-2B", 4)
@@ -127,7 +131,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
             ("--small", "1B", "--large", "1B", "--precision", "fp32"),
             "target tensorrt is not built in precision fp32; choose bf16 or",
         ),
-        (("--small", "1B", "--large", "1B", "--prune-layer", "5"), "prune_layer 5 was not built; choose one of"),
+        (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "prune_layer 24 is outside 0..23"),
         (
             ("--small", "1B", "--large", "1B", "--gpu-memory", "1GB"),
             "--reserve 1.1 GB leaves nothing of --gpu-memory 1.0 GB",
