@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, Precision, Target
 from tools.build_progress import build_progress
-from tools.command_line import names, numbers, positive, run_command, size_text
+from tools.command_line import CommandParser, names, numbers, positive, run_command, size_text
 
 if TYPE_CHECKING:
     from engine.build.staging import BuildReport
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--large", type=Path, required=True, metavar="DIR", help="checkpoint of the guided model")
     add("--out", type=Path, required=True, metavar="DIR", help="engine directory to make or to bring up to date")
     add("--target", choices=names(Target), default=BuildConfig.target, help=f"what runs it {default}")
-    add("--precision", choices=names(Precision), default=BuildConfig.precision, help=default)
+    add("--precision", choices=names(Precision), default=BuildConfig.precision, help=f"{precisions()} {default}")
     add(
         "--max-tokens",
         type=positive,
@@ -45,8 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="2,4,9",
         help="layers of the large model before which it can prune (default: 5, 10, 20, 30 and 40 %% of its layers)",
     )
+    add(
+        "--max-kept-tokens",
+        type=positive,
+        default=BuildConfig.max_kept_tokens,
+        help="longest sequence of the large model from its first prune point on; shortens the KV caches of TensorRT "
+        "targets there (default: --max-tokens)",
+    )
     add("--large-scores", action="store_true", help="let the large model emit attention scores too")
     add("--json", action="store_true", help="print the report as one JSON object, and no progress")
+
+
+def precisions() -> str:
+    """What each target is built in."""
+    return "; ".join(f"{target}: {', '.join(target.precisions())}" for target in Target)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,6 +78,7 @@ def build(arguments: argparse.Namespace) -> None:
         max_batch=arguments.max_batch,
         max_tiles=arguments.max_tiles,
         prune_layers=arguments.prune_layers,
+        max_kept_tokens=arguments.max_kept_tokens,
         large_scores=arguments.large_scores,
     )
     with build_progress(quiet=arguments.json) as on_progress:
@@ -110,7 +123,7 @@ def engine_bytes(directory: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="build_engines.py", description=__doc__)
+    parser = CommandParser(prog="build_engines.py", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

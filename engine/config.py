@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from engine.errors import RequestError
+from engine.errors import EngineError, RequestError
 from engine.parallel import Mapping
 
 
@@ -56,13 +56,13 @@ class GuidanceConfig:
     """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
     average_retention: float | None = None
     """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
-    rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
-    """Of the model that ranks: the small one, or the large one of ORACLE; so is `layers`."""
-    layers: float = 1.0
+    score_rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
+    """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
+    score_layers: float = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
 
     def __post_init__(self) -> None:
-        for name in ("retention_ratio", "layers", "average_retention"):
+        for name in ("retention_ratio", "score_layers", "average_retention"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise RequestError(f"{name} {value} is outside (0, 1]; it is a fraction")
@@ -75,7 +75,7 @@ class GuidanceConfig:
 
     def num_score_layers(self, num_layers: int) -> int:
         """How many layers of the model that ranks count, at least 1."""
-        return max(1, round(num_layers * self.layers))
+        return max(1, round(num_layers * self.score_layers))
 
     def resolve(self, num_layers: int, prune_layers: tuple[int, ...]) -> "GuidanceConfig":
         """The same with `prune_layer` and `retention_ratio` fixed for a model of `num_layers` layers.
@@ -207,12 +207,48 @@ class SamplingConfig:
 
 
 class Target(StrEnum):
+    """What an engine is compiled for."""
+
     ONNXRUNTIME = "onnxruntime"
+    """ONNX Runtime on CPUs."""
+    TENSORRT_RTX = "tensorrt_rtx"
+    """TensorRT-RTX: plans are built on any machine and finished on the GPU that runs them."""
+    TENSORRT = "tensorrt"
+    """TensorRT: plans are built on a GPU, for GPUs of that kind."""
+
+    def plans_memory(self) -> bool:
+        """Whether memory is planned for the largest call when an engine is built."""
+        return self is not Target.ONNXRUNTIME
+
+    def precisions(self) -> "tuple[Precision, ...]":
+        """What it can be built in."""
+        if self is Target.ONNXRUNTIME:
+            return Precision.FP32, Precision.INT8
+        return Precision.BF16, Precision.FP16, Precision.INT8, Precision.INT4, Precision.FP8
+
+    def check(self, precision: "Precision") -> None:
+        """Raises EngineError unless it can be built in this precision."""
+        if precision not in self.precisions():
+            raise EngineError(
+                f"target {self} is not built in precision {precision}; choose {' or '.join(self.precisions())}"
+            )
 
 
 class Precision(StrEnum):
+    """How weights are stored; below 16 bits it is the matrices' precision, the rest has that of the activations."""
+
     FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
+    FP8 = "fp8"
+
+    def activations(self, target: Target) -> str:
+        """NumPy's name of the type of activations, features and KV caches; scores and logits are always float32."""
+        if target is Target.ONNXRUNTIME:
+            return "float32"
+        return "float16" if self is Precision.FP16 else "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -231,6 +267,9 @@ class BuildConfig:
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
+    max_kept_tokens: int | None = None
+    """Longest sequence of the large model from its first prune point on, where a plan fixes the length of KV caches:
+    that memory is saved. None is max_tokens."""
     large_scores: bool = False
     """Give the large model score outputs too (guidance sources inside the large model)."""
     mapping: Mapping = field(default_factory=Mapping)

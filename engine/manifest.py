@@ -19,7 +19,7 @@ from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
 from engine.remedy import rebuild
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
@@ -86,6 +86,10 @@ class Manifest:
     components: dict[str, ComponentRecord]
     guidance: GuidanceConfig
     exit: ExitConfig
+    max_kept_tokens: int | None = None
+    """Longest sequence of the large model from its first prune point on; None is max_tokens."""
+    gpu: str | None = None
+    """The only kind of GPU that it runs on; None is any that the target supports."""
 
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
@@ -208,9 +212,9 @@ def write_json(path: Path, value: object) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def read_component(path: Path) -> ComponentRecord:
-    """A component's record that `write_json` wrote. Raises ManifestError."""
-    return _structure(_read_json(path), ComponentRecord, path)
+def read_json(path: Path, kind: type[Read]) -> Read:
+    """What `write_json` wrote of this class. Raises ManifestError."""
+    return _structure(_read_json(path), kind, path)
 
 
 def _verify_component(
@@ -261,9 +265,10 @@ def _write_stamps(directory: Path, stamps: dict[str, _Stamp]) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
-            f"{path} is missing, so {path.parent} is no finished engine directory; {rebuild(path.parent)}"
+            f"{path} is missing, so {path.parent} is no finished engine directory; give another, or "
+            f"{rebuild(path.parent)}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as JSON ({error}); {rebuild(path.parent)}") from None

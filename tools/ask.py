@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,8 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
     """What `read_guidance` reads."""
-    add = parser.add_argument_group("guidance: which visual tokens the large model keeps").add_argument
+    group = parser.add_argument_group("guidance: which visual tokens the large model keeps")
+    add = group.add_argument
     add("--guidance", choices=names(GuidanceSource), help="what ranks the tokens: SGP's small model, or a baseline")
+    add_pruning_arguments(group)
+    add("--score-rows", choices=names(ScoreRows), help="whose attention counts")
+    add("--score-layers", type=float, help="fraction of the layers whose attention counts")
+
+
+def add_pruning_arguments(group: argparse._ArgumentGroup) -> None:
+    """What `read_pruning` reads."""
+    add = group.add_argument
     add("--retention-ratio", type=float, help="fraction of visual tokens kept from the prune layer on")
     add("--prune-layer", type=int, help="prune before this layer, one of those built")
     add(
@@ -58,8 +68,6 @@ def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="mean fraction kept over all layers, instead of the two above",
     )
-    add("--score-rows", choices=names(ScoreRows), help="whose attention counts")
-    add("--score-layers", type=float, help="fraction of the layers whose attention counts")
     add("--no-guidance", action="store_true", help="the large model keeps every visual token")
 
 
@@ -84,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ask(arguments: argparse.Namespace) -> None:
     """Ask, and print the answer. Raises EngineError."""
-    check_picture(arguments.picture)
+    check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
     pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False)
@@ -119,8 +127,20 @@ def print_piece(text: str) -> None:
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
     """What was asked for, over the engine's own. Raises RequestError."""
+    return replace(
+        read_pruning(arguments, default),
+        source=GuidanceSource(arguments.guidance or default.source),
+        score_rows=ScoreRows(arguments.score_rows or default.score_rows),
+        score_layers=default.score_layers if arguments.score_layers is None else arguments.score_layers,
+    )
+
+
+def read_pruning(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
+    """Where and how much is pruned, over the default. Raises RequestError."""
     wanted = {"retention_ratio": arguments.retention_ratio, "prune_layer": arguments.prune_layer}
     wanted = {name: value for name, value in wanted.items() if value is not None}
+    if arguments.no_guidance and (wanted or arguments.average_retention is not None):
+        raise RequestError("--no-guidance keeps every visual token; leave it out to choose how many are kept")
     if arguments.average_retention is not None:
         if wanted:
             raise RequestError(
@@ -130,18 +150,15 @@ def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> Gui
         default = replace(default, average_retention=arguments.average_retention)
     elif wanted:
         default = replace(default, average_retention=None, **wanted)
-    return replace(
-        default,
-        enabled=default.enabled and not arguments.no_guidance,
-        source=GuidanceSource(arguments.guidance or default.source),
-        rows=ScoreRows(arguments.score_rows or default.rows),
-        layers=default.layers if arguments.score_layers is None else arguments.score_layers,
-    )
+    return replace(default, enabled=default.enabled and not arguments.no_guidance)
 
 
 def read_exit(arguments: argparse.Namespace, default: ExitConfig) -> ExitConfig:
     """What was asked for, over the engine's own. Raises RequestError."""
     retention = arguments.consistency_retention
+    chosen = (arguments.exit_threshold, arguments.exit_criterion, arguments.normalise, retention)
+    if arguments.no_early_exit and any(value is not None for value in chosen):
+        raise RequestError("--no-early-exit asks no criterion; leave it out to choose one, or its threshold")
     return replace(
         default,
         enabled=default.enabled and not arguments.no_early_exit,
@@ -164,7 +181,7 @@ def read_sampling(arguments: argparse.Namespace) -> SamplingConfig:
     )
 
 
-def check_picture(path: Path | None) -> None:
+def check_picture(path: Path | None, images: Sequence[Path]) -> None:
     """Raises RequestError before any work is done for a drawing that could not be written."""
     if path is None:
         return
@@ -172,5 +189,7 @@ def check_picture(path: Path | None) -> None:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if path.is_dir():
         raise RequestError(f"--picture {path} is a directory; give the name of a file")
+    if any(image.exists() and path.exists() and image.samefile(path) for image in images):
+        raise RequestError(f"--picture {path} is a picture that is asked about; give the name of another file")
     if not path.parent.is_dir():
         raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")

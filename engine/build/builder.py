@@ -8,25 +8,31 @@ from importlib.metadata import version
 from pathlib import Path
 
 import engine
+from engine.bindings import language_bindings, vision_bindings
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
+from engine.build.compiler import Compiler, Part
 from engine.build.language import language_graph
 from engine.build.staging import BuildReport, Component, build_components, component_key, refuse_foreign
-from engine.build.targets.onnxruntime import write_engine
+from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
 from engine.build.targets.onnxruntime_evaluate import evaluate
+from engine.build.targets.tensorrt import TensorRtCompiler
+from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
 from engine.model_config import ModelConfig
+from engine.plugins.lowering import lowering_for
 
 OnProgress = Callable[[str, float], None]
-VERSIONED = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
-"""Packages whose version decides what a build yields."""
+VERSIONED = ("onnx", "onnx-ir", "onnxscript")
+"""Packages whose version decides what a build yields, besides the target's compiler."""
+TOKENIZER = "/tokenizer"
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,16 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
 
     on_progress: gets a component's name and how much of it is done, 0..1.
     """
-    if build.precision is Precision.INT8 and build.mapping.world_size > 1:
-        raise EngineError(
-            f"precision {build.precision} is built for one rank, not for world_size {build.mapping.world_size}; "
-            f"choose precision {Precision.FP32}"
-        )
     refuse_foreign(build.out)
+    compiler = open_compiler(build)
+    versions = {name: version(name) for name in VERSIONED} | dict(compiler.versions())
     roles = [
         read_role(build, "small", build.small, (), True, on_progress),
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
-    components = [component for role in roles for component in role_components(build, role)]
+    components = [component for role in roles for component in role_components(build, role, compiler)]
+    # Tokenizers first: what is wrong with one of them shows before hours of weights.
+    components.sort(key=lambda component: not component.name.endswith(TOKENIZER))
 
     def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
         return Manifest(
@@ -69,7 +74,9 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             max_tokens=build.max_tokens,
             max_batch=build.max_batch,
             world_size=build.mapping.world_size,
-            versions={name: version(name) for name in VERSIONED},
+            versions=versions,
+            max_kept_tokens=build.max_kept_tokens,
+            gpu=compiler.gpu(),
             models={
                 role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
             },
@@ -102,42 +109,98 @@ def read_role(
     for point in points:
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    if build.max_tokens <= picture:
+        raise EngineError(
+            f"max_tokens {build.max_tokens} has no room for a question beside the {picture} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more"
+        )
     checkpoint = Checkpoint(directory)
+    check_weights(checkpoint, family, config)
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
 
 
-def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
+def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
+    """Every parameter of both engines has its tensor. Raises CheckpointError, before anything is built."""
+    limits = Limits(max_tokens=1, max_batch=1, max_tiles=1)  # parameters do not depend on them
+    language_sources = family.language_sources(config, checkpoint.directory)
+    WeightReader(checkpoint, family.vision_sources(config)).check(vision_graph(config.vision, limits))
+    WeightReader(checkpoint, language_sources).check(language_graph(config.language, limits))
+
+
+def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
-    limits = limits_of(build, role.config)
-    directory = role.checkpoint.directory
-    is_int8 = build.precision is Precision.INT8
+    rank = f"rank{build.mapping.rank}"
 
     def key(part: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
         return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        write_tokenizer(directory, out)
+        image_token = role.family.render_prompt(role.config, "", ()).image_token
+        write_tokenizer(role.checkpoint.directory, out, image_token)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
-        reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
-        calibration = vision_inputs(role.family, role.config) if is_int8 else None
-        write_engine(vision_graph(role.config.vision, limits), reader, out / "vision.onnx", on_progress, calibration)
+        compiler.write(vision_part(build, role), out, "vision", on_progress)
 
     def build_language(out: Path, on_progress: Callable[[float], None]) -> None:
-        reader = WeightReader(role.checkpoint, role.family.language_sources(role.config, directory))
-        graph = language_graph(role.config.language, limits, role.prune_layers, role.scores, build.mapping)
-        rank = out / f"rank{build.mapping.rank}"
-        rank.mkdir()
-        calibration = language_calibration(role, limits) if is_int8 else None
-        write_engine(graph, reader, rank / "language.onnx", on_progress, calibration)
+        (out / rank).mkdir()
+        compiler.write(language_part(build, role), out / rank, "language", on_progress)
 
-    shared = (build.target, build.precision, limits)
-    yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
+    limits = limits_of(build, role)
+    shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
+    yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
-    yield Component(f"{role.name}/language/rank{build.mapping.rank}", language_key, build_language)
+    yield Component(f"{role.name}/language/{rank}", language_key, build_language)
+
+
+def vision_part(build: BuildConfig, role: Role) -> Part:
+    """One model's vision engine, declared for the wanted target and precision."""
+    settings = role.config.vision, limits_of(build, role)
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        vision_graph(*settings, lowering, dtype),
+        vision_bindings(*settings, dtype),
+        WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
+        lambda: vision_inputs(role.family, role.config),
+        build.out / role.name,
+    )
+
+
+def language_part(build: BuildConfig, role: Role) -> Part:
+    """One model's language engine of one rank, declared for the wanted target and precision."""
+    limits = limits_of(build, role)
+    settings = role.config.language, limits, role.prune_layers, role.scores, build.mapping
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        language_graph(*settings, lowering, dtype),
+        language_bindings(*settings, dtype),
+        WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.directory)),
+        lambda: language_calibration(role, limits),
+        build.out / role.name / f"rank{build.mapping.rank}",
+    )
+
+
+def open_compiler(build: BuildConfig) -> Compiler:
+    """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
+    target, precision = build.target, build.precision
+    target.check(precision)
+    kept = build.max_kept_tokens
+    if kept is not None and not (target.plans_memory() and 0 < kept <= build.max_tokens):
+        raise EngineError(
+            f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
+            f"most max_tokens {build.max_tokens}; leave it out or choose less"
+        )
+    if target is Target.ONNXRUNTIME:
+        if precision is Precision.INT8 and build.mapping.world_size > 1:
+            raise EngineError(
+                f"precision {precision} is built for one rank, not for world_size {build.mapping.world_size}; "
+                f"choose precision {Precision.FP32}"
+            )
+        return OnnxRuntimeCompiler(precision)
+    return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)
 
 
 def language_calibration(role: Role, limits: Limits) -> Inputs:
@@ -147,10 +210,15 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
     return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
 
 
-def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
+def limits_of(build: BuildConfig, role: Role) -> Limits:
     """The ranges that the engines of one model are built for."""
-    thumbnail = int(config.tiling.thumbnail)
-    return Limits(build.max_tokens, build.max_batch, config.tiling.max_tiles + thumbnail)
+    return Limits(
+        build.max_tokens,
+        build.max_batch,
+        role.config.tiling.most_tiles(),
+        planned=build.target.plans_memory(),
+        max_kept_tokens=build.max_kept_tokens if role.prune_layers else None,
+    )
 
 
 def code_fingerprint() -> str:

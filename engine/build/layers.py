@@ -6,6 +6,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
+from engine.build.graph import data_type
 from engine.model_config import Norm
 from engine.parallel import Mapping
 from engine.plugins.function import DOMAIN
@@ -32,7 +33,7 @@ class Part:
 
 
 class Weight(nn.Parameter):
-    """A float32 parameter that is filled from a checkpoint when the graph is written.
+    """A parameter that is filled from a checkpoint when the graph is written.
 
     stored: shape of the whole parameter as checkpoints keep it; the shape in the graph follows from it and `part`.
     """
@@ -96,6 +97,18 @@ def like(value: ir.Value, other: ir.Value) -> ir.Value:
     """`value` with the type and shape of `other`: ONNX cannot infer shapes through ops of the domain `sgl`."""
     value.type, value.shape = other.type, other.shape
     return value
+
+
+def set_dtype(module: nn.Module, dtype: str) -> None:
+    """Give all parameters of a module this type, before it is called."""
+    for parameter in module.parameters():
+        parameter.type = ir.TensorType(data_type(dtype))
+
+
+def cast(op: Any, x: ir.Value, dtype: ir.DataType | None) -> ir.Value:
+    """x as `dtype`; itself if it is already."""
+    assert dtype is not None, "types are known where they are declared"
+    return x if x.dtype == dtype else op.Cast(x, to=dtype)
 
 
 def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:

@@ -28,7 +28,7 @@ from engine.manifest import (
     Manifest,
     file_sha256,
     is_engine_directory,
-    read_component,
+    read_json,
     read_manifest,
     remember_verified,
     verify,
@@ -71,7 +71,7 @@ class BuildReport:
     built: tuple[str, ...]
     seconds: float
     peak_bytes: int
-    """Most memory that this process ever used."""
+    """Most memory that this process, or a compiler that it ran, ever used."""
 
 
 def build_components(
@@ -213,7 +213,7 @@ def _find_cached(out: Path, previous: Manifest | None, component: Component) -> 
 
 def _find_resumable(place: Path, component: Component) -> ComponentRecord | None:
     try:
-        record = read_component(place / RECORD)
+        record = read_json(place / RECORD, ComponentRecord)
         if record.key != component.key:
             return None
         verify_component(place, component.name, record)
@@ -294,5 +294,6 @@ def _explain(error: OSError, out: Path) -> EngineError:
 
 
 def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Of this process, or of the largest that it ran: compilers run in their own.
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else 1024 * peak

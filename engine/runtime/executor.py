@@ -34,9 +34,12 @@ def resolve_threads(threads: int | None) -> int:
 
 
 def load(target: Target, path: Path, threads: int) -> Executor:
-    """Load a compiled file for its target."""
+    """Load one compiled engine; `path` without the suffix that its target gives the file. Raises ManifestError."""
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
-        return OnnxRuntimeExecutor(path, threads)
-    raise ManifestError(f"{path} was built for target {target}, which this version cannot run")
+        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
+    raise ManifestError(
+        f"{path} was built for target {target}, which needs an NVIDIA GPU and a runtime that this version does not "
+        f"have; rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
+    )

@@ -83,11 +83,11 @@ class VisionLanguageModel:
         """`role` is small or large. Raises ManifestError."""
         model = manifest.models[role]
         root = directory / role
-        language = load(manifest.target, root / "rank0" / "language.onnx", threads)
+        language = load(manifest.target, root / "rank0" / "language", threads)
         return cls(
             model.config,
             Tokenizer.load(root / "tokenizer.json"),
-            VisionEncoder(load(manifest.target, root / "vision.onnx", threads), model.config.vision),
+            VisionEncoder(load(manifest.target, root / "vision", threads), model.config.vision),
             LanguageModel(language, model.config.language, model.prune_layers, model.scores),
             manifest.max_tokens,
         )

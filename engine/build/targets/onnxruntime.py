@@ -1,18 +1,37 @@
 """Target `onnxruntime`: an ONNX file beside one file of weights, which the runtime maps into memory."""
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from engine.build.targets.onnxruntime_evaluate import Progress
+from engine.build.compiler import Part, Progress
 from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
+from engine.config import Precision
 from engine.manifest import write_json
 
 REPORT_SUFFIX = ".quantization.json"
+
+
+class OnnxRuntimeCompiler:
+    """There is nothing to compile: ONNX Runtime optimises a graph when it loads it."""
+
+    def __init__(self, precision: Precision) -> None:
+        self._precision = precision
+
+    def versions(self) -> Mapping[str, str]:
+        return {"onnxruntime": version("onnxruntime")}
+
+    def gpu(self) -> None:
+        return None
+
+    def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
+        calibration = part.calibrate() if self._precision is Precision.INT8 else None
+        write_engine(part.graph, part.reader, directory / f"{name}.onnx", on_progress, calibration)
 
 
 def write_engine(

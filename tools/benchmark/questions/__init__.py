@@ -7,6 +7,7 @@ from tools.benchmark.questions.consistency import measure_consistency
 from tools.benchmark.questions.int8 import measure_int8
 from tools.benchmark.questions.memory import measure_memory
 from tools.benchmark.questions.peers import measure_peers
+from tools.benchmark.questions.plans import measure_plans
 from tools.benchmark.questions.scores import measure_scores
 from tools.benchmark.questions.serving import measure_serving
 from tools.benchmark.report import Section
@@ -17,5 +18,6 @@ QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "int8": measure_int8,
     "consistency": measure_consistency,
     "memory": measure_memory,
+    "plans": measure_plans,
     "serving": measure_serving,
 }
