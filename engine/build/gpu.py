@@ -1,7 +1,6 @@
 """The GPU of this machine, asked of its driver: plans that are tuned on one kind of GPU run on no other."""
 
 import ctypes
-from dataclasses import dataclass
 
 from engine.errors import EngineError
 
@@ -10,19 +9,8 @@ COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A kind of GPU. capability: its compute capability, times 10."""
-
-    name: str
-    capability: int
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.capability // 10}.{self.capability % 10})"
-
-
-def find_gpu() -> Gpu:
-    """The first GPU. Raises EngineError."""
+def fingerprint() -> str:
+    """Name and compute capability of the first GPU, e.g. `NVIDIA H100 80GB HBM3 (9.0)`. Raises EngineError."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -44,4 +32,4 @@ def find_gpu() -> Gpu:
                 f"the NVIDIA driver finds no GPU that it can use (CUDA error {status}); build on the machine with the "
                 "GPU, or for target tensorrt_rtx"
             )
-    return Gpu(name.value.decode(), 10 * major.value + minor.value)
+    return f"{name.value.decode()} ({major.value}.{minor.value})"

@@ -52,7 +52,7 @@ TENSORRT_PLUGINS = replace(
     visual_attention=visual_attention_plugin.visual_attention,
     prune_visual_tokens=prune_visual_tokens_plugin.prune_visual_tokens,
 )
-"""Of the full TensorRT, where these plugins are registered before a graph is read."""
+"""Of the full TensorRT, which takes plugins."""
 
 
 def lowering_for(target: Target) -> Lowering:

@@ -3,22 +3,27 @@ in for the library, and a name for the GPU. What is tested is everything around 
 """
 
 import ctypes
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 from engine.build import builder, gpu
 from engine.build.builder import build_pair
-from engine.build.targets import tensorrt
+from engine.build.language import language_graph
+from engine.build.targets import tensorrt, tensorrt_compiler
+from engine.build.targets.tensorrt_compiler import Job, compile_plan
 from engine.config import BuildConfig, Precision, Target
+from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import read_manifest
+from engine.model_config import LanguageConfig, RopeConfig
 from engine.plugins import lowering
+from engine.plugins.function import uses_plugins
 from tools.make_random_pair import write_pair
 
-GPU = gpu.Gpu("Some GPU", 90)
+GPU = "Some GPU (9.0)"
 STAND_IN = "from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import __version__\n"
 
 
@@ -29,8 +34,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     (directory / "tensorrt.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(directory)
     monkeypatch.setenv("PYTHONPATH", str(directory))
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: GPU)
-    # Which knows no plugins.
+    monkeypatch.setattr(tensorrt, "fingerprint", lambda: GPU)
+    monkeypatch.setattr(tensorrt, "triton_version", lambda: "some")
+    # TensorRT-RTX takes no plugins.
     monkeypatch.setattr(builder, "lowering_for", lambda target: lowering.TENSORRT)
 
 
@@ -47,7 +53,7 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     )
     build_pair(config)
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, "Some GPU (9.0)")
+    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, GPU)
     assert manifest.versions["tensorrt"]
     files = manifest.components["large/vision"].files
     assert set(files) == {f"large/vision.{suffix}" for suffix in ("plan", "layers.json", "timing")}
@@ -55,24 +61,41 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     assert build_pair(config).built == ("small/vision",), "the earlier measurements are accepted"
 
 
-def test_scored_attention_and_pruning_are_kernels_of_ours(tmp_path: Path) -> None:
-    write_pair(tmp_path, seed=3)
-    config = BuildConfig(
-        tmp_path / "small", tmp_path / "large", tmp_path, target=Target.TENSORRT, precision=Precision.BF16
-    )
-    small = builder.read_role(config, "small", config.small, (), True, lambda name, fraction: None)
-    large = builder.read_role(config, "large", config.large, None, False, lambda name, fraction: None)
-    assert tensorrt.uses_plugins(builder.language_part(config, small).graph)
-    assert tensorrt.uses_plugins(builder.language_part(config, large).graph)
-    assert not tensorrt.uses_plugins(builder.vision_part(config, small).graph)
-    native = replace(config, target=Target.TENSORRT_RTX)
-    assert not tensorrt.uses_plugins(builder.language_part(native, small).graph)
+@pytest.mark.parametrize("plugins", [False, True])
+def test_plugins_are_registered_before_the_graph_is_read(
+    plugins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library, order = MagicMock(), []
+    library.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=0, PREFER_AOT_PYTHON_PLUGINS=2)
+    library.ILogger = type("ILogger", (), {})
+    library.OnnxParser.return_value.parse_from_file.side_effect = lambda path: order.append("read") or True
+    library.Builder.return_value.build_serialized_network_to_stream.side_effect = RuntimeError("far enough")
+    monkeypatch.setattr(tensorrt_compiler, "load_library", lambda target: library)
+    monkeypatch.setattr(tensorrt_compiler, "make_writer", lambda library, file: None)
+    monkeypatch.setattr(tensorrt_compiler, "register_our_plugins", lambda: order.append("register"))
+    job = Job(Target.TENSORRT, *(tmp_path / name for name in ("onnx", "weights", "plan", "report")), (), plugins)
+    with pytest.raises(RuntimeError, match="far enough"):
+        compile_plan(job)
+    assert order == ["register", "read"] if plugins else ["read"]
+    flags = library.Builder.return_value.create_network.call_args.args[0]
+    assert flags == (0b101 if plugins else 0b001)
+    feature = library.Builder.return_value.create_builder_config.return_value.set_preview_feature
+    assert feature.call_count == plugins
+
+
+@pytest.mark.parametrize(("scores", "prune_layers"), [(True, ()), (False, (1,))])
+def test_graphs_of_full_tensorrt_use_plugins(scores: bool, prune_layers: tuple[int, ...]) -> None:
+    config = LanguageConfig(64, 2, 4, 2, 16, 160, 96, 1e-5, RopeConfig(1e6, 8192))
+    limits = Limits(max_tokens=64, max_batch=2, max_tiles=4, planned=True)
+    for target in Target:
+        graph = language_graph(config, limits, prune_layers, scores, lowering=lowering.lowering_for(target))
+        assert uses_plugins(graph) is (target is Target.TENSORRT)
 
 
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "DRIVER", "libno-such-driver.so.1")
     with pytest.raises(EngineError, match=r"no NVIDIA driver was found .* or for target tensorrt_rtx$"):
-        gpu.find_gpu()
+        gpu.fingerprint()
 
 
 def fake_driver(name: bytes, capability: tuple[int, int], status: int) -> SimpleNamespace:
@@ -94,12 +117,12 @@ def fake_driver(name: bytes, capability: tuple[int, int], status: int) -> Simple
     )
 
 
-def test_a_gpu_is_its_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprint_is_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA H100 80GB HBM3", (9, 0), status=0))
-    assert str(gpu.find_gpu()) == "NVIDIA H100 80GB HBM3 (9.0)"
+    assert gpu.fingerprint() == "NVIDIA H100 80GB HBM3 (9.0)"
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"", (0, 0), status=100))
     with pytest.raises(EngineError, match=r"finds no GPU that it can use \(CUDA error 100\)"):
-        gpu.find_gpu()
+        gpu.fingerprint()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.layer_report import parse_log
-from engine.build.targets.tensorrt_library import EXTRAS, load_library
+from engine.build.targets.tensorrt_library import load_library
 from engine.config import Target
 from engine.errors import EngineError
 from engine.manifest import read_json, write_json
@@ -34,8 +34,7 @@ class Profile:
 class Job:
     """onnx, weights: the graph in two files; plan, report: files to write.
 
-    timing: measurements of an earlier build, if they are there, and the file to write them to. capability: of the GPU,
-    times 10, where the graph holds plugins of ours.
+    timing: measurements of an earlier build, if they are there, and the file to write them to.
     """
 
     target: Target
@@ -44,33 +43,33 @@ class Job:
     plan: Path
     report: Path
     profiles: tuple[Profile, ...]
+    plugins: bool
     timing: tuple[Path, Path] | None = None
-    capability: int | None = None
 
 
 def compile_plan(job: Job) -> None:
     """Raises EngineError with the first thing that the builder complained about."""
     library = load_library(job.target)
-    flags = [library.NetworkDefinitionCreationFlag.STRONGLY_TYPED]
-    if job.capability is not None:
-        register_plugins(job.capability)
-        flags.append(library.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
     log = make_log(library)
     builder = library.Builder(log)
-    network = builder.create_network(sum(1 << int(flag) for flag in flags))
+    flags = library.NetworkDefinitionCreationFlag
+    network_flags = 1 << int(flags.STRONGLY_TYPED)
+    if job.plugins:
+        register_our_plugins()
+        network_flags |= 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
+    network = builder.create_network(network_flags)
     parser = library.OnnxParser(network, log)
     if not parser.parse_from_file(str(job.onnx)):
         raise failure(job, log.errors or [parser.get_error(0).desc()])
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if job.plugins:
+        config.set_preview_feature(library.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     for profile in job.profiles:
         shapes = builder.create_optimization_profile()
         for name, (least, typical, most) in profile.shapes.items():
             shapes.set_shape(name, least, typical, most)
         config.add_optimization_profile(shapes)
-    if job.capability is not None:
-        # A plugin that completes what another wrote does so in place.
-        config.set_preview_feature(library.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     if job.timing is not None:
         use_measurements(config, job.timing[0])
     with job.plan.open("wb") as file:
@@ -82,15 +81,12 @@ def compile_plan(job: Job) -> None:
     write_json(job.report, parse_log(log.messages, job.weights.stat().st_size))
 
 
-def register_plugins(capability: int) -> None:
-    """Make those of all ops known to the library, compiled for one kind of GPU. Raises EngineError."""
-    try:
-        from engine.plugins import tensorrt_plugins
-    except ImportError as error:
-        raise EngineError(
-            f"plugins need the compiler of their kernels ({error}); pip install 'sgl-engine[{EXTRAS[Target.TENSORRT]}]'"
-        ) from None
-    tensorrt_plugins.register_plugins(capability)
+def register_our_plugins() -> None:
+    """For the GPU of this machine. Only here: a graph without plugins is compiled without Triton."""
+    from engine.plugins.compile import device_capability
+    from engine.plugins.tensorrt_plugins import register_plugins
+
+    register_plugins(device_capability())
 
 
 def use_measurements(config: Any, path: Path) -> None:

@@ -20,6 +20,7 @@ from engine.config import Precision, Target
 from engine.dims import Dim, Phase, Size
 from engine.errors import EngineError
 from engine.manifest import write_json
+from engine.plugins.function import uses_plugins
 
 PLAN_SUFFIX = ".plan"
 WEIGHTS_SHARE = 0.5
@@ -34,12 +35,10 @@ def write_plan(
     name: str,
     on_progress: Progress,
     timing: tuple[Path, Path] | None = None,
-    capability: int | None = None,
 ) -> None:
     """Write `name`.plan and `name`.layers.json. Raises EngineError, OSError.
 
-    timing: file of an earlier build's measurements, if it is there, and the file to write them to. capability: of the
-    GPU, times 10, if the graph holds plugins of ours.
+    timing: file of an earlier build's measurements, if it is there, and the file to write them to.
     """
     part.reader.check(part.graph)
     onnx, weights = directory / f"{name}.onnx", directory / f"{name}.weights"
@@ -54,8 +53,8 @@ def write_plan(
         plan=directory / f"{name}{PLAN_SUFFIX}",
         report=directory / f"{name}{REPORT_SUFFIX}",
         profiles=make_profiles(part.bindings),
+        plugins=uses_plugins(part.graph),
         timing=timing,
-        capability=capability,
     )
     write_json(job_file, job)
     run_compiler(job, job_file)

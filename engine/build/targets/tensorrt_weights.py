@@ -49,12 +49,18 @@ def group_products(model: ir.Model) -> list[list[ir.Node]]:
     """
     groups: dict[ir.Value, list[ir.Node]] = {}
     for _, weight in parameters(model):
-        users = list(weight.consumers())
-        if len(users) == 1 and users[0].op_type == "MatMul" and users[0].inputs[1] is weight:
-            activations = users[0].inputs[0]
+        if is_matrix(weight):
+            (product,) = weight.consumers()
+            activations = product.inputs[0]
             assert activations is not None
-            groups.setdefault(activations, []).append(users[0])
+            groups.setdefault(activations, []).append(product)
     return list(groups.values())
+
+
+def is_matrix(weight: ir.Value) -> bool:
+    """Whether activations are multiplied by it once, and nothing else happens to it."""
+    users = list(weight.consumers())
+    return len(users) == 1 and users[0].op_type == "MatMul" and users[0].inputs[1] is weight
 
 
 def _replace(graph: ir.Graph, products: Sequence[ir.Node], quantized: Quantized, file: WeightFile) -> None:
