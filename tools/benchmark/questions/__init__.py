@@ -9,6 +9,7 @@ from tools.benchmark.questions.memory import measure_memory
 from tools.benchmark.questions.peers import measure_peers
 from tools.benchmark.questions.plans import measure_plans
 from tools.benchmark.questions.scores import measure_scores
+from tools.benchmark.questions.serving import measure_serving
 from tools.benchmark.report import Section
 
 QUESTIONS: dict[str, Callable[[Bench], Section]] = {
@@ -18,4 +19,5 @@ QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "consistency": measure_consistency,
     "memory": measure_memory,
     "plans": measure_plans,
+    "serving": measure_serving,
 }
