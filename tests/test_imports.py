@@ -28,6 +28,7 @@ ONLY_IN = {
         "engine/plugins/*/tensorrt*.py",
         "engine/runtime/executor_tensorrt*.py",
     ),
+    "mpi4py": ("engine/runtime/tensor_parallel*.py",),
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": ("engine/build/*", "engine/plugins/*"),
     "onnxscript": ("engine/build/*", "engine/plugins/*"),
@@ -93,6 +94,7 @@ def test_every_module_lies_in_a_known_room() -> None:
         ("engine/build/weights.py", "from transformers.models import auto"),
         ("engine/build/targets/onnxruntime.py", "import tensorrt"),
         ("engine/config.py", "from tools.command_line import positive"),
+        ("engine/runtime/pipeline.py", "from mpi4py import MPI"),
     ],
 )
 def test_a_forbidden_import_is_found(path: str, source: str) -> None:

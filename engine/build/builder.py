@@ -1,9 +1,10 @@
 """A checkpoint pair -> an engine directory, component by component."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from engine.errors import EngineError
 from engine.families import Family, family_of
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
 from engine.model_config import ModelConfig
+from engine.parallel import SHARDED, Mapping, check_shards
 
 OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
@@ -47,11 +49,6 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
 
     on_progress: gets a component's name and how much of it is done, 0..1.
     """
-    if build.precision is Precision.INT8 and build.mapping.world_size > 1:
-        raise EngineError(
-            f"precision {build.precision} is built for one rank, not for world_size {build.mapping.world_size}; "
-            f"choose precision {Precision.FP32}"
-        )
     refuse_foreign(build.out)
     roles = [
         read_role(build, "small", build.small, (), True, on_progress),
@@ -68,7 +65,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             precision=build.precision,
             max_tokens=build.max_tokens,
             max_batch=build.max_batch,
-            world_size=build.mapping.world_size,
+            world_size=build.world_size,
             versions={name: version(name) for name in VERSIONED},
             models={
                 role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
@@ -78,7 +75,16 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             exit=ExitConfig(),
         )
 
-    return build_components(build.out, components, make_manifest, on_progress)
+    return build_components(build.out, components, make_manifest, on_progress, wanted_components(build, components))
+
+
+def wanted_components(build: BuildConfig, components: Sequence[Component]) -> set[str] | None:
+    """Those that this run builds; None is all of them."""
+    if build.rank is None:
+        return None
+    ranks = [f"{SHARDED}/language/rank{mapping.rank}" for mapping in build.mappings(SHARDED)]
+    shared = {component.name for component in components}.difference(ranks)
+    return {ranks[build.rank], *(shared if build.rank == 0 else ())}
 
 
 def read_role(
@@ -102,6 +108,7 @@ def read_role(
     for point in points:
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
     checkpoint = Checkpoint(directory)
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
@@ -125,10 +132,10 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
         calibration = vision_inputs(role.family, role.config) if is_int8 else None
         write_engine(vision_graph(role.config.vision, limits), reader, out / "vision.onnx", on_progress, calibration)
 
-    def build_language(out: Path, on_progress: Callable[[float], None]) -> None:
+    def build_language(mapping: Mapping, out: Path, on_progress: Callable[[float], None]) -> None:
         reader = WeightReader(role.checkpoint, role.family.language_sources(role.config, directory))
-        graph = language_graph(role.config.language, limits, role.prune_layers, role.scores, build.mapping)
-        rank = out / f"rank{build.mapping.rank}"
+        graph = language_graph(role.config.language, limits, role.prune_layers, role.scores, mapping)
+        rank = out / f"rank{mapping.rank}"
         rank.mkdir()
         calibration = language_calibration(role, limits) if is_int8 else None
         write_engine(graph, reader, rank / "language.onnx", on_progress, calibration)
@@ -136,8 +143,9 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
     shared = (build.target, build.precision, limits)
     yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
-    language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
-    yield Component(f"{role.name}/language/rank{build.mapping.rank}", language_key, build_language)
+    for mapping in build.mappings(role.name):
+        language_key = key("language", *shared, role.prune_layers, role.scores, mapping)
+        yield Component(f"{role.name}/language/rank{mapping.rank}", language_key, partial(build_language, mapping))
 
 
 def language_calibration(role: Role, limits: Limits) -> Inputs:

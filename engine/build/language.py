@@ -13,7 +13,7 @@ from onnxscript import nn
 from engine import bindings as names
 from engine.bindings import language_bindings, segment_of
 from engine.build.graph import declare, finish
-from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, like
+from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, dims, like, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
@@ -123,8 +123,7 @@ def prune(op: Any, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[i
     """[B,S,N] each, [B,S'] -> [B,S',N] each."""
     kept = op.call(prune_visual_tokens(), *rows, keep_index)
     for value, before in zip(kept, rows, strict=True):
-        assert keep_index.shape is not None and before.shape is not None, "inputs are declared with their shapes"
-        value.type, value.shape = before.type, ir.Shape([*keep_index.shape, before.shape[-1]])
+        shaped(value, [*dims(keep_index), dims(before)[-1]], before)
     return kept
 
 
@@ -133,7 +132,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: LanguageConfig, mapping: Mapping, prune_layers: Sequence[int], scores: bool) -> None:
         super().__init__("model")
-        self.prune_layers, self.scores = prune_layers, scores
+        self.mapping, self.prune_layers, self.scores = mapping, prune_layers, scores
         self.embed_tokens = Embedding(config, mapping)
         self.layers = nn.ModuleList([DecoderLayer(config, mapping, scores) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -162,7 +161,12 @@ class Decoder(nn.Module):
             outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
             received += scores
         if self.scores:
-            outputs[names.VISUAL_SCORES_OUT] = op.Add(inputs[names.VISUAL_SCORES], op.Concat(*received, axis=1))
+            accumulator, (batch, columns) = inputs[names.VISUAL_SCORES], dims(inputs[names.VISUAL_COLUMN])
+            for layer_scores in received:
+                shaped(layer_scores, [batch, 1, columns], accumulator)
+            # Each rank has seen its own heads only.
+            total = all_reduce(op, like(op.Concat(*received, axis=1), accumulator), self.mapping)
+            outputs[names.VISUAL_SCORES_OUT] = op.Add(accumulator, total)
         return self.norm(op, hidden), outputs
 
 
@@ -177,7 +181,8 @@ def causal_score_mask(
     position = op.Add(op.Cast(score_row, to=int32), op.Unsqueeze(past, [1]))
     cache = op.Squeeze(op.Cast(op.Shape(past_key, start=2, end=3), to=int32))
     visible = op.LessOrEqual(op.Range(0, cache, 1), op.Unsqueeze(position, [2]))
-    return op.Where(visible, 0.0, MASKED)
+    mask = op.Where(visible, 0.0, MASKED)
+    return shaped(mask, [*dims(score_row), dims(past_key)[2]], past_key)
 
 
 class LanguageModel(nn.Module):

@@ -1,5 +1,6 @@
 """Modules that graphs are declared with. Parameter names are the checkpoint's, as each family maps them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from onnxscript import nn
 
 from engine.model_config import Norm
 from engine.parallel import Mapping
+from engine.plugins.all_reduce import NAME
 from engine.plugins.function import DOMAIN
 
 
@@ -92,12 +94,23 @@ def norm(kind: Norm, size: int, eps: float) -> nn.Module:
     return RMSNorm(size, eps) if kind is Norm.RMS else LayerNorm(size, eps)
 
 
-def like(value: ir.Value, other: ir.Value) -> ir.Value:
-    """`value` with the type and shape of `other`: ONNX cannot infer shapes through ops of the domain `sgl`."""
-    value.type, value.shape = other.type, other.shape
+def shaped(value: ir.Value, dims: Iterable[int | ir.SymbolicDim], dtype: ir.Value) -> ir.Value:
+    """`value` with a shape and the type of another value: ONNX cannot infer shapes through ops of the domain `sgl`."""
+    value.type, value.shape = dtype.type, ir.Shape([*dims])
     return value
 
 
+def like(value: ir.Value, other: ir.Value) -> ir.Value:
+    """`value` with the type and shape of `other`."""
+    return shaped(value, dims(other), other)
+
+
+def dims(value: ir.Value) -> ir.Shape:
+    """The shape of a value that is known to have one."""
+    assert value.shape is not None, f"{value.name} is declared with its shape"
+    return value.shape
+
+
 def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:
-    """The sum of x over all ranks; nothing on one rank."""
-    return x if mapping.world_size == 1 else like(op.all_reduce(x, _domain=DOMAIN), x)
+    """`sgl::all_reduce`, the sum of x over all ranks; nothing on one rank."""
+    return x if mapping.world_size == 1 else like(getattr(op, NAME)(x, _domain=DOMAIN), x)

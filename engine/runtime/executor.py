@@ -1,6 +1,7 @@
 """What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +34,23 @@ def resolve_threads(threads: int | None) -> int:
     return threads
 
 
-def load(target: Target, path: Path, threads: int) -> Executor:
-    """Load a compiled file for its target."""
+AllReduce = Callable[[np.ndarray], None]
+"""Replaces an array by its sum over all ranks, in place."""
+
+
+def load(target: Target, path: Path, threads: int | None) -> Executor:
+    """Load a compiled file for its target. threads: None shares those of a process that has called `load_rank`."""
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
         return OnnxRuntimeExecutor(path, threads)
     raise ManifestError(f"{path} was built for target {target}, which this version cannot run")
+
+
+def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
+    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only."""
+    if target is Target.ONNXRUNTIME:
+        from engine.runtime.executor_onnxruntime_stages import StagesExecutor
+
+        return StagesExecutor(path, threads, all_reduce)
+    raise ManifestError(f"{path} was built for target {target}, which this version cannot run on several ranks")

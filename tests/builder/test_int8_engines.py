@@ -187,12 +187,3 @@ def test_pair_of_int8_engines_answers(tmp_path: Path) -> None:
     answer = pipeline.answer(picture, "What is this?", exit=never, sampling=SamplingConfig(max_new_tokens=4))
     assert answer.answered_by is AnsweredBy.LARGE
     assert np.isfinite(answer.probabilities).all()
-
-
-def test_int8_of_several_ranks_is_refused(tmp_path: Path) -> None:
-    several = replace(
-        BuildConfig(tmp_path, tmp_path, tmp_path / "out", precision=Precision.INT8), mapping=RankMapping(0, 2)
-    )
-    with pytest.raises(EngineError, match=r"precision int8 is built for one rank, not for world_size 2; choose"):
-        build_pair(several)
-    assert not (tmp_path / "out").exists()

@@ -11,6 +11,8 @@ from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
 from engine.manifest import write_json
+from engine.parallel import stage_path
+from engine.plugins.all_reduce import cut
 
 REPORT_SUFFIX = ".quantization.json"
 
@@ -24,6 +26,7 @@ def write_engine(
 ) -> None:
     """Fill the graph's parameters and write `path` (.onnx) and its weights (.weights) beside it.
 
+    The graph of one of several ranks becomes a file per stage, `stage_path`; all share the weights.
     calibration: inputs that the graph is run on to quantize it to int8, with a report beside it; None is float32.
     """
     reader.check(model)
@@ -33,7 +36,9 @@ def write_engine(
         else:
             report = write_int8_weights(model, reader, calibration, file, on_progress)
             write_json(path.with_suffix(REPORT_SUFFIX), report)
-    ir.save(model, path)
+    stages = cut(model)
+    for index, stage in enumerate(stages):
+        ir.save(stage, path if len(stages) == 1 else stage_path(path, index))
 
 
 def _write_weights(model: ir.Model, reader: WeightReader, file: WeightFile, on_progress: Progress) -> None:
