@@ -69,14 +69,22 @@ def segment_of(layer: int, prune_layers: Sequence[int]) -> int:
 
 
 def language_bindings(
-    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], scores: bool, mapping: Mapping
+    config: LanguageConfig,
+    limits: Limits,
+    prune_layers: Sequence[int],
+    scores: bool,
+    mapping: Mapping,
+    dtype: str = "float32",
 ) -> Bindings:
-    """Of a language engine; `scores` adds the importance accumulator, each prune point a keep_index."""
+    """Of a language engine; `scores` adds the importance accumulator, each prune point a keep_index.
+
+    dtype: of visual features and KV caches (`Precision.activations`); angles, scores and logits are float32.
+    """
     batch, sequence, half = limits.batch(), limits.sequence(), config.head_dim // 2
     kv_heads = len(mapping.kv_heads(config.num_kv_heads))
     inputs = [
         Binding(INPUT_IDS, "int64", (batch, sequence)),
-        Binding(VISUAL_EMBEDS, "float32", (limits.visual(), config.hidden_size)),
+        Binding(VISUAL_EMBEDS, dtype, (limits.visual(), config.hidden_size)),
         Binding(VISUAL_SLOT, "int64", (batch, sequence)),
         Binding(ROPE_COS, "float32", (batch, sequence, half)),
         Binding(ROPE_SIN, "float32", (batch, sequence, half)),
@@ -101,16 +109,16 @@ def language_bindings(
     ]
     for layer in range(config.num_layers):
         cache = (batch, kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim)
-        inputs += [Binding(name, "float32", cache) for name in past_kv(layer)]
-        outputs += [Binding(name, "float32", cache) for name in present_kv(layer)]
+        inputs += [Binding(name, dtype, cache) for name in past_kv(layer)]
+        outputs += [Binding(name, dtype, cache) for name in present_kv(layer)]
     return Bindings(tuple(inputs), tuple(outputs))
 
 
-def vision_bindings(config: VisionConfig, limits: Limits) -> Bindings:
-    """Of a vision encoder with its projector."""
+def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32") -> Bindings:
+    """Of a vision encoder with its projector. dtype: of the features (`Precision.activations`)."""
     tiles = limits.tiles()
     pixels = (tiles, 3, config.image_size, config.image_size)
     return Bindings(
         (Binding(PIXEL_VALUES, "float32", pixels),),
-        (Binding(VISUAL_FEATURES, "float32", (tiles, config.tokens_per_tile(), config.output_size)),),
+        (Binding(VISUAL_FEATURES, dtype, (tiles, config.tokens_per_tile(), config.output_size)),),
     )

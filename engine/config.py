@@ -207,12 +207,37 @@ class SamplingConfig:
 
 
 class Target(StrEnum):
+    """What an engine is compiled for."""
+
     ONNXRUNTIME = "onnxruntime"
+    """ONNX Runtime on CPUs."""
+    TENSORRT_RTX = "tensorrt_rtx"
+    """TensorRT-RTX: plans are built on any machine and finished on the GPU that runs them."""
+    TENSORRT = "tensorrt"
+    """TensorRT: plans are built on a GPU, for GPUs of that kind."""
+
+    def precisions(self) -> "tuple[Precision, ...]":
+        """What it can be built in."""
+        if self is Target.ONNXRUNTIME:
+            return Precision.FP32, Precision.INT8
+        return Precision.BF16, Precision.FP16, Precision.INT8, Precision.INT4, Precision.FP8
 
 
 class Precision(StrEnum):
+    """How weights are stored; below 16 bits it is the matrices' precision, the rest has that of the activations."""
+
     FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
+    FP8 = "fp8"
+
+    def activations(self, target: Target) -> str:
+        """NumPy's name of the type of activations, features and KV caches; scores and logits are always float32."""
+        if target is Target.ONNXRUNTIME:
+            return "float32"
+        return "float16" if self is Precision.FP16 else "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ class Manifest:
     components: dict[str, ComponentRecord]
     guidance: GuidanceConfig
     exit: ExitConfig
+    gpu: str | None = None
+    """The only kind of GPU that it runs on; None is any that the target supports."""
 
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
@@ -208,9 +210,9 @@ def write_json(path: Path, value: object) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def read_component(path: Path) -> ComponentRecord:
-    """A component's record that `write_json` wrote. Raises ManifestError."""
-    return _structure(_read_json(path), ComponentRecord, path)
+def read_json(path: Path, kind: type[Read]) -> Read:
+    """What `write_json` wrote of this class. Raises ManifestError."""
+    return _structure(_read_json(path), kind, path)
 
 
 def _verify_component(

@@ -6,10 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from engine.build.layer_report import REPORT_SUFFIX, LayerReport
 from engine.errors import ManifestError
-from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest, verify
+from engine.manifest import CONVERTER, EngineModel, Manifest, read_json, read_manifest, verify
 from engine.model_config import LanguageConfig, VisionConfig
 from tools.command_line import run_command, size_text
+from tools.describe_layers import describe_layers
 
 QUANTIZATION = ".quantization.json"
 
@@ -17,6 +19,7 @@ QUANTIZATION = ".quantization.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
     parser.add_argument("--json", action="store_true", help="print the manifest and more as one JSON object")
+    parser.add_argument("--layers", action="store_true", help="show what a plan's compiler made one kernel of")
     parser.add_argument("--verify", action="store_true", help="compute the hash of every file again")
 
 
@@ -31,10 +34,28 @@ def info(arguments: argparse.Namespace) -> None:
     if arguments.verify:
         verify(arguments.engine, manifest, full=True)
     reports = read_quantization(arguments.engine, manifest)
+    layers = read_layers(arguments.engine, manifest) if arguments.layers else None
     if arguments.json:
-        print(json.dumps(to_json(manifest, reports, arguments.verify), ensure_ascii=False, allow_nan=False))
-    else:
-        print(describe(arguments.engine, manifest, reports, arguments.verify))
+        content = to_json(manifest, reports, arguments.verify)
+        if layers is not None:
+            content["layers"] = CONVERTER.unstructure(layers)
+        print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+        return
+    print(describe(arguments.engine, manifest, reports, arguments.verify))
+    for file, report in (layers or {}).items():
+        print("\n    ".join((f"  layers      {file.removesuffix(REPORT_SUFFIX)}", *describe_layers(report))))
+
+
+def read_layers(directory: Path, manifest: Manifest) -> dict[str, LayerReport]:
+    """Path in the engine directory -> the layer report that the build wrote there. Raises ManifestError."""
+    files = [file for component in manifest.components.values() for file in component.files]
+    reports = {file: read_json(directory / file, LayerReport) for file in files if file.endswith(REPORT_SUFFIX)}
+    if not reports:
+        raise ManifestError(
+            f"{directory} is for target {manifest.target}, which compiles nothing ahead of time and has no layers to "
+            "show; leave --layers out"
+        )
+    return reports
 
 
 def read_quantization(directory: Path, manifest: Manifest) -> dict[str, Any]:
@@ -60,7 +81,8 @@ def to_json(manifest: Manifest, reports: dict[str, Any], verified: bool) -> dict
 
 def describe(directory: Path, manifest: Manifest, reports: dict[str, Any], verified: bool) -> str:
     lines = [
-        f"{directory}: {manifest.target} {manifest.precision}, {size_text(manifest.total_bytes())}, "
+        f"{directory}: {manifest.target} {manifest.precision}{f' for {manifest.gpu}' if manifest.gpu else ''}, "
+        f"{size_text(manifest.total_bytes())}, "
         f"built {manifest.created} by sgl-engine {manifest.engine_version}",
         f"  limits      {manifest.max_tokens} tokens · {manifest.max_batch} questions at once "
         f"· world size {manifest.world_size}",

@@ -9,26 +9,31 @@ from importlib.metadata import version
 from pathlib import Path
 
 import engine
+from engine.bindings import language_bindings, vision_bindings
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
+from engine.build.compiler import Compiler, Part
 from engine.build.language import language_graph
 from engine.build.staging import BuildReport, Component, build_components, component_key, refuse_foreign
-from engine.build.targets.onnxruntime import write_engine
+from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
 from engine.build.targets.onnxruntime_evaluate import evaluate
+from engine.build.targets.tensorrt import TensorRtCompiler
+from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Target, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED, Mapping, check_shards
+from engine.plugins.lowering import lowering_for
 
 OnProgress = Callable[[str, float], None]
-VERSIONED = ("onnx", "onnx-ir", "onnxruntime", "onnxscript")
-"""Packages whose version decides what a build yields."""
+VERSIONED = ("onnx", "onnx-ir", "onnxscript")
+"""Packages whose version decides what a build yields, besides the target's compiler."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,13 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
     on_progress: gets a component's name and how much of it is done, 0..1.
     """
     refuse_foreign(build.out)
+    compiler = open_compiler(build)
+    versions = {name: version(name) for name in VERSIONED} | dict(compiler.versions())
     roles = [
         read_role(build, "small", build.small, (), True, on_progress),
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
-    components = [component for role in roles for component in role_components(build, role)]
+    components = [component for role in roles for component in role_components(build, role, compiler)]
 
     def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
         return Manifest(
@@ -66,7 +73,8 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             max_tokens=build.max_tokens,
             max_batch=build.max_batch,
             world_size=build.world_size,
-            versions={name: version(name) for name in VERSIONED},
+            versions=versions,
+            gpu=compiler.gpu(),
             models={
                 role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
             },
@@ -114,11 +122,11 @@ def read_role(
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
 
 
-def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
+def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
     limits = limits_of(build, role.config)
     directory = role.checkpoint.directory
-    is_int8 = build.precision is Precision.INT8
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
 
     def key(part: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
@@ -128,24 +136,48 @@ def role_components(build: BuildConfig, role: Role) -> Iterator[Component]:
         write_tokenizer(directory, out)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
-        reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
-        calibration = vision_inputs(role.family, role.config) if is_int8 else None
-        write_engine(vision_graph(role.config.vision, limits), reader, out / "vision.onnx", on_progress, calibration)
+        config = role.config.vision
+        part = Part(
+            vision_graph(config, limits, lowering, dtype),
+            vision_bindings(config, limits, dtype),
+            WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
+            lambda: vision_inputs(role.family, role.config),
+            build.out / role.name,
+        )
+        compiler.write(part, out, "vision", on_progress)
 
     def build_language(mapping: Mapping, out: Path, on_progress: Callable[[float], None]) -> None:
-        reader = WeightReader(role.checkpoint, role.family.language_sources(role.config, directory))
-        graph = language_graph(role.config.language, limits, role.prune_layers, role.scores, mapping)
-        rank = out / f"rank{mapping.rank}"
-        rank.mkdir()
-        calibration = language_calibration(role, limits) if is_int8 else None
-        write_engine(graph, reader, rank / "language.onnx", on_progress, calibration)
+        rank = f"rank{mapping.rank}"
+        settings = role.config.language, limits, role.prune_layers, role.scores
+        part = Part(
+            language_graph(*settings, mapping, lowering, dtype),
+            language_bindings(*settings, mapping, dtype),
+            WeightReader(role.checkpoint, role.family.language_sources(role.config, directory)),
+            lambda: language_calibration(role, limits),
+            build.out / role.name / rank,
+            (lambda: language_graph(*settings, Mapping(), lowering, dtype)) if mapping.world_size > 1 else None,
+        )
+        (out / rank).mkdir()
+        compiler.write(part, out / rank, "language", on_progress)
 
-    shared = (build.target, build.precision, limits)
+    shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
     yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     for mapping in build.mappings(role.name):
         language_key = key("language", *shared, role.prune_layers, role.scores, mapping)
         yield Component(f"{role.name}/language/rank{mapping.rank}", language_key, partial(build_language, mapping))
+
+
+def open_compiler(build: BuildConfig) -> Compiler:
+    """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
+    target, precision = build.target, build.precision
+    if precision not in target.precisions():
+        raise EngineError(
+            f"target {target} is not built in precision {precision}; choose {' or '.join(target.precisions())}"
+        )
+    if target is Target.ONNXRUNTIME:
+        return OnnxRuntimeCompiler(precision)
+    return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)
 
 
 def language_calibration(role: Role, limits: Limits) -> Inputs:
@@ -158,7 +190,8 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
 def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
     """The ranges that the engines of one model are built for."""
     thumbnail = int(config.tiling.thumbnail)
-    return Limits(build.max_tokens, build.max_batch, config.tiling.max_tiles + thumbnail)
+    planned = build.target is not Target.ONNXRUNTIME
+    return Limits(build.max_tokens, build.max_batch, config.tiling.max_tiles + thumbnail, planned)
 
 
 def code_fingerprint() -> str:

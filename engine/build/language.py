@@ -13,13 +13,13 @@ from onnxscript import nn
 from engine import bindings as names
 from engine.bindings import language_bindings, segment_of
 from engine.build.graph import declare, finish
-from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, dims, like, shaped
+from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, dims, like, set_dtype, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
-from engine.plugins.cached_attention import cached_attention
-from engine.plugins.prune_visual_tokens import prune_visual_tokens
-from engine.plugins.visual_attention import MASKED, visual_attention
+from engine.plugins.cached_attention.past_length import past_length
+from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.visual_attention import MASKED
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Embedding(nn.Module):
         else:
             words = op.Gather(self.weight, ids)
         is_visual = op.GreaterOrEqual(op.Unsqueeze(slot, [-1]), 0)
-        return op.Where(is_visual, op.Gather(visual, slot), words)
+        return op.Where(is_visual, op.Gather(visual, op.Max(slot, 0)), words)
 
 
 class Attention(nn.Module):
     """Rotary grouped-query attention of one layer on this rank's heads."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool) -> None:
+    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool, lowering: Lowering) -> None:
         super().__init__()
         heads = mapping.shard(config.num_heads, "num_heads")
         kv_heads = mapping.kv_heads(config.num_kv_heads)
@@ -68,11 +68,8 @@ class Attention(nn.Module):
         self.v_proj = Linear(size, config.num_kv_heads * dim, config.qkv_bias, rows=kv)
         self.o_proj = Linear(config.num_heads * dim, size, columns=q)
         self.num_heads, self.num_kv_heads, self.mapping = len(heads), len(kv_heads), mapping
-        self.function = (
-            visual_attention(self.num_heads, self.num_kv_heads, dim)
-            if scores
-            else cached_attention(self.num_heads, self.num_kv_heads)
-        )
+        attention = lowering.visual_attention if scores else lowering.cached_attention
+        self.function = attention(self.num_heads, self.num_kv_heads, dim)
 
     def forward(
         self, op: Any, tokens: Tokens, x: ir.Value, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
@@ -104,10 +101,10 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP with residuals."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool) -> None:
+    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool, lowering: Lowering) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, mapping, scores)
+        self.self_attn = Attention(config, mapping, scores, lowering)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config, mapping)
 
@@ -119,9 +116,9 @@ class DecoderLayer(nn.Module):
         return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
 
 
-def prune(op: Any, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[ir.Value]:
+def prune(op: Any, function: ir.Function, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[ir.Value]:
     """[B,S,N] each, [B,S'] -> [B,S',N] each."""
-    kept = op.call(prune_visual_tokens(), *rows, keep_index)
+    kept = op.call(function, *rows, keep_index)
     for value, before in zip(kept, rows, strict=True):
         shaped(value, [*dims(keep_index), dims(before)[-1]], before)
     return kept
@@ -130,24 +127,32 @@ def prune(op: Any, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[i
 class Decoder(nn.Module):
     """Embedding, layers with prune points between them, final norm."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, prune_layers: Sequence[int], scores: bool) -> None:
+    def __init__(
+        self,
+        config: LanguageConfig,
+        mapping: Mapping,
+        prune_layers: Sequence[int],
+        scores: bool,
+        lowering: Lowering,
+    ) -> None:
         super().__init__("model")
         self.mapping, self.prune_layers, self.scores = mapping, prune_layers, scores
+        self.function = lowering.prune_visual_tokens()
         self.embed_tokens = Embedding(config, mapping)
-        self.layers = nn.ModuleList([DecoderLayer(config, mapping, scores) for _ in range(config.num_layers)])
+        self.layers = nn.ModuleList([DecoderLayer(config, mapping, scores, lowering) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
         """-> hidden states of the last segment and the present caches (and `visual_scores_out`) by name."""
         score_inputs: dict[int, list[ir.Value]] = {}
         hidden = self.embed_tokens(op, inputs[names.INPUT_IDS], inputs[names.VISUAL_EMBEDS], inputs[names.VISUAL_SLOT])
-        cos, sin = inputs[names.ROPE_COS], inputs[names.ROPE_SIN]
+        cos, sin = (cast(op, inputs[name], hidden.dtype) for name in (names.ROPE_COS, names.ROPE_SIN))
         outputs: dict[str, ir.Value] = {}
         received = []
         for index, layer in enumerate(self.layers):
             segment = segment_of(index, self.prune_layers)
             if index in self.prune_layers:
-                hidden, cos, sin = prune(op, (hidden, cos, sin), inputs[names.keep_index(segment)])
+                hidden, cos, sin = prune(op, self.function, (hidden, cos, sin), inputs[names.keep_index(segment)])
             tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)])
             past = [inputs[name] for name in names.past_kv(index)]
             if self.scores and segment not in score_inputs:
@@ -175,28 +180,34 @@ def causal_score_mask(
 ) -> ir.Value:
     """[B,R], [B], [B,S,C], [B,Hkv,T,D] -> [B,R,T]: `score_mask` of `sgl::visual_attention`, once for all its layers."""
     int32 = ir.DataType.INT32
-    sequence = op.Cast(op.Shape(hidden, start=1, end=2), to=int32)
-    starts_empty = op.Equal(sequence, op.ReduceMax(kv_length, keepdims=1))
-    past = op.Where(starts_empty, op.Sub(kv_length, kv_length), op.Sub(kv_length, sequence))
-    position = op.Add(op.Cast(score_row, to=int32), op.Unsqueeze(past, [1]))
+    position = op.Add(op.Cast(score_row, to=int32), op.Unsqueeze(past_length(op, hidden, kv_length), [1]))
     cache = op.Squeeze(op.Cast(op.Shape(past_key, start=2, end=3), to=int32))
     visible = op.LessOrEqual(op.Range(0, cache, 1), op.Unsqueeze(position, [2]))
     mask = op.Where(visible, 0.0, MASKED)
-    return shaped(mask, [*dims(score_row), dims(past_key)[2]], past_key)
+    mask.shape = ir.Shape([*dims(score_row), dims(past_key)[2]])
+    return mask
 
 
 class LanguageModel(nn.Module):
     """The whole engine: decoder and head."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, prune_layers: Sequence[int], scores: bool) -> None:
+    def __init__(
+        self,
+        config: LanguageConfig,
+        mapping: Mapping,
+        prune_layers: Sequence[int],
+        scores: bool,
+        lowering: Lowering,
+    ) -> None:
         super().__init__("")
-        self.model = Decoder(config, mapping, prune_layers, scores)
+        self.model = Decoder(config, mapping, prune_layers, scores, lowering)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, rows=mapping.vocabulary(config.vocab_size))
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
         hidden, outputs = self.model(op, inputs)
         wanted = op.GatherND(hidden, op.Unsqueeze(inputs[names.LOGIT_INDEX], [-1]), batch_dims=1)
-        return {names.LOGITS: self.lm_head(op, wanted), **outputs}
+        logits = cast(op, self.lm_head(op, wanted), ir.DataType.FLOAT)
+        return {names.LOGITS: logits, **outputs}
 
 
 def language_graph(
@@ -205,9 +216,12 @@ def language_graph(
     prune_layers: Sequence[int] = (),
     scores: bool = False,
     mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+    lowering: Lowering = ONNXRUNTIME,
+    dtype: str = "float32",
 ) -> ir.Model:
-    """Declare the graph of a language engine; its parameters carry no data yet."""
-    bound = language_bindings(config, limits, prune_layers, scores, mapping)
-    builder, inputs = declare("language", bound)
-    outputs = LanguageModel(config, mapping, prune_layers, scores)(builder.op, inputs)
-    return finish(builder, bound, outputs)
+    """Declare the graph of a language engine; its parameters carry no data yet. dtype: of them and of activations."""
+    bound = language_bindings(config, limits, prune_layers, scores, mapping, dtype)
+    builder, inputs = declare("language", bound, lowering.opset)
+    model = LanguageModel(config, mapping, prune_layers, scores, lowering)
+    set_dtype(model, dtype)
+    return finish(builder, bound, model(builder.op, inputs))

@@ -7,6 +7,7 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript import nn
 
+from engine.build.graph import data_type
 from engine.model_config import Norm
 from engine.parallel import Mapping
 from engine.plugins.all_reduce import NAME
@@ -34,7 +35,7 @@ class Part:
 
 
 class Weight(nn.Parameter):
-    """A float32 parameter that is filled from a checkpoint when the graph is written.
+    """A parameter that is filled from a checkpoint when the graph is written.
 
     stored: shape of the whole parameter as checkpoints keep it; the shape in the graph follows from it and `part`.
     """
@@ -94,9 +95,9 @@ def norm(kind: Norm, size: int, eps: float) -> nn.Module:
     return RMSNorm(size, eps) if kind is Norm.RMS else LayerNorm(size, eps)
 
 
-def shaped(value: ir.Value, dims: Iterable[int | ir.SymbolicDim], dtype: ir.Value) -> ir.Value:
-    """`value` with a shape and the type of another value: ONNX cannot infer shapes through ops of the domain `sgl`."""
-    value.type, value.shape = dtype.type, ir.Shape([*dims])
+def shaped(value: ir.Value, shape: Iterable[int | ir.SymbolicDim], other: ir.Value) -> ir.Value:
+    """`value` with a shape and the type of `other`: ONNX cannot infer shapes through ops of the domain `sgl`."""
+    value.type, value.shape = other.type, ir.Shape([*shape])
     return value
 
 
@@ -109,6 +110,18 @@ def dims(value: ir.Value) -> ir.Shape:
     """The shape of a value that is known to have one."""
     assert value.shape is not None, f"{value.name} is declared with its shape"
     return value.shape
+
+
+def set_dtype(module: nn.Module, dtype: str) -> None:
+    """Give all parameters of a module this type, before it is called."""
+    for parameter in module.parameters():
+        parameter.type = ir.TensorType(data_type(dtype))
+
+
+def cast(op: Any, x: ir.Value, dtype: ir.DataType | None) -> ir.Value:
+    """x as `dtype`; itself if it is already."""
+    assert dtype is not None, "types are known where they are declared"
+    return x if x.dtype == dtype else op.Cast(x, to=dtype)
 
 
 def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:

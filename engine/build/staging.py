@@ -29,7 +29,7 @@ from engine.manifest import (
     Manifest,
     file_sha256,
     is_engine_directory,
-    read_component,
+    read_json,
     verify,
     verify_component,
     write_json,
@@ -70,7 +70,7 @@ class BuildReport:
     missing: tuple[str, ...]
     seconds: float
     peak_bytes: int
-    """Most memory that this process ever used."""
+    """Most memory that this process, or a compiler that it ran, ever used."""
 
 
 def build_components(
@@ -210,7 +210,7 @@ def _find_cached(out: Path, previous: Manifest | None, component: Component) -> 
 
 def _find_resumable(place: Path, component: Component) -> ComponentRecord | None:
     try:
-        record = read_component(place / RECORD)
+        record = read_json(place / RECORD, ComponentRecord)
         if record.key != component.key:
             return None
         verify_component(place, component.name, record)
@@ -258,5 +258,6 @@ def _explain(error: OSError, out: Path) -> EngineError:
 
 
 def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Of this process, or of the largest that it ran: compilers run in their own.
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else 1024 * peak

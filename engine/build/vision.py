@@ -10,11 +10,11 @@ from onnxscript import nn
 
 from engine import bindings as names
 from engine.bindings import vision_bindings
-from engine.build.graph import declare, finish
-from engine.build.layers import LayerNorm, Linear, RMSNorm, Weight, norm
+from engine.build.graph import data_type, declare, finish
+from engine.build.layers import LayerNorm, Linear, RMSNorm, Weight, cast, norm, set_dtype
 from engine.dims import Limits
 from engine.model_config import VisionConfig
-from engine.plugins.full_attention import full_attention
+from engine.plugins.lowering import ONNXRUNTIME, Lowering
 
 PROJECTOR_EPS = 1e-5
 """Of the projector's norm, which checkpoints do not name."""
@@ -58,7 +58,7 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """[N,S,C] -> [N,S,C]: every token sees every other of its tile."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, lowering: Lowering) -> None:
         super().__init__()
         size = config.hidden_size
         self.qkv = Linear(size, 3 * size, config.qkv_bias)
@@ -66,14 +66,14 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(size, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(size, config.norm_eps) if config.qk_norm else None
         self.proj = Linear(size, size, bias=True)
-        self.function = full_attention(config.num_heads)
+        self.function = lowering.full_attention(config.num_heads)
 
     def forward(self, op: Any, x: ir.Value) -> ir.Value:
         query, key, value = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(op, query), self.k_norm(op, key)
         attended = op.call(self.function, query, key, value)
-        # The body is of ONNX Runtime's domain, which ONNX cannot infer shapes through.
+        # ONNX cannot infer shapes through ops of the domain `sgl`.
         attended.type, attended.shape = query.type, query.shape
         return self.proj(op, attended)
 
@@ -100,10 +100,10 @@ class MLP(nn.Module):
 class EncoderLayer(nn.Module):
     """[N,S,C] -> [N,S,C]: pre-norm attention and MLP with residuals, each branch scaled channel by channel."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, lowering: Lowering) -> None:
         super().__init__()
         self.norm1 = norm(config.norm, config.hidden_size, config.norm_eps)
-        self.attn = Attention(config)
+        self.attn = Attention(config, lowering)
         self.ls1 = Weight((config.hidden_size,))
         self.norm2 = norm(config.norm, config.hidden_size, config.norm_eps)
         self.mlp = MLP(config)
@@ -117,9 +117,9 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """[N,S,C] -> [N,S,C]; no norm follows the last layer."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, lowering: Lowering) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([EncoderLayer(config) for _ in range(config.num_layers)])
+        self.layers = nn.ModuleList([EncoderLayer(config, lowering) for _ in range(config.num_layers)])
 
     def forward(self, op: Any, hidden: ir.Value) -> ir.Value:
         for layer in self.layers:
@@ -139,11 +139,11 @@ def pixel_shuffle(op: Any, tokens: ir.Value, config: VisionConfig) -> ir.Value:
 class VisionModel(nn.Module):
     """The whole engine: [N,3,H,W] -> [N,V,C of the language model]."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: VisionConfig, lowering: Lowering) -> None:
         super().__init__("")
         self.config = config
         self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config, lowering)
         shuffled = num_patches(config) // config.tokens_per_tile() * config.hidden_size
         self.mlp1 = nn.Sequential(
             LayerNorm(shuffled, PROJECTOR_EPS),
@@ -158,12 +158,17 @@ class VisionModel(nn.Module):
         return self.mlp1(op, pixel_shuffle(op, patches, self.config))
 
 
-def vision_graph(config: VisionConfig, limits: Limits) -> ir.Model:
+def vision_graph(
+    config: VisionConfig, limits: Limits, lowering: Lowering = ONNXRUNTIME, dtype: str = "float32"
+) -> ir.Model:
     """Declare the graph of a vision engine; its parameters carry no data yet.
 
     No rank owns a part of it: each holds the whole encoder and takes a share of the tiles.
+    dtype: of parameters and activations.
     """
-    bound = vision_bindings(config, limits)
-    builder, inputs = declare("vision", bound)
-    features = VisionModel(config)(builder.op, inputs[names.PIXEL_VALUES])
+    bound = vision_bindings(config, limits, dtype)
+    builder, inputs = declare("vision", bound, lowering.opset)
+    model = VisionModel(config, lowering)
+    set_dtype(model, dtype)
+    features = model(builder.op, cast(builder.op, inputs[names.PIXEL_VALUES], data_type(dtype)))
     return finish(builder, bound, {names.VISUAL_FEATURES: features})

@@ -35,19 +35,25 @@ class WeightFile:
             self._file.close()
 
     def add(self, name: str, array: np.ndarray) -> ir.ExternalTensor:
-        """Append any dtype of whole bytes; the result is the initializer's value, readable once the file is closed."""
+        """Append any dtype; the result is the initializer's value, readable once the file is closed.
+
+        What is smaller than a byte is packed as ONNX wants it.
+        """
         dtype = ir.DataType.from_numpy(array.dtype)
-        assert dtype.bitwidth == 8 * array.itemsize, f"{name}: pack {dtype} into bytes first"
-        alignment = LARGE_ALIGNMENT if array.nbytes >= LARGE_BYTES else SMALL_ALIGNMENT
+        if dtype.bitwidth < 8:
+            data = np.frombuffer(ir.Tensor(array).tobytes(), np.uint8)
+        else:
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        alignment = LARGE_ALIGNMENT if data.nbytes >= LARGE_BYTES else SMALL_ALIGNMENT
         offset = 0  # of an empty tensor, because ONNX Runtime refuses to read nothing at the end of the file
         if array.size:
             self._file.write(bytes(-self._file.tell() % alignment))
             offset = self._file.tell()
-            self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            self._file.write(data.data)
         return ir.ExternalTensor(
             self.path.name,
             offset,
-            array.nbytes,
+            data.nbytes,
             dtype,
             shape=ir.Shape(array.shape),
             name=name,

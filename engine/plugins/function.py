@@ -1,6 +1,6 @@
 """Ops of the domain `sgl` as ONNX functions: a node in the graph, a body per target beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -9,13 +9,19 @@ from onnxscript import build_function
 DOMAIN = "sgl"
 CONTRIB = "com.microsoft"
 """ONNX Runtime's own domain."""
+TENSORRT = "trt"
+"""Of operators that only TensorRT's parser knows."""
 OPSET = {"": 23, CONTRIB: 1}
-"""What function bodies and graphs are written in."""
+"""What function bodies and graphs are written in for ONNX Runtime."""
+TENSORRT_OPSET = {"": 24, TENSORRT: 1}
+"""And for TensorRT."""
 
 
-def sgl_function(name: str, body: Callable[..., Any], inputs: Sequence[str]) -> ir.Function:
+def sgl_function(
+    name: str, body: Callable[..., Any], inputs: Sequence[str], opset: Mapping[str, int] = OPSET
+) -> ir.Function:
     """The function `sgl::<name>` whose body is traced from `body(op, *inputs)`."""
-    return build_function(body, [ir.Value(name=i) for i in inputs], domain=DOMAIN, name=name, opset_imports=OPSET)
+    return build_function(body, [ir.Value(name=i) for i in inputs], domain=DOMAIN, name=name, opset_imports=dict(opset))
 
 
 def constant(op: Any, value: int | Sequence[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:

@@ -39,12 +39,15 @@ AllReduce = Callable[[np.ndarray], None]
 
 
 def load(target: Target, path: Path, threads: int | None) -> Executor:
-    """Load a compiled file for its target. threads: None shares those of a process that has called `load_rank`."""
+    """Load one compiled engine; `path` without the suffix that its target gives the file. Raises ManifestError.
+
+    threads: None shares those of a process that has called `load_rank`.
+    """
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
-        return OnnxRuntimeExecutor(path, threads)
-    raise ManifestError(f"{path} was built for target {target}, which this version cannot run")
+        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
+    raise _needs_gpu(target, path)
 
 
 def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
@@ -52,5 +55,12 @@ def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime_stages import StagesExecutor
 
-        return StagesExecutor(path, threads, all_reduce)
-    raise ManifestError(f"{path} was built for target {target}, which this version cannot run on several ranks")
+        return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)
+    raise _needs_gpu(target, path)
+
+
+def _needs_gpu(target: Target, path: Path) -> ManifestError:
+    return ManifestError(
+        f"{path} was built for target {target}, which needs an NVIDIA GPU and a runtime that this version does not "
+        f"have; rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
+    )

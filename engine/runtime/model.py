@@ -98,8 +98,8 @@ class VisionLanguageModel:
             ranks.open(directory, manifest, threads)
             vision, language = ShardedVision(ranks), ShardedLanguage(ranks)
         else:
-            engine = load(manifest.target, root / "rank0" / "language.onnx", threads)
-            vision = VisionEncoder(load(manifest.target, root / "vision.onnx", threads), model.config.vision)
+            engine = load(manifest.target, root / "rank0" / "language", threads)
+            vision = VisionEncoder(load(manifest.target, root / "vision", threads), model.config.vision)
             language = LanguageModel(engine, model.config.language, model.prune_layers, model.scores)
         tokenizer = Tokenizer.load(root / "tokenizer.json")
         return cls(model.config, tokenizer, vision, language, manifest.max_tokens)

@@ -79,10 +79,10 @@ class Rank:
         neighbours = world.Split_type(MPI.COMM_TYPE_SHARED).size
         threads = max(1, threads // neighbours)
         self._config = model.config.language
-        executor = load_rank(manifest.target, root / f"rank{world.rank}" / "language.onnx", threads, self._sum)
+        executor = load_rank(manifest.target, root / f"rank{world.rank}" / "language", threads, self._sum)
         mapping = Mapping(world.rank, world.size)
         self._language = LanguageModel(executor, self._config, model.prune_layers, model.scores, mapping)
-        self._vision = VisionEncoder(load(manifest.target, root / "vision.onnx", None), model.config.vision)
+        self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision)
 
     def _sum(self, partial: np.ndarray) -> None:
         self._world.Allreduce(MPI.IN_PLACE, partial, MPI.SUM)

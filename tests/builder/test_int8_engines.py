@@ -1,6 +1,6 @@
 """int8 engines as a whole, against transformers and float32, and whether their reports are true."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,8 @@ from engine.build.targets.onnxruntime import write_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, Precision, SamplingConfig, Target
-from engine.errors import EngineError
 from engine.families import family_of
 from engine.manifest import read_manifest
-from engine.parallel import Mapping as RankMapping
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel, PromptTokens, Request

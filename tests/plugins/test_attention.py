@@ -50,7 +50,7 @@ def valid_rows(inputs: dict[str, np.ndarray]) -> np.ndarray:
 def test_cached_attention(heads: tuple, call: tuple) -> None:
     inputs = make(heads, call)
     expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run_function(cached_attention.cached_attention(heads[0], heads[1]), inputs)
+    actual = run_function(cached_attention.cached_attention(*heads), inputs)
     rows = valid_rows(inputs)
     assert_allclose(actual[0][rows], expected[0][rows], **TOLERANCE["op"])
     for b, length in enumerate(inputs["kv_length"]):

@@ -18,7 +18,9 @@ def visual_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Fun
 
     def body(op: Any, *inputs: ir.Value) -> tuple[ir.Value, ...]:
         *attention_inputs, score_row, score_weight, score_mask, visual_column = inputs
-        output, present_key, present_value = group_query_attention(op, attention_inputs, num_heads, num_kv_heads)
+        output, present_key, present_value = group_query_attention(
+            op, attention_inputs, num_heads, num_kv_heads, head_dim
+        )
         # The heads of a group share their keys: [B,Hkv,G*R,D] x [B,Hkv,T,D] reads each key once.
         rows = op.GatherND(attention_inputs[0], op.Unsqueeze(score_row, [-1]), batch_dims=1)
         rows = op.Transpose(op.Reshape(rows, [0, 0, num_kv_heads, group, head_dim]), perm=[0, 2, 3, 1, 4])

@@ -1,0 +1,44 @@
+"""What a target's compiler is to the rest of the build."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+
+from engine.bindings import Bindings
+from engine.build.calibrate import Inputs
+from engine.build.weights import WeightReader
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One engine as it is declared.
+
+    graph: without data; bindings: its inputs and outputs; reader: of its parameters' data; calibrate: makes the inputs
+    that it may be run on to quantize it; previous: where the files lie, if any do, that this build replaces; whole:
+    declares the graph of which this is one rank's share, None where there is one rank.
+    """
+
+    graph: ir.Model
+    bindings: Bindings
+    reader: WeightReader
+    calibrate: Callable[[], Inputs]
+    previous: Path
+    whole: Callable[[], ir.Model] | None = None
+
+
+class Compiler(Protocol):
+    """Turns a declared engine into files that a target's runtime loads."""
+
+    def versions(self) -> Mapping[str, str]:
+        """What compiles, and its version: another one makes other files."""
+
+    def gpu(self) -> str | None:
+        """The kind of GPU that the files are for; None is any that the target runs on."""
+
+    def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
+        """Write the files of one engine, all of them called `name` with suffixes. Raises EngineError."""

@@ -1,0 +1,35 @@
+"""Target `tensorrt`: plans that are tuned on the GPU of this machine, for GPUs of that kind."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.build.compiler import Part, Progress
+from engine.build.gpu import fingerprint
+from engine.build.targets.tensorrt_library import load_library
+from engine.build.targets.tensorrt_plan import write_plan
+from engine.config import Precision, Target
+
+TIMING_CACHE_SUFFIX = ".timing"
+
+
+class TensorRtCompiler:
+    """What was measured while it tuned is kept beside each plan, so that the next build measures only what is new.
+
+    Raises EngineError when the library is not installed, or no GPU is there.
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self._precision = precision
+        self._version = load_library(Target.TENSORRT).__version__
+        self._gpu = fingerprint()
+
+    def versions(self) -> Mapping[str, str]:
+        return {"tensorrt": self._version}
+
+    def gpu(self) -> str:
+        return self._gpu
+
+    def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
+        file = f"{name}{TIMING_CACHE_SUFFIX}"
+        timing = part.previous / file, directory / file
+        write_plan(Target.TENSORRT, self._precision, part, directory, name, on_progress, timing)

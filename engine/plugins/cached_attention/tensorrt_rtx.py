@@ -1,0 +1,56 @@
+"""Lowering of `sgl::cached_attention` for TensorRT: KV caches that are updated in place, and its fused attention.
+
+The caches are as long as they may become. TensorRT wants them as inputs of the network and, updated, as its outputs.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from engine.plugins.cached_attention.contract import INPUTS
+from engine.plugins.cached_attention.past_length import past_length
+from engine.plugins.function import TENSORRT, TENSORRT_OPSET, sgl_function
+
+
+def split_heads(op: Any, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
+    """[B,S,H*D] -> [B,H,S,D]"""
+    return op.Transpose(op.Reshape(x, [0, 0, num_heads, head_dim]), perm=[0, 2, 1, 3])
+
+
+def fused_attention(
+    op: Any, inputs: Sequence[ir.Value], num_heads: int, num_kv_heads: int, head_dim: int
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """The contract's inputs -> its outputs, as nodes."""
+    query, key, value, past_key, past_value, kv_length = inputs
+    past = past_length(op, query, kv_length)
+    write_index = op.Cast(past, to=ir.DataType.INT64)
+    present_key, present_value = (
+        op.TensorScatter(cache, split_heads(op, new, num_kv_heads, head_dim), write_index, axis=2)
+        for cache, new in ((past_key, key), (past_value, value))
+    )
+    # TensorRT's attention does not scale.
+    scale = op.CastLike(op.Constant(value_float=1 / math.sqrt(head_dim)), query)
+    output = op.TRT_Attention(
+        split_heads(op, op.Mul(query, scale), num_heads, head_dim),
+        present_key,
+        present_value,
+        None,
+        None,
+        kv_length,
+        # The last row of a request sees all of its tokens.
+        causal_kind="lower_right",
+        _domain=TENSORRT,
+    )
+    output = op.Reshape(op.Transpose(output, perm=[0, 2, 1, 3]), [0, 0, num_heads * head_dim])
+    return output, present_key, present_value
+
+
+def cached_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Function:
+    """The op with these head counts."""
+
+    def body(op: Any, *inputs: ir.Value) -> tuple[ir.Value, ...]:
+        return fused_attention(op, inputs, num_heads, num_kv_heads, head_dim)
+
+    return sgl_function("cached_attention", body, INPUTS, TENSORRT_OPSET)

@@ -1,0 +1,52 @@
+"""What the ops of the domain `sgl` become on each target."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from engine.config import Target
+from engine.plugins.cached_attention import onnxruntime as cached_attention_onnxruntime
+from engine.plugins.cached_attention import tensorrt_rtx as cached_attention_tensorrt
+from engine.plugins.full_attention import onnxruntime as full_attention_onnxruntime
+from engine.plugins.full_attention import tensorrt_rtx as full_attention_tensorrt
+from engine.plugins.function import OPSET, TENSORRT_OPSET
+from engine.plugins.prune_visual_tokens import onnxruntime as prune_visual_tokens_onnxruntime
+from engine.plugins.prune_visual_tokens import tensorrt_rtx as prune_visual_tokens_tensorrt
+from engine.plugins.visual_attention import onnxruntime as visual_attention_onnxruntime
+from engine.plugins.visual_attention import tensorrt_rtx as visual_attention_tensorrt
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """The bodies of all ops on a target, and the operator sets that graphs with them are written in.
+
+    Attention with a cache is made of num_heads, num_kv_heads and head_dim, without one of num_heads.
+    """
+
+    opset: Mapping[str, int]
+    cached_attention: Callable[[int, int, int], ir.Function]
+    visual_attention: Callable[[int, int, int], ir.Function]
+    full_attention: Callable[[int], ir.Function]
+    prune_visual_tokens: Callable[[], ir.Function]
+
+
+ONNXRUNTIME = Lowering(
+    OPSET,
+    cached_attention_onnxruntime.cached_attention,
+    visual_attention_onnxruntime.visual_attention,
+    full_attention_onnxruntime.full_attention,
+    prune_visual_tokens_onnxruntime.prune_visual_tokens,
+)
+TENSORRT = Lowering(
+    TENSORRT_OPSET,
+    cached_attention_tensorrt.cached_attention,
+    visual_attention_tensorrt.visual_attention,
+    full_attention_tensorrt.full_attention,
+    prune_visual_tokens_tensorrt.prune_visual_tokens,
+)
+
+
+def lowering_for(target: Target) -> Lowering:
+    """Of one target."""
+    return ONNXRUNTIME if target is Target.ONNXRUNTIME else TENSORRT

@@ -1,0 +1,115 @@
+"""The language graph as TensorRT gets it, run by ONNX's reference, against transformers and our CPU engine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.testing import assert_allclose
+
+from engine.build.checkpoint import Checkpoint
+from engine.build.language import language_graph
+from engine.build.targets.tensorrt_weights import HEAD, write_weights
+from engine.build.weight_file import WeightFile
+from engine.build.weights import WeightReader
+from engine.config import Precision
+from engine.dims import Limits
+from engine.families import family_of
+from engine.plugins.lowering import TENSORRT
+from engine.runtime.language import LanguageModel, PromptTokens, Pruning, Request
+from tests.oracle import Pair, build_pair
+from tests.reference_executor import ReferenceExecutor
+from tests.tolerance import TOLERANCE
+
+LIMITS = Limits(max_tokens=64, max_batch=2, max_tiles=4, planned=True)
+PRUNE_LAYERS = (1, 3)
+WIDE = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6}
+"""Inputs of matrices that blocks of 32 divide."""
+ANSWER = np.array([5, 17, 99])
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The same checkpoint in our CPU engine, with transformers beside it, and on disk."""
+
+    directory: Path
+    pair: Pair
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    directory = tmp_path_factory.mktemp("checkpoint")
+    return Twins(directory, build_pair(directory, "qwen2", PRUNE_LAYERS, scores=True, **WIDE))
+
+
+def lower(twins: Twins, precision: Precision, path: Path) -> LanguageModel:
+    """The engine of the lowered graph in float32, so that what differs is the lowering and the stored weights."""
+    family, published = family_of(twins.directory)
+    config = family.read_config(twins.directory, published)
+    reader = WeightReader(Checkpoint(twins.directory), family.language_sources(config, twins.directory))
+    graph = language_graph(config.language, LIMITS, PRUNE_LAYERS, scores=True, lowering=TENSORRT)
+    with WeightFile(path / "weights") as file:
+        write_weights(graph, reader, file, precision, lambda fraction: None)
+    ir.external_data.load_to_model(graph)
+    return LanguageModel(ReferenceExecutor(graph), config.language, PRUNE_LAYERS, scores=True)
+
+
+def make_prompt() -> PromptTokens:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((12, WIDE["hidden_size"]), dtype=np.float32) * 0.3
+    return PromptTokens(rng.integers(0, 131, 23), np.arange(4, 16), features)
+
+
+def answer(model: LanguageModel, request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of the prompt's last token and of each answer token, and the attention that visual tokens received."""
+    generation = model.prefill([request], len(ANSWER))
+    logits = [generation.logits[0].copy()]
+    for token in ANSWER:
+        logits.append(generation.decode(np.array([token]), np.ones(1, bool), np.ones(1, bool))[0].copy())
+    return np.stack(logits), generation.visual_scores(0)
+
+
+def test_prefill_decode_and_scores(twins: Twins, tmp_path: Path) -> None:
+    model = lower(twins, Precision.BF16, tmp_path)
+    prompt = make_prompt()
+    request = Request(prompt, score_rows=np.arange(16, 23))
+    (logits, scores), (expected, expected_scores) = (answer(engine, request) for engine in (model, twins.pair.engine))
+    assert_allclose(logits, expected, **TOLERANCE["fp32"])
+    assert_allclose(scores, expected_scores, **TOLERANCE["scores"])
+    assert (scores > 0).all()
+
+
+def test_pruned(twins: Twins, tmp_path: Path) -> None:
+    model = lower(twins, Precision.BF16, tmp_path)
+    request = Request(make_prompt(), Pruning(3, np.array([0, 1, 2, 3, 6, 11, 16, 17, 18, 19, 20, 21, 22])))
+    (logits, _), (expected, _) = (answer(engine, request) for engine in (model, twins.pair.engine))
+    assert_allclose(logits, expected, **TOLERANCE["fp32"])
+
+
+def test_scoring_pass_over_a_cached_prefix(twins: Twins, tmp_path: Path) -> None:
+    kept = np.array([1, 7])
+    results = []
+    for engine in (lower(twins, Precision.BF16, tmp_path), twins.pair.engine):
+        generation = engine.prefill([Request(make_prompt())], len(ANSWER))
+        results.append(generation.score(0, kept, ANSWER).copy())
+    assert_allclose(results[0], results[1], **TOLERANCE["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored", "least"),
+    [(Precision.INT8, "INT8", 0.999), (Precision.FP8, "FLOAT8E4M3FN", 0.99), (Precision.INT4, "INT4", 0.95)],
+)
+def test_quantized_weights(twins: Twins, tmp_path: Path, precision: Precision, stored: str, least: float) -> None:
+    """Random weights: logits of prompt and answer stay in float32's direction; every matrix is stored in few bits."""
+    model = lower(twins, precision, tmp_path)
+    request = Request(make_prompt(), score_rows=np.arange(16, 23))
+    (logits, _), (expected, _) = (answer(engine, request) for engine in (model, twins.pair.engine))
+    cosine = (logits * expected).sum(1) / np.linalg.norm(logits, axis=1) / np.linalg.norm(expected, axis=1)
+    assert least < cosine.min() < 1 - 1e-7
+    graph = model.executor._evaluator.proto_.graph
+    types = {tensor.name: ir.DataType(tensor.data_type).name for tensor in graph.initializer}
+    matrices = {name: kind for name, kind in types.items() if name.endswith(".weight.data")}
+    assert len(matrices) == 5 * 7 + 1
+    assert set(matrices.values()) == {stored, "INT8"} if precision is Precision.INT4 else {stored}
+    assert matrices[f"{HEAD}.data"] == ("INT8" if precision is Precision.INT4 else stored)

@@ -1,0 +1,81 @@
+"""The lowerings for TensorRT against the NumPy contracts, its fused attention replaced by one in NumPy."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from engine.build.graph import IR_VERSION
+from engine.plugins import cached_attention, full_attention, prune_visual_tokens, visual_attention
+from engine.plugins.function import DOMAIN
+from engine.plugins.lowering import TENSORRT
+from tests.plugins.test_attention import CALLS, HEADS, make
+from tests.plugins.test_full_attention import make as make_full
+from tests.reference_executor import ReferenceExecutor
+from tests.tolerance import TOLERANCE
+
+CALLS = {name: call for name, call in CALLS.items() if name != "ragged prefill"}
+"""TensorRT's attention knows no padding among the query rows, so prompts of different lengths take turns."""
+
+
+def run(function: ir.Function, inputs: dict[str, np.ndarray], outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """outputs: as large as what comes out, and overwritten."""
+    values = [ir.val(name, dtype=ir.DataType.from_numpy(x.dtype), shape=list(x.shape)) for name, x in inputs.items()]
+    node = ir.node(function.name, values, domain=DOMAIN, num_outputs=len(function.outputs))
+    for index, output in enumerate(node.outputs):
+        output.name, output.dtype = f"output_{index}", ir.DataType.FLOAT
+    graph = ir.Graph(values, node.outputs, nodes=[node], name="one_op", opset_imports={**TENSORRT.opset, DOMAIN: 1})
+    executor = ReferenceExecutor(ir.Model(graph, ir_version=IR_VERSION, functions=[function]))
+    for name, array in inputs.items():
+        executor.bind_input(name, array)
+    for index, array in enumerate(outputs):
+        executor.bind_output(f"output_{index}", array)
+    executor.run()
+    return outputs
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_cached_attention(heads: tuple, call: tuple) -> None:
+    inputs = make(heads, call)
+    expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
+    actual = run(TENSORRT.cached_attention(*heads), inputs, [np.empty_like(array) for array in expected])
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_allclose(ours, theirs, **TOLERANCE["op"])
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7)])
+def test_visual_attention(heads: tuple, call: tuple, rows: int, columns: int) -> None:
+    inputs = make(heads, call)
+    batch, sequence, cache, lengths = call
+    rng = np.random.default_rng(1)
+    inputs["score_row"] = rng.integers(0, np.minimum(np.array(lengths), sequence)[:, None], (batch, rows))
+    inputs["score_weight"] = rng.choice([0.0, 1.0, 0.5], (batch, rows)).astype(np.float32)
+    inputs["score_mask"] = visual_attention.causal_score_mask(inputs["score_row"], inputs["kv_length"], sequence, cache)
+    inputs["visual_column"] = rng.integers(0, np.array(lengths)[:, None], (batch, columns))
+    expected = visual_attention.reference(*inputs.values(), heads[0], heads[1])
+    actual = run(TENSORRT.visual_attention(*heads), inputs, [np.empty_like(array) for array in expected])
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_allclose(ours, theirs, **TOLERANCE["op"])
+
+
+@pytest.mark.parametrize(("batch", "num_heads", "dim"), [(1, 1, 8), (3, 3, 5), (2, 4, 64)])
+def test_full_attention(batch: int, num_heads: int, dim: int) -> None:
+    inputs = make_full(batch, 17, num_heads, dim)
+    expected = full_attention.reference(**inputs, num_heads=num_heads)
+    (actual,) = run(TENSORRT.full_attention(num_heads), inputs, [np.empty_like(expected)])
+    assert_allclose(actual, expected, **TOLERANCE["op"])
+
+
+@pytest.mark.parametrize("keep", [[[4]], [[0, 2, 4], [1, 2, 3]]])
+def test_prune_visual_tokens(keep: list[list[int]]) -> None:
+    rng = np.random.default_rng(0)
+    widths = zip(prune_visual_tokens.INPUTS, (6, 2, 2), strict=False)
+    inputs = {name: rng.standard_normal((len(keep), 5, width), dtype=np.float32) for name, width in widths}
+    inputs["keep_index"] = np.array(keep)
+    expected = prune_visual_tokens.reference(*inputs.values())
+    actual = run(TENSORRT.prune_visual_tokens(), inputs, [np.empty_like(array) for array in expected])
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_array_equal(ours, theirs)

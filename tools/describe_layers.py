@@ -1,0 +1,33 @@
+"""A compiler's layer report in words: which nodes of the graph became one kernel."""
+
+from collections import Counter
+
+from engine.build.layer_report import Layer, LayerReport, node_label
+from engine.dims import Phase
+from tools.command_line import size_text
+
+
+def describe_layers(report: LayerReport) -> list[str]:
+    """A line for each kind of kernel and phase, with how often it is there; decoder layers count as one kind."""
+    lines = [f"stores {size_text(report.weight_bytes)} of weights"]
+    for profile, scratch in enumerate(report.scratch_bytes):
+        layers = report.of_profile(profile)
+        attentions = sum(layer.is_fused_attention() for layer in layers)
+        phase = list(Phase)[profile] if len(report.scratch_bytes) > 1 else "every call"
+        scratch_text = f"{size_text(scratch)} of scratch memory"
+        lines.append(f"{phase}: {len(layers)} kernels, {attentions} of them fused attention, {scratch_text}")
+        kinds = Counter(f"{layer.kernel():15} {_nodes_text(layer)}" for layer in layers)
+        lines += [f"{count:5} x {kind}" for kind, count in kinds.items()]
+    return lines
+
+
+def _nodes_text(layer: Layer) -> str:
+    """`layers.*.self_attn.q_proj (MatMul) + …`; what serves other kernels computes no node."""
+    operators: dict[str, list[str]] = {}
+    for node in layer.nodes:
+        label = node_label(node)
+        split = max(label.rfind("."), label.rfind(":"))
+        operators.setdefault(label[: max(split, 0)], []).append(label[split + 1 :])
+    if not operators:
+        return "(no node)"
+    return " + ".join(f"{path or 'graph'} ({', '.join(dict.fromkeys(names))})" for path, names in operators.items())
