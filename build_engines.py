@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, Precision, Target
 from tools.build_progress import build_progress
-from tools.command_line import layers, names, positive, run_command, size_text
+from tools.command_line import CommandParser, layers, names, positive, run_command, size_text
 
 if TYPE_CHECKING:
     from engine.build.staging import BuildReport
@@ -126,7 +126,7 @@ def engine_bytes(directory: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="build_engines.py", description=__doc__)
+    parser = CommandParser(prog="build_engines.py", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

@@ -56,13 +56,13 @@ class GuidanceConfig:
     """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
     average_retention: float | None = None
     """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
-    rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
-    """Of the model that ranks: the small one, or the large one of ORACLE; so is `layers`."""
-    layers: float = 1.0
+    score_rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
+    """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
+    score_layers: float = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
 
     def __post_init__(self) -> None:
-        for name in ("retention_ratio", "layers", "average_retention"):
+        for name in ("retention_ratio", "score_layers", "average_retention"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise RequestError(f"{name} {value} is outside (0, 1]; it is a fraction")
@@ -75,7 +75,7 @@ class GuidanceConfig:
 
     def num_score_layers(self, num_layers: int) -> int:
         """How many layers of the model that ranks count, at least 1."""
-        return max(1, round(num_layers * self.layers))
+        return max(1, round(num_layers * self.score_layers))
 
     def resolve(self, num_layers: int, prune_layers: tuple[int, ...]) -> "GuidanceConfig":
         """The same with `prune_layer` and `retention_ratio` fixed for a model of `num_layers` layers.

@@ -20,7 +20,7 @@ from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
 from engine.remedy import rebuild
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"

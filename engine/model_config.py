@@ -87,6 +87,10 @@ class TilingConfig:
     max_tiles: int = 12
     thumbnail: bool = True
 
+    def most_tiles(self) -> int:
+        """Of one picture, its thumbnail included."""
+        return self.max_tiles + self.thumbnail
+
 
 @dataclass(frozen=True)
 class PromptConfig:

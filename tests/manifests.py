@@ -61,6 +61,6 @@ def example_manifest(components: dict[str, ComponentRecord]) -> Manifest:
         versions={"onnxruntime": "1.31.0"},
         models={"small": example_model("one"), "large": example_model("two", (1, 2))},
         components=components,
-        guidance=GuidanceConfig(average_retention=1, prune_layer=2, rows=ScoreRows.LAST_PROMPT),
+        guidance=GuidanceConfig(average_retention=1, prune_layer=2, score_rows=ScoreRows.LAST_PROMPT),
         exit=ExitConfig(exit_threshold=0.75),
     )

@@ -49,8 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
     """What `read_guidance` reads."""
-    add = parser.add_argument_group("guidance: which visual tokens the large model keeps").add_argument
+    group = parser.add_argument_group("guidance: which visual tokens the large model keeps")
+    add = group.add_argument
     add("--guidance", choices=names(GuidanceSource), help="what ranks the tokens: SGP's small model, or a baseline")
+    add_pruning_arguments(group)
+    add("--score-rows", choices=names(ScoreRows), help="whose attention counts")
+    add("--score-layers", type=float, help="fraction of the layers whose attention counts")
+
+
+def add_pruning_arguments(group: argparse._ArgumentGroup) -> None:
+    """What `read_pruning` reads."""
+    add = group.add_argument
     add("--retention-ratio", type=float, help="fraction of visual tokens kept from the prune layer on")
     add("--prune-layer", type=int, help="prune before this layer, one of those built")
     add(
@@ -59,8 +68,6 @@ def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="mean fraction kept over all layers, instead of the two above",
     )
-    add("--score-rows", choices=names(ScoreRows), help="whose attention counts")
-    add("--score-layers", type=float, help="fraction of the layers whose attention counts")
     add("--no-guidance", action="store_true", help="the large model keeps every visual token")
 
 
@@ -124,6 +131,16 @@ def print_piece(text: str) -> None:
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
     """What was asked for, over the engine's own. Raises RequestError."""
+    return replace(
+        read_pruning(arguments, default),
+        source=GuidanceSource(arguments.guidance or default.source),
+        score_rows=ScoreRows(arguments.score_rows or default.score_rows),
+        score_layers=default.score_layers if arguments.score_layers is None else arguments.score_layers,
+    )
+
+
+def read_pruning(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
+    """Where and how much is pruned, over the default. Raises RequestError."""
     wanted = {"retention_ratio": arguments.retention_ratio, "prune_layer": arguments.prune_layer}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     if arguments.average_retention is not None:
@@ -135,13 +152,7 @@ def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> Gui
         default = replace(default, average_retention=arguments.average_retention)
     elif wanted:
         default = replace(default, average_retention=None, **wanted)
-    return replace(
-        default,
-        enabled=default.enabled and not arguments.no_guidance,
-        source=GuidanceSource(arguments.guidance or default.source),
-        rows=ScoreRows(arguments.score_rows or default.rows),
-        layers=default.layers if arguments.score_layers is None else arguments.score_layers,
-    )
+    return replace(default, enabled=default.enabled and not arguments.no_guidance)
 
 
 def read_exit(arguments: argparse.Namespace, default: ExitConfig) -> ExitConfig:

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.errors import RequestError
 from engine.manifest import Manifest, read_manifest, write_manifest
 from tools.ask import add_exit_arguments, read_exit
-from tools.command_line import run_command
+from tools.command_line import CommandParser, run_command
 from tools.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
 from tools.evaluation.record import Settings, read_run
 
@@ -105,7 +105,7 @@ def fraction(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="calibrate_exit", description=__doc__)
+    parser = CommandParser(prog="calibrate_exit", description=__doc__)
     parser.add_argument("--engine", type=Path, required=True, metavar="ENGINE_DIR")
     parser.add_argument("--run", type=Path, required=True, metavar="FILE.jsonl", help="what evaluate --label wrote")
     wish = parser.add_mutually_exclusive_group(required=True)

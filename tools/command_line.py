@@ -5,12 +5,20 @@ import sys
 import unicodedata
 from collections.abc import Callable
 from enum import StrEnum
+from typing import NoReturn
 
 from engine.errors import EngineError
 
 USER_ERROR = 2
 INTERRUPTED = 130
 """What a shell reports for a command that Ctrl-C ended."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A mistake on the command line ends it like any other: in one sentence, without the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def run_command(command: Callable[[], None], interrupted: str = "interrupted") -> int:

@@ -1,6 +1,5 @@
 """What `make demo` shows: build a miniature pair, then ask about drawn pictures."""
 
-import argparse
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image
 from engine.config import BuildConfig, ExitConfig, ExitCriterion, GuidanceConfig, Normalise, SamplingConfig
 from engine.runtime.pipeline import Question, SglPipeline
 from tools.build_progress import build_progress
-from tools.command_line import run_command
+from tools.command_line import CommandParser, run_command
 from tools.describe import describe
 from tools.draw_pruning import draw_answer, save
 from tools.make_random_pair import write_pair
@@ -100,7 +99,7 @@ def show(pipeline: SglPipeline, question: Question, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser = CommandParser(prog="demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="directory to write to (default: %(default)s)")
     arguments = parser.parse_args(argv)
 

@@ -1,6 +1,5 @@
 """Figure 5: one picture and question, a panel for each guidance source (rows) and average retention (columns)."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from engine.families import by_name
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.pipeline import Question, SglPipeline
-from tools.command_line import names, positive, printable, run_command
+from tools.command_line import CommandParser, names, positive, printable, run_command
 from tools.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
 
 WIDTH, HEAD, CAPTION = 240, 44, 40
@@ -78,7 +77,7 @@ def _panel(picture: Image.Image, boxes: np.ndarray, answer: Answer) -> Image.Ima
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="draw_figure", description=__doc__)
+    parser = CommandParser(prog="draw_figure", description=__doc__)
     add = parser.add_argument
     add("engine", type=Path, metavar="ENGINE_DIR")
     add("--image", type=Path, required=True, metavar="FILE")

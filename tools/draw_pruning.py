@@ -1,6 +1,5 @@
 """Draw which visual tokens the large model kept: dropped ones darkened, with the importance beside them."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.pipeline import SglPipeline
-from tools.command_line import run_command
+from tools.command_line import CommandParser, run_command
 
 WIDTH, MAX_HEIGHT, GAP = 512, 640, 16
 PAPER, INK, FAINT, OUTLINE = (250, 250, 248), (32, 34, 38), (118, 122, 130), (255, 214, 64)
@@ -167,7 +166,7 @@ def _title(answer: Answer) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="draw_pruning", description=__doc__)
+    parser = CommandParser(prog="draw_pruning", description=__doc__)
     parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
     parser.add_argument("--image", type=Path, action="append", required=True, metavar="FILE")
     parser.add_argument("--question", required=True)

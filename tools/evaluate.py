@@ -14,7 +14,7 @@ from engine.errors import RequestError
 from engine.manifest import write_json
 from engine.runtime.pipeline import SglPipeline
 from tools.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance
-from tools.command_line import positive, run_command
+from tools.command_line import CommandParser, positive, run_command
 from tools.evaluation.benchmarks import BENCHMARKS, by_name
 from tools.evaluation.progress import run_progress
 from tools.evaluation.run import Way, run
@@ -73,7 +73,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

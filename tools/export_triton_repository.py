@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import RequestError
 from engine.manifest import MANIFEST, Manifest, read_manifest, verify
-from tools.command_line import positive, run_command, size_text
+from tools.command_line import CommandParser, positive, run_command, size_text
 from tools.triton.model_config import model_config
 from tools.triton.serve_config import ServeConfig
 from tools.triton.tensors import ENGINE, LARGE, MODELS, SMALL, Model
@@ -119,7 +119,7 @@ def write_model(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="export_triton_repository", description=__doc__)
+    parser = CommandParser(prog="export_triton_repository", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

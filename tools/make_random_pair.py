@@ -1,10 +1,10 @@
 """Make a pair of tiny InternVL2 checkpoints with random weights, in the published format."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from tools.command_line import CommandParser
 from tools.random_checkpoint import VOCAB_SIZE, write_checkpoint, write_tokenizer
 
 __all__ = ["LARGE", "SMALL", "main", "write_checkpoint", "write_pair", "write_tokenizer"]
@@ -100,7 +100,7 @@ def write_pair(directory: Path, seed: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="make_random_pair", description=__doc__)
+    parser = CommandParser(prog="make_random_pair", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory that receives small/ and large/")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
     arguments = parser.parse_args(argv)

@@ -1,10 +1,9 @@
 """The `sgl` command: build an engine directory, ask it, look inside it, serve it."""
 
-import argparse
 import sys
 
 import engine
-from tools.command_line import INTERRUPTED
+from tools.command_line import INTERRUPTED, CommandParser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,13 +17,14 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: list[str] | None) -> int:
     # Imported under main's guard: much of a short command's time is spent here.
     import build_engines
-    from tools import ask, export_triton_repository, info
+    from tools import ask, export_triton_repository, info, plan
     from tools.triton import health
 
-    parser = argparse.ArgumentParser(prog="sgl", description=__doc__)
+    parser = CommandParser(prog="sgl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"sgl {engine.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, module, summary in (
+        ("plan", plan, "say what a pair needs on each GPU, and what fits"),
         ("build", build_engines, "build the engine directory of a checkpoint pair"),
         ("ask", ask, "ask a question about pictures"),
         ("info", info, "say what an engine directory holds"),

@@ -1,12 +1,11 @@
 """Train the miniature pair from scratch and save both models as InternVL2 checkpoints."""
 
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 
-from tools.command_line import positive, run_command, size_text
+from tools.command_line import CommandParser, positive, run_command, size_text
 from tools.miniature.checkpoint import CONFIGS, export, restore
 from tools.miniature.grade import grade, in_words, torch_answers
 from tools.miniature.progress import training_progress
@@ -19,7 +18,7 @@ VALIDATION = 300
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="train_miniature", description=__doc__)
+    parser = CommandParser(prog="train_miniature", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of weights and scenes (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("models/miniature"), help="receives small/ and large/ (default: %(default)s)"

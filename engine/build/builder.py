@@ -189,9 +189,8 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
 
 def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
     """The ranges that the engines of one model are built for."""
-    thumbnail = int(config.tiling.thumbnail)
     planned = build.target is not Target.ONNXRUNTIME
-    return Limits(build.max_tokens, build.max_batch, config.tiling.max_tiles + thumbnail, planned)
+    return Limits(build.max_tokens, build.max_batch, config.tiling.most_tiles(), planned)
 
 
 def code_fingerprint() -> str:

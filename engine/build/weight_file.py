@@ -44,11 +44,11 @@ class WeightFile:
             data = np.frombuffer(ir.Tensor(array).tobytes(), np.uint8)
         else:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        alignment = LARGE_ALIGNMENT if data.nbytes >= LARGE_BYTES else SMALL_ALIGNMENT
         offset = 0  # of an empty tensor, because ONNX Runtime refuses to read nothing at the end of the file
         if array.size:
-            self._file.write(bytes(-self._file.tell() % alignment))
-            offset = self._file.tell()
+            end = self._file.tell()
+            offset = place(end, data.nbytes)
+            self._file.write(bytes(offset - end))
             self._file.write(data.data)
         return ir.ExternalTensor(
             self.path.name,
@@ -59,3 +59,9 @@ class WeightFile:
             name=name,
             base_dir=self.path.parent,
         )
+
+
+def place(end: int, size: int) -> int:
+    """Where the next tensor of `size` bytes starts in a file that ends at `end`."""
+    alignment = LARGE_ALIGNMENT if size >= LARGE_BYTES else SMALL_ALIGNMENT
+    return end + -end % alignment

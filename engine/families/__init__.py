@@ -9,9 +9,11 @@ from engine.errors import CheckpointError
 from engine.families import internvl2
 from engine.families.base import Family, Prompt, Source, Tiles
 
-__all__ = ["Family", "Prompt", "Source", "Tiles", "by_name", "family_of"]
+__all__ = ["Family", "Prompt", "Source", "Tiles", "by_name", "family_of", "published", "published_names"]
 
 FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2}
+PUBLISHED = "published"
+"""In a family's directory: a checkpoint directory for each published size, of which only `config.json` is kept."""
 
 
 def by_name(name: str) -> Family:
@@ -37,3 +39,29 @@ def family_of(directory: Path) -> tuple[Family, dict[str, Any]]:
     raise CheckpointError(
         f"{path} names architecture {architectures}, which no family here reads; known: {', '.join(FAMILIES)}"
     )
+
+
+def published_names() -> list[str]:
+    """Sizes whose `config.json` comes with the engine, e.g. `InternVL2-26B`, the smallest of a family first."""
+    return list(_published())
+
+
+def published(name: str) -> Path:
+    """The directory of a published size, without weights; `InternVL2-26B` or only `26B`, in upper or lower case.
+
+    Raises CheckpointError for a name that is not known.
+    """
+    for known, directory in _published().items():
+        if name.lower() in (known.lower(), known.rpartition("-")[2].lower()):
+            return directory
+    raise CheckpointError(
+        f"{name} is no checkpoint directory and no published size; known: {', '.join(published_names())}"
+    )
+
+
+def _published() -> dict[str, Path]:
+    directories: list[Path] = []
+    for module in FAMILIES.values():
+        sizes = (Path(str(module.__file__)).parent / PUBLISHED).iterdir()
+        directories += sorted(sizes, key=lambda size: float(size.name.rpartition("-")[2].rstrip("B")))
+    return {directory.name: directory for directory in directories}

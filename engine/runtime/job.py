@@ -97,7 +97,7 @@ class Job:
         """What the small model prefills, and which of its rows score."""
         assert self.small is not None
         encoded = self.small.encoded
-        rows = score_rows(encoded.visual_positions, len(encoded.ids), self.guidance.rows)
+        rows = score_rows(encoded.visual_positions, len(encoded.ids), self.guidance.score_rows)
         return Request(encoded.prompt(self.small.features), score_rows=rows if self.wants_small_scores() else rows[:0])
 
     def large_score_request(self) -> Request:
@@ -105,7 +105,7 @@ class Job:
         assert self.large is not None and self.guidance.source.reads_large()
         encoded = self.large.encoded
         last = self.guidance.source is GuidanceSource.FASTV
-        rows = ScoreRows.LAST_PROMPT if last else self.guidance.rows
+        rows = ScoreRows.LAST_PROMPT if last else self.guidance.score_rows
         scored = score_rows(encoded.visual_positions, len(encoded.ids), rows)
         return Request(encoded.prompt(self.large.features), score_rows=scored)
 

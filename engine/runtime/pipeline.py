@@ -178,7 +178,7 @@ class SglPipeline:
         if generation is None:
             return
         with timed(jobs, Stage.SMALL_DECODE):
-            scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.rows) for job in jobs])
+            scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.score_rows) for job in jobs])
             # What the small model says is not shown before it is known to be the answer.
             completions = _complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
         for index, (job, completion) in enumerate(zip(jobs, completions, strict=True)):
@@ -218,7 +218,7 @@ class SglPipeline:
             if generation is None:
                 return
             if source is GuidanceSource.ORACLE:
-                scored = np.array([counts_decode(job.guidance.rows) for job in jobs])
+                scored = np.array([counts_decode(job.guidance.score_rows) for job in jobs])
                 _complete(model, generation, jobs, [job.large for job in jobs], scored, streams=False)
             for index, job in enumerate(jobs):
                 scores = generation.visual_scores(index)

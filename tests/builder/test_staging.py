@@ -12,7 +12,7 @@ import pytest
 from engine.build.staging import BuildReport, Component, build_components, component_key
 from engine.config import GuidanceConfig
 from engine.errors import EngineError
-from engine.manifest import STAMP, ComponentRecord, Manifest, read_manifest, verify
+from engine.manifest import FORMAT_VERSION, STAMP, ComponentRecord, Manifest, read_manifest, verify
 from tests.manifests import example_manifest
 
 NAMES = ("small/vision", "small/language/rank0", "large/language/rank0", "large/language/rank1", "large/tokenizer")
@@ -292,6 +292,6 @@ def test_empty_directory_and_link_are_filled(tmp_path: Path) -> None:
 def test_engine_of_another_version_is_replaced(out: Path) -> None:
     build_components(out, components("old"), make_manifest)
     manifest = out / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 0'))
+    manifest.write_text(manifest.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 0'))
     assert isinstance(build_components(out, components(), make_manifest), BuildReport)
     assert_engine(out)

@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine import families
 from engine.families import internvl2
 from engine.model_config import ModelConfig
 
-CONFIGS = Path(__file__).parent / "configs"
 SIZES = ("1b", "2b", "4b", "8b", "26b", "40b", "76b")
 
 
 def published(size: str) -> dict[str, Any]:
     """The parsed `config.json` of a size."""
-    return json.loads((CONFIGS / f"internvl2-{size}.json").read_text(encoding="utf-8"))
+    return json.loads((families.published(size) / "config.json").read_text(encoding="utf-8"))
 
 
 def read_size(size: str) -> ModelConfig:
-    return internvl2.read_config(Path(f"internvl2-{size}"), published(size))
+    return internvl2.read_config(families.published(size), published(size))
 
 
 def write_config(directory: Path, config: dict[str, Any]) -> Path:

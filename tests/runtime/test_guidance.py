@@ -48,8 +48,8 @@ def received(attentions: np.ndarray, rows: np.ndarray, visual: np.ndarray) -> np
 @pytest.mark.parametrize("layers", [0.2, 0.5, 1.0])
 def test_all_prompt_text_counts(attentions: np.ndarray, visual: np.ndarray, layers: float) -> None:
     """Rows that are left out add nothing: the sum over ALL text rows is the same."""
-    guidance = GuidanceConfig(layers=layers)
-    rows = score_rows(visual, LENGTH, guidance.rows)
+    guidance = GuidanceConfig(score_layers=layers)
+    rows = score_rows(visual, LENGTH, guidance.score_rows)
     scores = received(attentions, rows, visual)
     text = np.setdiff1d(np.arange(LENGTH), visual)
     counted = attentions[: guidance.num_score_layers(LAYERS)]
@@ -93,7 +93,7 @@ def test_which_rows_count_generated_tokens() -> None:
 def test_importance_is_additive(num_layers: int, visual: int, layers: float, seed: int) -> None:
     """Over rows, and over the layers that count; the others do not matter."""
     one, two = np.random.default_rng(seed).random((2, num_layers, visual), np.float32)
-    guidance = GuidanceConfig(layers=layers)
+    guidance = GuidanceConfig(score_layers=layers)
     parts = importance(one, guidance) + importance(two, guidance)
     np.testing.assert_allclose(importance(one + two, guidance), parts, rtol=1e-5)
     counted = guidance.num_score_layers(num_layers)

@@ -109,9 +109,9 @@ def test_rows_and_layers_choose_of_the_oracle_too(ask: Callable[..., Answer]) ->
         return answer.importance
 
     both = scores()
-    parts = scores(rows=ScoreRows.PROMPT) + scores(rows=ScoreRows.GENERATED)
+    parts = scores(score_rows=ScoreRows.PROMPT) + scores(score_rows=ScoreRows.GENERATED)
     assert_allclose(parts, both, **TOLERANCE["scores"])
-    assert (scores(layers=0.5) < both).all()
+    assert (scores(score_layers=0.5) < both).all()
 
 
 def test_random_follows_the_seed_alone(

@@ -85,7 +85,7 @@ def test_pruning_changes_the_large_model(pipeline: SglPipeline, picture: Image.I
 def test_every_choice_of_rows_and_layers_ranks(
     pipeline: SglPipeline, picture: Image.Image, rows: ScoreRows, layers: float
 ) -> None:
-    guidance = GuidanceConfig(rows=rows, layers=layers)
+    guidance = GuidanceConfig(score_rows=rows, score_layers=layers)
     answer = ask(pipeline, picture, exit=NO_EXIT, guidance=guidance)
     assert answer.importance is not None
     assert answer.importance.shape == (answer.visual_tokens,)
@@ -96,7 +96,7 @@ def test_importance_adds_up(pipeline: SglPipeline, picture: Image.Image) -> None
     """Prompt rows and generated rows make the whole, and a layer fewer makes less."""
 
     def scores(rows: ScoreRows, layers: float = 1.0) -> np.ndarray:
-        answer = ask(pipeline, picture, exit=NO_EXIT, guidance=GuidanceConfig(rows=rows, layers=layers))
+        answer = ask(pipeline, picture, exit=NO_EXIT, guidance=GuidanceConfig(score_rows=rows, score_layers=layers))
         assert answer.importance is not None
         return answer.importance
 

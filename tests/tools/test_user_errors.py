@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from engine.manifest import FORMAT_VERSION
 from tests.tools.conftest import Run
 
 QUESTION = "How many circles are there?"
@@ -65,7 +66,7 @@ def test_engine_without_a_component(sgl: Callable[..., Run], own_engine: Path, p
 
 def test_engine_of_another_version(sgl: Callable[..., Run], own_engine: Path) -> None:
     manifest = own_engine / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
+    manifest.write_text(manifest.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99'))
     fails(sgl("info", own_engine), "format version 99", "rebuild")
 
 
@@ -110,7 +111,7 @@ def test_bad_picture(
         (("--prune-layer", 5), ("prune_layer 5 was not built", "--prune-layers 1,2,3,4,5")),
         (("--prune-layer", 10), ("prune_layer 10 is outside 0..9",)),
         (("--retention-ratio", 0), ("retention_ratio 0.0 is outside (0, 1]",)),
-        (("--score-layers", 1.5), ("layers 1.5 is outside",)),
+        (("--score-layers", 1.5), ("score_layers 1.5 is outside",)),
         (("--average-retention", 0.3, "--prune-layer", 1), ("--average-retention", "leave out")),
         (("--consistency-retention", -1), ("consistency_retention -1.0 is outside",)),
         (("--temperature", -1), ("temperature -1.0 is not a number of at least 0",)),
@@ -150,6 +151,4 @@ def test_prompt_longer_than_the_built_maximum(sgl: Callable[..., Run], engine_di
     ],
 )
 def test_misspelt_command_line(sgl: Callable[..., Run], arguments: tuple[str, ...], part: str) -> None:
-    run = sgl(*arguments)
-    assert (run.status, run.out) == (2, "")
-    assert part in run.err.splitlines()[-1]
+    fails(sgl(*arguments), part, "--help")

@@ -12,13 +12,13 @@ from tools.benchmark.questions import QUESTIONS
 from tools.benchmark.report import Section, section_json, section_markdown, write_markdown
 from tools.benchmark.sizes import SIZES
 from tools.build_progress import build_progress
-from tools.command_line import positive, run_command
+from tools.command_line import CommandParser, positive, run_command
 
 MACHINE = "machine"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
+    parser = CommandParser(prog="python -m tools.benchmark", description=__doc__)
     parser.add_argument("--only", type=questions, default=tuple(QUESTIONS), help="of " + ",".join(QUESTIONS))
     parser.add_argument("--loads", type=positive, help="fresh processes of each subject (default: each question's own)")
     parser.add_argument("--runs", type=positive, help="measured rounds per load (default: each question's own)")

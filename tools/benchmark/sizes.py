@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.families import family_of, published
 from engine.model_config import ModelConfig
 from engine.runtime.language import PromptTokens
 from tools.make_random_pair import LARGE, SMALL
@@ -40,55 +41,6 @@ class Size:
     answer_tokens: int
 
 
-VISION_300M: Published = {
-    "architectures": ["InternVisionModel"],
-    "hidden_act": "gelu",
-    "hidden_size": 1024,
-    "image_size": 448,
-    "intermediate_size": 4096,
-    "layer_norm_eps": 1e-6,
-    "model_type": "intern_vit_6b",
-    "norm_type": "layer_norm",
-    "num_attention_heads": 16,
-    "num_channels": 3,
-    "num_hidden_layers": 24,
-    "patch_size": 14,
-    "qk_normalization": False,
-    "qkv_bias": True,
-}
-INTERNVL2_1B: Published = SMALL | {
-    "force_image_size": 448,
-    "template": "Hermes-2",
-    "llm_config": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "hidden_act": "silu",
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "max_position_embeddings": 32768,
-        "model_type": "qwen2",
-        "num_attention_heads": 14,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": False,
-        "vocab_size": 151655,
-    },
-    "vision_config": VISION_300M,
-}
-INTERNVL2_2B: Published = INTERNVL2_1B | {
-    "template": "internlm2-chat",
-    "llm_config": SMALL["llm_config"]
-    | {
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "max_position_embeddings": 32768,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 24,
-        "num_key_value_heads": 8,
-        "vocab_size": 92553,
-    },
-}
 TINY: Published = SMALL | {
     "llm_config": LARGE["llm_config"]
     | {
@@ -103,8 +55,8 @@ TINY: Published = SMALL | {
 SIZES = {
     "1b": Size(
         "InternVL2-1B (language: Qwen2-0.5B); the large one of a pair: InternVL2-2B (InternLM2-1.8B)",
-        INTERNVL2_1B,
-        INTERNVL2_2B,
+        family_of(published("InternVL2-1B"))[1],
+        family_of(published("InternVL2-2B"))[1],
         PromptSize(3, 32),
         PromptSize(7, 64),
         decode_tokens=20,

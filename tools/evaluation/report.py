@@ -4,7 +4,6 @@ The first engine directory fills all tables and figures; further ones, of pairs 
 spread of the main table. Runs are kept beside each other and continued, so an interrupted report resumes.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
-from tools.command_line import positive, run_command
+from tools.command_line import CommandParser, positive, run_command
 from tools.draw_figure import draw_figure
 from tools.draw_pruning import save
 from tools.evaluation.benchmark import TOTAL, mean
@@ -145,8 +144,8 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
     tokens = draw_figure(study.pipeline, example.picture(), example.question, shown, DRAWN, sampling)
     save(tokens, figures[2])
-    rows = {rows.value: {"rows": rows} for rows in ScoreRows}
-    layers = {f"first {share:.0%} of the layers": {"layers": share} for share in LAYERS}
+    rows = {rows.value: {"score_rows": rows} for rows in ScoreRows}
+    layers = {f"first {share:.0%} of the layers": {"score_layers": share} for share in LAYERS}
     questions = f"{len(study.examples)} test questions of {study.benchmark.name}"
     pairs = f"{len(studies)} pairs trained with different seeds" if len(studies) > 1 else "one pair"
     out.write_text(
@@ -212,7 +211,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="report", description=__doc__)
+    parser = CommandParser(prog="report", description=__doc__)
     add = parser.add_argument
     add("--engine", type=Path, nargs="+", required=True, metavar="ENGINE_DIR", help="built with --large-scores")
     add("--out", type=Path, default=Path("docs/miniature.md"), help="(default: %(default)s)")

@@ -1,0 +1,167 @@
+"""A plan against what was built and what ran: weight files, KV buffers, activations, whole and by rank."""
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from engine.bindings import VISUAL_FEATURES
+from engine.build.builder import build_pair
+from engine.build.calibrate import TEXT_TOKENS, language_inputs, vision_inputs
+from engine.build.checkpoint import Checkpoint
+from engine.build.language import language_graph
+from engine.build.targets.onnxruntime import write_engine
+from engine.build.targets.onnxruntime_evaluate import interpret, load_initializer, run_node
+from engine.build.vision import vision_graph
+from engine.build.weights import WeightReader
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig, default_prune_layers
+from engine.dims import Limits
+from engine.families import family_of
+from engine.parallel import Mapping
+from engine.runtime import language
+from engine.runtime.kv_cache import KvCache
+from engine.runtime.pipeline import SglPipeline
+from tools.make_random_pair import write_pair
+from tools.planning.graph_cost import peak_activation_bytes
+from tools.planning.pair_plan import PairPlan, read_config
+from tools.planning.plan_config import PlanConfig
+from tools.planning.storage import storage_of
+from tools.planning.workload import Workload
+from tools.scenes import make_scene
+
+FP32 = storage_of("onnxruntime", "fp32")
+LIMITS = Limits(1024, 1, 13)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("pair")
+    write_pair(directory, seed=4)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def engines(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("engines") / "pair"
+    build_pair(BuildConfig(small=pair / "small", large=pair / "large", out=out, max_tokens=1024))
+    return out
+
+
+def plan_for(pair: Path, world_size: int = 1, guidance: GuidanceConfig = GuidanceConfig()) -> PairPlan:  # noqa: B008
+    return PairPlan(PlanConfig(pair / "small", pair / "large", "onnxruntime", "fp32", world_size, guidance))
+
+
+def test_weight_files_have_the_planned_sizes(pair: Path, engines: Path) -> None:
+    plan = plan_for(pair)
+    for role, model in (("small", plan.small), ("large", plan.large)):
+        assert (engines / role / "rank0" / "language.weights").stat().st_size == model.language_bytes
+        assert (engines / role / "vision.weights").stat().st_size == model.vision_bytes
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_weight_files_of_every_rank_have_the_planned_size(pair: Path, world_size: int, tmp_path: Path) -> None:
+    """Two key-value heads: at four ranks each is held twice."""
+    planned = plan_for(pair, world_size).large.language_bytes
+    config, checkpoint = read_config(pair / "large"), Checkpoint(pair / "large")
+    family, _ = family_of(pair / "large")
+    reader = WeightReader(checkpoint, family.language_sources(config, pair / "large"))
+    for rank in range(world_size):
+        graph = language_graph(config.language, LIMITS, mapping=Mapping(rank, world_size))
+        write_engine(graph, reader, tmp_path / f"rank{rank}.onnx", lambda fraction: None)
+        assert (tmp_path / f"rank{rank}.weights").stat().st_size == planned
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        GuidanceConfig(),
+        GuidanceConfig(prune_layer=0, retention_ratio=0.3),
+        GuidanceConfig(prune_layer=4, retention_ratio=0.01),
+        GuidanceConfig(average_retention=0.35),
+        GuidanceConfig(enabled=False),
+    ],
+)
+def test_kv_buffers_have_the_planned_sizes(
+    pair: Path, engines: Path, guidance: GuidanceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[KvCache] = []
+
+    class Recorded(KvCache):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            caches.append(self)
+
+    monkeypatch.setattr(language, "KvCache", Recorded)
+    picture, _ = make_scene(seed=1, width=330, height=220, objects=5)
+    answer = SglPipeline.load(engines, threads=1).answer(
+        picture,
+        "What is red?",
+        guidance=guidance,
+        exit=ExitConfig(exit_threshold=2),
+        sampling=SamplingConfig(max_new_tokens=7),
+    )
+    plan = plan_for(pair, guidance=guidance)
+    tiles = answer.visual_tokens // plan.large.config.vision.tokens_per_tile()
+    workload = Workload(tiles, 1, answer.prompt_tokens - answer.visual_tokens, 7)
+    assert caches[-1].nbytes() == sum(plan.large.kv_bytes(workload))
+    below, above = plan.large.kv_bytes(workload)
+    layers, point = plan.large.config.language.num_layers, 10 if plan.guidance is None else plan.guidance.prune_layer
+    assert point is not None
+    per_token = 2 * 2 * 16 * 4
+    assert below == point * workload.context(plan.large.config) * per_token
+    kept = answer.num_kept() + answer.prompt_tokens - answer.visual_tokens + 7
+    assert above == (layers - point) * kept * per_token
+
+
+def test_activations_are_those_of_a_run_node_by_node(pair: Path) -> None:
+    """Both graphs of the large model run with each value kept until its last use: the bytes that are then alive."""
+    family, published = family_of(pair / "large")
+    config = family.read_config(pair / "large", published)
+    checkpoint = Checkpoint(pair / "large")
+    points = default_prune_layers(config.language.num_layers)
+    graph = vision_graph(config.vision, LIMITS)
+    inputs = vision_inputs(family, config)
+    reader = WeightReader(checkpoint, family.vision_sources(config))
+    features, peak = run_measured(graph, reader, inputs, VISUAL_FEATURES)
+    tiles = len(features)
+    assert peak_activation_bytes(graph, {"tiles": tiles}, FP32) == pytest.approx(peak, rel=0.01)
+
+    features = features.reshape(-1, features.shape[-1])
+    graph = language_graph(config.language, LIMITS, points)
+    inputs = language_inputs(config.language, features, len(points))
+    reader = WeightReader(checkpoint, family.language_sources(config, pair / "large"))
+    _, peak = run_measured(graph, reader, inputs, "logits")
+    tokens = len(features) + 2 * TEXT_TOKENS
+    sizes = {"batch": 1, "sequence": tokens, "visual": len(features), "logit_rows": TEXT_TOKENS}
+    for segment in range(len(points) + 1):
+        sizes |= {f"kept_{segment}": tokens, f"cache_{segment}": tokens}
+    assert peak_activation_bytes(graph, sizes, FP32) == pytest.approx(peak, rel=0.01)
+
+
+def run_measured(
+    graph: ir.Model, reader: WeightReader, inputs: dict[str, np.ndarray], output: str
+) -> tuple[np.ndarray, int]:
+    """An output, and the most bytes of intermediate values that were alive at once."""
+    live = peak = 0
+    outputs = set(graph.graph.outputs)
+
+    def forget(size: int) -> None:
+        nonlocal live
+        live -= size
+
+    def step(node: ir.Node, arguments: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        nonlocal live, peak
+        arrays = run_node(node, arguments, graph)
+        for value, array in zip(node.outputs, arrays, strict=True):
+            if value not in outputs:
+                live += array.nbytes
+                weakref.finalize(array, forget, array.nbytes)
+        peak = max(peak, live)
+        return arrays
+
+    wanted = next(value for value in graph.graph.outputs if value.name == output)
+    result = interpret(graph.graph, inputs, wanted, lambda value: load_initializer(value, reader), step)
+    return result, peak

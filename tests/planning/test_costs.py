@@ -1,0 +1,90 @@
+"""What graphs cost against formulas written down here, on one rank and on several."""
+
+import pytest
+
+from engine.config import GuidanceConfig
+from engine.families import published
+from engine.parallel import Mapping
+from tools.planning.chip import Chip
+from tools.planning.model_plan import ModelPlan
+from tools.planning.pair_plan import read_config
+from tools.planning.roofline import Latency, latency, sent_bytes
+from tools.planning.storage import STORAGE, storage_of
+from tools.planning.workload import Workload
+
+BF16 = storage_of("tensorrt", "bf16")
+CONFIG = read_config(published("InternVL2-2B"))
+C, LAYERS, INNER, VOCABULARY, KV = 2048, 24, 8192, 92553, 8 * 128
+MATRICES = LAYERS * (2 * C * C + 2 * C * KV + 3 * C * INNER)
+WORKLOAD = Workload(tiles=3, batch=2, text_tokens=40, new_tokens=10)
+PROMPT = 3 * 256 + 40
+
+
+def make_plan(world_size: int = 1, guidance: GuidanceConfig | None = None, points: tuple[int, ...] = ()) -> ModelPlan:
+    return ModelPlan(CONFIG, BF16, Mapping(0, world_size), points, guidance)
+
+
+def test_decode_reads_the_weights_and_the_cache_once_and_multiplies_by_each_weight() -> None:
+    call = make_plan().decode(WORKLOAD)
+    tokens = PROMPT + 5
+    weights = MATRICES + C * VOCABULARY + (2 * LAYERS + 1) * C
+    assert call.bytes == 2 * weights + 2 * 2 * 2 * LAYERS * KV * tokens
+    assert call.operations == 2 * 2 * (MATRICES + C * VOCABULARY) + 2 * 4 * LAYERS * C * tokens
+    assert call.reduced == ()
+
+
+def test_prefill_attends_causally_and_makes_one_row_of_logits() -> None:
+    call = make_plan().prefill(WORKLOAD)
+    pairs = PROMPT * (PROMPT + 1) // 2
+    assert call.operations == 2 * (2 * (MATRICES * PROMPT + C * VOCABULARY) + 4 * LAYERS * C * pairs)
+
+
+def test_vision_multiplies_by_each_weight() -> None:
+    """InternViT-300M: 24 layers of width 1024, 1,025 tokens a tile, and the projector on 256 of them."""
+    width, tokens = 1024, 1025
+    layer = 12 * width * width * tokens * 2 + 4 * width * tokens * tokens
+    projector = 2 * 256 * (4 * width * C + C * C)
+    patches = 2 * 1024 * width * 3 * 14 * 14
+    assert make_plan().vision_call(3).operations == 3 * (24 * layer + projector + patches)
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_ranks_sum_twice_a_layer_and_once_for_the_embedding(world_size: int) -> None:
+    decode, prefill = (call(WORKLOAD) for call in (make_plan(world_size).decode, make_plan(world_size).prefill))
+    assert decode.reduced == (2 * 2 * C,) * (2 * LAYERS + 1)
+    assert prefill.reduced == (2 * 2 * C * PROMPT,) * (2 * LAYERS + 1)
+    assert sent_bytes(decode, world_size) == 2 * (world_size - 1) / world_size * sum(decode.reduced)
+
+
+def test_pruning_shortens_what_comes_after_the_prune_layer() -> None:
+    guidance = GuidanceConfig(prune_layer=4, retention_ratio=0.25)
+    plan = make_plan(2, guidance, points=(4, 9))
+    kept = 3 * 64 + 40
+    row = 2 * 2 * C
+    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 4) * PROMPT + 2 * 20 * kept)
+    per_token = 2 * 2 * 2 * KV // 2
+    assert plan.kv_bytes(WORKLOAD) == (4 * per_token * (PROMPT + 10), 20 * per_token * (kept + 10))
+    assert plan.unpruned().kv_bytes(WORKLOAD) == (24 * per_token * (PROMPT + 10), 0)
+    # Layers below the prune layer see everything.
+    assert plan.activation_bytes(WORKLOAD) == pytest.approx(plan.unpruned().activation_bytes(WORKLOAD), rel=0.01)
+
+
+@pytest.mark.parametrize("precision", STORAGE["tensorrt"])
+def test_a_precision_changes_the_matrices_only(precision: str) -> None:
+    storage = storage_of("tensorrt", precision)
+    plan = ModelPlan(CONFIG, storage, Mapping())
+    matrices, rest = MATRICES + C * VOCABULARY, C * VOCABULARY + (2 * LAYERS + 1) * C
+    assert plan.language_bytes == pytest.approx(matrices * storage.matrix / 8 + rest * 2, rel=1e-3)
+
+
+def test_latency_is_the_slower_of_computing_and_reading_and_then_the_sums() -> None:
+    plan, chip = make_plan(4), Chip(bandwidth=1e12, matrix_rate=1e15, interconnect=1e11, reduce_latency=1e-5)
+    decode, prefill, vision = plan.decode(WORKLOAD), plan.prefill(WORKLOAD), plan.vision_call(2)
+    sums = [49 * 1e-5 + 1.5 * sum(call.reduced) / 1e11 for call in (prefill, decode)]
+    expected = Latency(
+        first_token=vision.operations / 1e15 + prefill.operations / 1e15 + sums[0],
+        next_token=decode.bytes / 1e12 + sums[1],
+    )
+    found = latency(plan, WORKLOAD, chip)
+    assert (found.first_token, found.next_token) == pytest.approx((expected.first_token, expected.next_token))
+    assert found.answer(10) == pytest.approx(expected.first_token + 9 * expected.next_token)

@@ -1,0 +1,76 @@
+"""A pair on the ranks that share its large model: memory of each rank, and what one question asks of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import default_prune_layers
+from engine.families import family_of
+from engine.model_config import ModelConfig
+from engine.parallel import Mapping
+from tools.planning.model_plan import ModelPlan
+from tools.planning.plan_config import PlanConfig
+from tools.planning.storage import storage_of
+from tools.planning.workload import Workload
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one model on one rank. kv_full, kv_pruned: of the layers below the prune layer, and from it on."""
+
+    language: int
+    vision: int
+    kv_full: int
+    kv_pruned: int
+    activations: int
+
+    def weights(self) -> int:
+        return self.language + self.vision
+
+    def working(self) -> int:
+        """What is needed only while the model answers."""
+        return self.kv_full + self.kv_pruned + self.activations
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of one rank. small: on rank 0, which leads the others."""
+
+    large: Memory
+    small: Memory | None
+
+    def total(self) -> int:
+        """Weights of both stay; the models take turns, so the larger of their working memories counts."""
+        if self.small is None:
+            return self.large.weights() + self.large.working()
+        return self.small.weights() + self.large.weights() + max(self.small.working(), self.large.working())
+
+
+class PairPlan:
+    """Raises EngineError when the large model cannot be split among the ranks, CheckpointError, RequestError."""
+
+    def __init__(self, config: PlanConfig) -> None:
+        storage = storage_of(config.target, config.precision)
+        self.config = config
+        small, large = read_config(config.small), read_config(config.large)
+        points = default_prune_layers(large.language.num_layers)
+        guidance = config.guidance.resolve(large.language.num_layers, points) if config.guidance.enabled else None
+        self.guidance = guidance
+        # Ranks differ in nothing but which part they own: what one needs, all need.
+        self.large = ModelPlan(large, storage, Mapping(0, config.world_size), points, guidance)
+        self.small = ModelPlan(small, storage, Mapping(), scores=True)
+
+    def memory(self, workload: Workload, rank: int) -> RankMemory:
+        return RankMemory(
+            _memory(self.large, workload),
+            _memory(self.small, workload) if rank == 0 else None,
+        )
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Raises CheckpointError."""
+    family, published = family_of(directory)
+    return family.read_config(directory, published)
+
+
+def _memory(model: ModelPlan, workload: Workload) -> Memory:
+    return Memory(model.language_bytes, model.vision_bytes, *model.kv_bytes(workload), model.activation_bytes(workload))

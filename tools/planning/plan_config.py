@@ -1,0 +1,18 @@
+"""What is to be planned."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config import GuidanceConfig
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What to plan. small, large: checkpoint directories, of which `config.json` is read."""
+
+    small: Path
+    large: Path
+    target: str = "tensorrt"
+    precision: str = "bf16"
+    world_size: int = 1
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

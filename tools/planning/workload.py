@@ -1,0 +1,38 @@
+"""What is asked of a pair: questions that are answered together, all of one size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.config import GuidanceConfig, SamplingConfig
+from engine.model_config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Workload:
+    """batch: questions at once. Of each: tiles of its pictures, thumbnails included; words of the prompt; answer."""
+
+    tiles: int
+    batch: int = 1
+    text_tokens: int = 64
+    new_tokens: int = SamplingConfig.max_new_tokens
+
+    def visual_tokens(self, config: ModelConfig) -> int:
+        return self.tiles * config.vision.tokens_per_tile()
+
+    def prompt_tokens(self, config: ModelConfig) -> int:
+        return self.visual_tokens(config) + self.text_tokens
+
+    def context(self, config: ModelConfig) -> int:
+        """Tokens of a question and its answer."""
+        return self.prompt_tokens(config) + self.new_tokens
+
+    def prompt_rows(
+        self, config: ModelConfig, prune_layers: Sequence[int], guidance: GuidanceConfig | None
+    ) -> list[int]:
+        """Prompt tokens that the layers of each segment see. guidance: resolved; None keeps all."""
+        if guidance is None:
+            return [self.prompt_tokens(config)] * (len(prune_layers) + 1)
+        assert guidance.prune_layer is not None, "guidance is resolved for the model"
+        visual = self.visual_tokens(config)
+        dropped = visual - guidance.num_kept(visual)
+        return [self.prompt_tokens(config) - dropped * (point >= guidance.prune_layer) for point in (0, *prune_layers)]
