@@ -62,7 +62,7 @@ class Ranks(Protocol):
     def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
         """Load the model on every rank; `threads` are shared by those of one machine. Raises EngineError."""
 
-    def call(self, method: str, *arguments: Any) -> np.ndarray:
+    def call(self, method: str, *arguments: Any) -> Any:
         """What rank 0 returns. Raises EngineError when a rank died."""
 
 
@@ -84,13 +84,16 @@ class ShardedGeneration:
         self._ranks, self.logits = ranks, logits
 
     def visual_scores(self, request: int) -> np.ndarray:
-        return self._ranks.call("visual_scores", request)
+        scores: np.ndarray = self._ranks.call("visual_scores", request)
+        return scores
 
     def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray:
-        return self._ranks.call("decode", tokens, active, scored)
+        logits: np.ndarray = self._ranks.call("decode", tokens, active, scored)
+        return logits
 
     def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        return self._ranks.call("score", request, visual_kept, answer)
+        logits: np.ndarray = self._ranks.call("score", request, visual_kept, answer)
+        return logits
 
 
 class ShardedVision:
@@ -101,7 +104,8 @@ class ShardedVision:
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`."""
-        return self._ranks.call("encode", pixel_values)
+        features: np.ndarray = self._ranks.call("encode", pixel_values)
+        return features
 
 
 def _version(package: str) -> str:

@@ -19,8 +19,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime.tensor_parallel import Ranks, identify
@@ -45,7 +43,7 @@ class Group(Ranks):
         self._identity = identify(manifest)
         self._start()
 
-    def call(self, method: str, *arguments: Any) -> np.ndarray:
+    def call(self, method: str, *arguments: Any) -> Any:
         return self._ask(self._running or self._start(), method, *arguments)
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ class Rank:
     def __init__(self, world: MPI.Comm, directory: Path) -> None:
         self._world, self._directory = world, directory
         self._generation: Generation | None = None
+        self._seconds_in_sums = 0.0
 
     def open(self, expected: Identity, threads: int) -> list[int]:
         """Load this rank's share, if all ranks fit together -> process ids by rank. Raises EngineError on all ranks."""
@@ -68,6 +69,10 @@ class Rank:
         parts = self._world.gather(self._vision.encode(mine))
         return np.concatenate(parts) if parts is not None else np.empty(0, np.float32)
 
+    def seconds_in_sums(self) -> float:
+        """Spent so far in all-reduces, waiting for the other ranks included."""
+        return self._seconds_in_sums
+
     def _load(self, expected: Identity, threads: int) -> None:
         manifest, world = read_manifest(self._directory), self._world
         refuse_other_size(self._directory, manifest, world.size)
@@ -85,7 +90,9 @@ class Rank:
         self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision)
 
     def _sum(self, partial: np.ndarray) -> None:
+        start = time.perf_counter()
         self._world.Allreduce(MPI.IN_PLACE, partial, MPI.SUM)
+        self._seconds_in_sums += time.perf_counter() - start
 
     def _gather_logits(self, logits: np.ndarray) -> np.ndarray:
         """[..., this rank's part of the vocabulary] -> on rank 0, [..., vocabulary]."""
@@ -105,13 +112,9 @@ class World(Ranks):
         return bool(self._world.rank == 0)
 
     def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
-        self.run("open", identify(manifest), threads)
+        self.call("open", identify(manifest), threads)
 
-    def call(self, method: str, *arguments: Any) -> np.ndarray:
-        return self.run(method, *arguments)
-
-    def run(self, method: str, *arguments: Any) -> Any:
-        """The leader's: let all ranks call a method."""
+    def call(self, method: str, *arguments: Any) -> Any:
         self._announce(method, arguments)
         return self._do(method, arguments)
 
@@ -199,7 +202,7 @@ def main(directory: str, socket: str) -> int:
             while True:
                 method, arguments = connection.recv()
                 try:
-                    outcome = world.run(method, *arguments)
+                    outcome = world.call(method, *arguments)
                 except EngineError as error:
                     outcome = error
                 connection.send(outcome)

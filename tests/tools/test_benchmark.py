@@ -19,7 +19,7 @@ from tools.benchmark.report import Row, Section, Unit, section_markdown, write_m
 from tools.benchmark.worker import Worker, WorkerError
 
 ABSENT = replace(PEERS[0], name="absent engine", modules={"absent-package": "no_such_module"})
-ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8}
+ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8, "tensor_parallel": 9}
 
 
 @pytest.fixture(scope="module")
@@ -136,4 +136,4 @@ def test_an_unknown_question_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "scores,speed"])
     assert stopped.value.code == 2
-    assert "'speed' is none of scores, peers, int8, consistency, memory" in capsys.readouterr().err
+    assert "'speed' is none of scores, peers, int8, consistency, memory, tensor_parallel" in capsys.readouterr().err
