@@ -1,5 +1,6 @@
 """What TensorRT would compute: its graphs run by ONNX's own reference, its fused attention written out in NumPy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,9 @@ class GatherElements(OpRun):
 class ReferenceExecutor:
     """A graph as an `Executor`; buffers bound as input and as output are updated in place."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, plugins: Sequence[type[OpRun]] = ()) -> None:
         InlinePass()(model)
-        self._evaluator: Any = ReferenceEvaluator(ir.to_proto(model), new_ops=[TRT_Attention, GatherElements])
+        self._evaluator: Any = ReferenceEvaluator(ir.to_proto(model), new_ops=[TRT_Attention, GatherElements, *plugins])
         self._inputs: dict[str, np.ndarray] = {}
         self._outputs: dict[str, np.ndarray] = {}
 

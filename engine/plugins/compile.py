@@ -17,6 +17,8 @@ CAPABILITIES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities (times 10) that are supported."""
 PTX_VERSION = 88
 """CUDA 12.9: the oldest that knows all of them."""
+Size = Any
+"""An integer, or a symbol for one that knows the same arithmetic."""
 SCRATCH_POINTERS = 2
 """Triton ends every kernel's parameters with two pointers to scratch memory, which ours do not use."""
 

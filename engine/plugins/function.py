@@ -15,6 +15,10 @@ OPSET = {"": 23, CONTRIB: 1}
 """What function bodies and graphs are written in for ONNX Runtime."""
 TENSORRT_OPSET = {"": 24, TENSORRT: 1}
 """And for TensorRT."""
+PLUGIN_OPSET = {**TENSORRT_OPSET, DOMAIN: 1}
+"""And for TensorRT with plugins of our own."""
+PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": "1"}
+"""Attributes by which TensorRT's parser finds such a plugin; the op's name is the plugin's."""
 
 
 def sgl_function(

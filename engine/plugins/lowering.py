@@ -1,7 +1,7 @@
 """What the ops of the domain `sgl` become on each target."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -12,8 +12,10 @@ from engine.plugins.full_attention import onnxruntime as full_attention_onnxrunt
 from engine.plugins.full_attention import tensorrt_rtx as full_attention_tensorrt
 from engine.plugins.function import OPSET, TENSORRT_OPSET
 from engine.plugins.prune_visual_tokens import onnxruntime as prune_visual_tokens_onnxruntime
+from engine.plugins.prune_visual_tokens import tensorrt as prune_visual_tokens_plugin
 from engine.plugins.prune_visual_tokens import tensorrt_rtx as prune_visual_tokens_tensorrt
 from engine.plugins.visual_attention import onnxruntime as visual_attention_onnxruntime
+from engine.plugins.visual_attention import tensorrt as visual_attention_plugin
 from engine.plugins.visual_attention import tensorrt_rtx as visual_attention_tensorrt
 
 
@@ -45,6 +47,12 @@ TENSORRT = Lowering(
     full_attention_tensorrt.full_attention,
     prune_visual_tokens_tensorrt.prune_visual_tokens,
 )
+TENSORRT_PLUGINS = replace(
+    TENSORRT,
+    visual_attention=visual_attention_plugin.visual_attention,
+    prune_visual_tokens=prune_visual_tokens_plugin.prune_visual_tokens,
+)
+"""Of the full TensorRT, once the plugins are registered there."""
 
 
 def lowering_for(target: Target) -> Lowering:

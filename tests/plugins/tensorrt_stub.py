@@ -110,16 +110,17 @@ OPERATIONS = {
 
 
 def launch(
-    op: str, plugin: str, capability: int, inputs: Sequence[Tensor], attributes: dict[str, int], tactic: int = 0
+    plugin: str, capability: int, inputs: Sequence[Tensor], attributes: dict[str, int], tactic: int = 0
 ) -> Launch:
-    """Describe plugin `sgl::<plugin>` of engine/plugins/<op> to the bindings, and have it answer for these inputs."""
+    """Describe plugin `sgl::<plugin>` to the bindings, and have it answer for these inputs."""
     import tensorrt as trt
     from tensorrt.plugin import _lib, _tensor
 
-    name = f"sgl::{plugin}"
-    if name not in _lib.QDP_REGISTRY:
-        import_module(f"engine.plugins.{op}.tensorrt_plugin").register(capability, lazy_register=True)
-    definition = _lib.QDP_REGISTRY[name]
+    from engine.plugins.tensorrt_plugins import register_plugins
+
+    if not _lib.QDP_REGISTRY:
+        register_plugins(capability, lazy_register=True)
+    definition = _lib.QDP_REGISTRY[f"sgl::{plugin}"]
     types = [getattr(trt.DataType, tensor.dtype) for tensor in inputs]
 
     def describe(shapes: Sequence[Any]) -> tuple[list[Any], list[Any]]:

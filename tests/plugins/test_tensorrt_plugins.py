@@ -42,7 +42,7 @@ def check_kernel(result: Launch, inputs: int) -> None:
 
 def test_attend_prefill(stub: ProcessPoolExecutor) -> None:
     inputs = [QUERY, CACHES, CACHES, LENGTH, LENGTH]
-    result = stub.submit(launch, "visual_attention", "attend", CAPABILITY, inputs, HEADS, tactic=1).result()
+    result = stub.submit(launch, "attend", CAPABILITY, inputs, HEADS, tactic=1).result()
     check_kernel(result, len(inputs))
     floats = [Tensor((3, 14, 40), "FLOAT"), Tensor((3, 2, 1, 7, 64), "FLOAT"), Tensor((3, 2, 1, 7), "FLOAT")]
     assert result.outputs == [QUERY, *floats]
@@ -54,7 +54,7 @@ def test_attend_prefill(stub: ProcessPoolExecutor) -> None:
 
 def test_attend_decode(stub: ProcessPoolExecutor) -> None:
     inputs = [ONE_ROW, CACHES, CACHES, LENGTH, LENGTH]
-    result = stub.submit(launch, "visual_attention", "attend", CAPABILITY, inputs, HEADS, tactic=2).result()
+    result = stub.submit(launch, "attend", CAPABILITY, inputs, HEADS, tactic=2).result()
     check_kernel(result, len(inputs))
     floats = [Tensor((3, 14, 1), "FLOAT"), Tensor((3, 2, 5, 7, 64), "FLOAT"), Tensor((3, 2, 5, 7), "FLOAT")]
     assert result.outputs == [ONE_ROW, *floats]
@@ -64,7 +64,7 @@ def test_attend_decode(stub: ProcessPoolExecutor) -> None:
 
 def test_combine_splits_writes_in_place(stub: ProcessPoolExecutor) -> None:
     inputs = [ONE_ROW, Tensor((3, 14, 1), "FLOAT"), Tensor((3, 2, 5, 7, 64), "FLOAT"), Tensor((3, 2, 5, 7), "FLOAT")]
-    result = stub.submit(launch, "visual_attention", "combine_splits", CAPABILITY, inputs, HEADS).result()
+    result = stub.submit(launch, "combine_splits", CAPABILITY, inputs, HEADS).result()
     check_kernel(result, len(inputs))
     assert result.outputs == inputs[:2]
     assert result.aliased == [0, 1]
@@ -76,7 +76,7 @@ def test_receive(stub: ProcessPoolExecutor) -> None:
     scored, visual = 9, 300
     rows = [Tensor((BATCH, scored), "INT64"), Tensor((BATCH, scored), "FLOAT"), Tensor((BATCH, visual), "INT64")]
     inputs = [QUERY, CACHES, LENGTH, Tensor((3, 14, 40), "FLOAT"), *rows]
-    result = stub.submit(launch, "visual_attention", "receive", CAPABILITY, inputs, HEADS).result()
+    result = stub.submit(launch, "receive", CAPABILITY, inputs, HEADS).result()
     check_kernel(result, len(inputs))
     assert result.outputs == [Tensor((3, 2, visual), "FLOAT")]
     assert result.grid == (5, 2, 3), "300 visual tokens in tiles of 64"
@@ -87,7 +87,7 @@ def test_receive(stub: ProcessPoolExecutor) -> None:
 def test_prune_visual_tokens(stub: ProcessPoolExecutor, angles: str) -> None:
     rows = [Tensor((BATCH, 40, 896), "BF16"), Tensor((BATCH, 40, 32), angles), Tensor((BATCH, 40, 32), angles)]
     inputs = [*rows, Tensor((BATCH, 11), "INT64")]
-    result = stub.submit(launch, "prune_visual_tokens", "prune_visual_tokens", CAPABILITY, inputs, {}).result()
+    result = stub.submit(launch, "prune_rows", CAPABILITY, inputs, {}).result()
     check_kernel(result, len(inputs))
     assert result.outputs == [Tensor((BATCH, 11, x.shape[2]), x.dtype) for x in rows]
     assert result.grid == (11, BATCH, 1)

@@ -1,9 +1,12 @@
 """The lowerings for TensorRT against the NumPy contracts, its fused attention replaced by one in NumPy."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from onnx.reference.op_run import OpRun
 
 from engine.build.graph import IR_VERSION
 from engine.plugins import cached_attention, full_attention, prune_visual_tokens, visual_attention
@@ -18,14 +21,19 @@ CALLS = {name: call for name, call in CALLS.items() if name != "ragged prefill"}
 """TensorRT's attention knows no padding among the query rows, so prompts of different lengths take turns."""
 
 
-def run(function: ir.Function, inputs: dict[str, np.ndarray], outputs: list[np.ndarray]) -> list[np.ndarray]:
+def run(
+    function: ir.Function,
+    inputs: dict[str, np.ndarray],
+    outputs: list[np.ndarray],
+    plugins: Sequence[type[OpRun]] = (),
+) -> list[np.ndarray]:
     """outputs: as large as what comes out, and overwritten."""
     values = [ir.val(name, dtype=ir.DataType.from_numpy(x.dtype), shape=list(x.shape)) for name, x in inputs.items()]
     node = ir.node(function.name, values, domain=DOMAIN, num_outputs=len(function.outputs))
     for index, output in enumerate(node.outputs):
         output.name, output.dtype = f"output_{index}", ir.DataType.FLOAT
     graph = ir.Graph(values, node.outputs, nodes=[node], name="one_op", opset_imports={**TENSORRT.opset, DOMAIN: 1})
-    executor = ReferenceExecutor(ir.Model(graph, ir_version=IR_VERSION, functions=[function]))
+    executor = ReferenceExecutor(ir.Model(graph, ir_version=IR_VERSION, functions=[function]), plugins)
     for name, array in inputs.items():
         executor.bind_input(name, array)
     for index, array in enumerate(outputs):

@@ -84,7 +84,7 @@ def attention_parity(shape: AttentionShape, device: str, dtype: str) -> Agreemen
     inputs = attention_inputs(shape)
     tensors = ("query", "key", "value", "past_key", "past_value")
     inputs |= {name: _rounded(inputs[name], dtype) for name in tensors}
-    expected = visual_attention.reference(*inputs.values(), shape.num_heads, shape.num_kv_heads)
+    expected = visual_attention.reference(**inputs, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads)
     written = np.arange(shape.cache) < inputs["kv_length"][:, None]
     caches = (np.where(written[:, None, :, None], present, np.nan) for present in expected[1:3])
     floats = [torch.from_numpy(x).to(device, getattr(torch, dtype)) for x in (inputs["query"], *caches)]

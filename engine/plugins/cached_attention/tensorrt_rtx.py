@@ -19,16 +19,20 @@ def split_heads(op: Any, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value
     return op.Transpose(op.Reshape(x, [0, 0, num_heads, head_dim]), perm=[0, 2, 1, 3])
 
 
+def append(op: Any, cache: ir.Value, new: ir.Value, past: ir.Value, num_kv_heads: int, head_dim: int) -> ir.Value:
+    """[B,Hkv,T,D], [B,S,Hkv*D], int32 [B] -> [B,Hkv,T,D]: the cache with this call's keys or values in it."""
+    write_index = op.Cast(past, to=ir.DataType.INT64)
+    return op.TensorScatter(cache, split_heads(op, new, num_kv_heads, head_dim), write_index, axis=2)
+
+
 def fused_attention(
     op: Any, inputs: Sequence[ir.Value], num_heads: int, num_kv_heads: int, head_dim: int
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """The contract's inputs -> its outputs, as nodes."""
     query, key, value, past_key, past_value, kv_length = inputs
     past = past_length(op, query, kv_length)
-    write_index = op.Cast(past, to=ir.DataType.INT64)
     present_key, present_value = (
-        op.TensorScatter(cache, split_heads(op, new, num_kv_heads, head_dim), write_index, axis=2)
-        for cache, new in ((past_key, key), (past_value, value))
+        append(op, cache, new, past, num_kv_heads, head_dim) for cache, new in ((past_key, key), (past_value, value))
     )
     # TensorRT's attention does not scale.
     scale = op.CastLike(op.Constant(value_float=1 / math.sqrt(head_dim)), query)

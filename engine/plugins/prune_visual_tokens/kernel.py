@@ -13,11 +13,11 @@ def prune_kernel(width: int, half_dim: int) -> Kernel:
     """T: of the hidden states; A: of the rotary angles."""
     types = ("*T", "*A", "*A", "*i64", "i32", "i32", "*T", "*A", "*A")
     constants = {"WIDTH": width, "HALF_DIM": half_dim, "BLOCK": BLOCK}
-    return Kernel(prune_visual_tokens, types, constants, num_warps=4)
+    return Kernel(prune_rows, types, constants, num_warps=4)
 
 
 @triton.jit
-def prune_visual_tokens(
+def prune_rows(
     hidden,  # [B,S,C]
     rope_cos,  # [B,S,D/2]
     rope_sin,  # [B,S,D/2]

@@ -5,13 +5,13 @@ from tensorrt.plugin import TensorDesc
 
 from engine.plugins.function import DOMAIN
 from engine.plugins.prune_visual_tokens.kernel import prune_kernel
-from engine.plugins.tensorrt_plugin import Compiled, compiled
+from engine.plugins.tensorrt_aot import Compiled, compiled
 
-NAME = f"{DOMAIN}::prune_visual_tokens"
+NAME = f"{DOMAIN}::prune_rows"
 
 
-def register(capability: int, lazy_register: bool = False) -> None:
-    """Make the plugin known to TensorRT, once in a process; capability: of the GPU, as in 90."""
+def register(capability: int, lazy_register: bool) -> None:
+    """See `register_plugins`."""
 
     @trtp.register(NAME, lazy_register=lazy_register)
     def describe(

@@ -19,10 +19,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from engine.plugins.compile import Kernel
-
-Size = Any
-"""An integer, or a symbol for one that knows the same arithmetic."""
+from engine.plugins.compile import Kernel, Size
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import tensorrt.plugin as trtp
 from tensorrt.plugin import TensorDesc
 
 from engine.plugins.function import DOMAIN
-from engine.plugins.tensorrt_plugin import FLOAT, Compiled, combinations, compiled
+from engine.plugins.tensorrt_aot import FLOAT, Compiled, combinations, compiled
 from engine.plugins.visual_attention.kernel import (
     DECODE,
     Heads,
@@ -21,8 +21,8 @@ from engine.plugins.visual_attention.kernel import (
 )
 
 
-def register(capability: int, lazy_register: bool = False) -> None:
-    """Make the plugins known to TensorRT, once in a process; capability: of the GPU, as in 90."""
+def register(capability: int, lazy_register: bool) -> None:
+    """See `register_plugins`."""
     _register_attend(capability, lazy_register)
     _register_combine_splits(capability, lazy_register)
     _register_receive(capability, lazy_register)

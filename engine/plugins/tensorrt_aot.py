@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 import tensorrt as trt
 import tensorrt.plugin as trtp
 
-from engine.plugins.compile import Kernel, compile_kernel
+from engine.plugins.compile import Kernel, Size, compile_kernel
 
 Compiled = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
 """Name, PTX, launch, sizes."""
-Size = trtp.ShapeExpr | int
 FLOAT = trt.DataType.FLOAT
 TYPES = {FLOAT: "fp32", trt.DataType.HALF: "fp16", trt.DataType.BF16: "bf16"}
 """Triton's names."""

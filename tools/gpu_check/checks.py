@@ -1,0 +1,7 @@
+"""All checks, in the order in which they run."""
+
+from tools.gpu_check.attention import ATTENTION, TILE_CHOICE
+from tools.gpu_check.kernel_checks import INTERPRETED, PARITY, compiled_check
+from tools.gpu_check.machine import MACHINE
+
+CHECKS = (INTERPRETED, compiled_check(), MACHINE, PARITY, ATTENTION, TILE_CHOICE)
