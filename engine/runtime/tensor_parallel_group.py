@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import engine
 from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime.tensor_parallel import Ranks, identify
@@ -119,14 +120,14 @@ def _launch(directory: Path, world_size: int) -> _Running:
         listener.bind(path)
         listener.listen(1)
         listener.settimeout(0.05)
-        program = [sys.executable, "-m", "engine.runtime.tensor_parallel_rank", str(directory.resolve()), path]
+        program = [_python(), "-m", "engine.runtime.tensor_parallel_rank", str(directory.resolve()), path]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [_mpiexec(), "-n", str(world_size), *program],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)},
+                env=_environment(),
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_SECONDS
@@ -142,9 +143,20 @@ def _launch(directory: Path, world_size: int) -> _Running:
         raise EngineError(f"mpiexec could not start {world_size} ranks of {directory} ({reason}); mend that")
 
 
+def _environment() -> dict[str, str]:
+    """This process's, for the package that runs now, wherever it was imported from."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+    return kept | {"PYTHONPATH": str(Path(engine.__file__).parents[1])}
+
+
+def _python() -> str:
+    """This environment's; in a server that embeds Python, `sys.executable` is the server."""
+    return shutil.which("python3", path=f"{sys.prefix}/bin") or sys.executable
+
+
 def _mpiexec() -> str:
     """Of this environment, else of the machine. Raises EngineError."""
-    found = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
+    found = shutil.which("mpiexec", path=f"{sys.prefix}/bin") or shutil.which("mpiexec")
     if found is None:
         raise EngineError("mpiexec was not found; an engine of several ranks needs it: pip install 'sgl-engine[mpi]'")
     return found

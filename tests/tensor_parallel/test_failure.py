@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engine.config import ExitConfig, SamplingConfig
+from engine.config import ExitConfig, ExitCriterion, SamplingConfig
 from engine.errors import EngineError
 from engine.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runtime import tensor_parallel_group
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import Identity, identify
 from engine.runtime.tensor_parallel_group import Group
@@ -42,9 +44,9 @@ def wait_until_gone(processes: tuple[int, ...]) -> None:
         time.sleep(0.01)
 
 
-def ask(pipeline: SglPipeline, picture: Image.Image, on_text: Callable[[str], None] | None = None) -> Answer:
+def ask(pipeline: SglPipeline, picture: Image.Image) -> Answer:
     sampling = SamplingConfig(max_new_tokens=12)
-    return pipeline.answer([picture], "What?", exit=ExitConfig(enabled=False), sampling=sampling, on_text=on_text)
+    return pipeline.answer([picture], "What?", exit=ExitConfig(enabled=False), sampling=sampling)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -61,8 +63,17 @@ def test_a_killed_rank_ends_the_request_and_the_next_one_works(
         if len(pieces) == 2:
             os.kill(first[victim], signal.SIGKILL)
 
-    with pytest.raises(EngineError, match=r"a rank of .*tp2 died during decode; ask again: the ranks are started anew"):
-        ask(pipeline, picture, kill)
+    sampling, never = SamplingConfig(max_new_tokens=12), ExitConfig(enabled=False)
+    always = ExitConfig(criterion=ExitCriterion.CONFIDENCE, exit_threshold=0)
+    outcomes = pipeline.answer_each(
+        [
+            Question((picture,), "What?", exit=always, sampling=sampling),
+            Question((picture,), "What?", exit=never, sampling=sampling, on_text=kill),
+        ]
+    )
+    assert isinstance(outcomes[0], Answer) and outcomes[0].early_exit
+    assert isinstance(outcomes[1], EngineError)
+    assert re.fullmatch(r"a rank of .*tp2 died during decode; ask again: the ranks are started anew", str(outcomes[1]))
     assert len(pieces) in (2, 3), "a piece may have been on its way"
     wait_until_gone(first)
     answer = ask(pipeline, picture)
@@ -136,9 +147,8 @@ def test_other_versions_are_refused(engines: Engines, monkeypatch: pytest.Monkey
 
 
 def test_ranks_that_cannot_start_say_why(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/nonexistent")
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    with pytest.raises(EngineError, match=r"mpiexec .*(could not start 2 ranks|was not found)"):
+    monkeypatch.setattr(tensor_parallel_group, "_python", lambda: "/nonexistent/python")
+    with pytest.raises(EngineError, match=r"mpiexec could not start 2 ranks of .*tp2 \(.+\); mend that"):
         Group().open(engines(2), read_manifest(engines(2)), threads=1)
 
 

@@ -1,13 +1,26 @@
 """Two and four ranks compute what one does: features, logits, scores, answers."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.build.builder import build_pair
+from engine.build.quantize import Kernel, fidelity
+from engine.config import (
+    BuildConfig,
+    ExitConfig,
+    ExitCriterion,
+    GuidanceConfig,
+    GuidanceSource,
+    Precision,
+    SamplingConfig,
+)
+from engine.manifest import read_manifest
 from engine.runtime.job import Question
 from engine.runtime.language import PromptTokens, Pruning, Request
 from engine.runtime.model import VisionLanguageModel
@@ -87,3 +100,23 @@ def test_answers(pipelines: Pipelines, picture: Image.Image, world_size: int, so
         assert_allclose(one.probabilities, other.probabilities, **TOLERANCE["fp32"])
         if one.kept is not None and other.kept is not None:
             assert_array_equal(one.kept, other.kept)
+
+
+def test_int8(pipelines: Pipelines, config: Callable[..., BuildConfig], tmp_path: Path) -> None:
+    """Both ranks got the kernels that one rank would, and compute what float32 does as closely as int8 can."""
+    out = tmp_path / "int8"
+    build_pair(config(out, world_size=2, precision=Precision.INT8))
+    reports = [(out / f"large/rank{rank}/language.quantization.json").read_text() for rank in range(2)]
+    assert reports[0] == reports[1]
+    report = json.loads(reports[0])
+    kernels = {matrix["kernel"] for matrix in report["matrices"].values()}
+    assert kernels - {Kernel.FLOAT32}, "some matrix is int8"
+    files = {file for component in read_manifest(out).components.values() for file in component.files}
+    assert "large/rank1/language.000.onnx" in files
+    requests = [Request(prompt) for prompt in PROMPTS]
+    expected = pipelines(1).large.language.prefill(requests, 1).logits
+    pipeline = SglPipeline.load(out, threads=1)
+    actual = pipeline.large.language.prefill(requests, 1).logits
+    measured = fidelity(actual, expected)
+    assert measured.cosine > 0.999
+    assert measured.relative_error > 0, "something was quantized"

@@ -6,7 +6,6 @@ What lies between two of them is a stage, a model of its own; whoever runs the s
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
-from onnx_ir.convenience import extract
 
 from engine.bindings import partial_sum
 from engine.plugins.all_reduce.contract import NAME
@@ -42,7 +41,7 @@ def cut(model: ir.Model) -> list[ir.Model]:
         outputs[index].append(node.inputs[0])
     for value in graph.outputs:
         outputs[stage_of[value]].append(value)
-    return [_stage(model, *part, names) for part in zip(inputs, outputs, strict=True)]
+    return [_stage(model, *part, names) for part in zip(stages, inputs, outputs, strict=True)]
 
 
 def _split(graph: ir.Graph, sums: Sequence[ir.Node]) -> list[list[ir.Node]]:
@@ -57,12 +56,24 @@ def _split(graph: ir.Graph, sums: Sequence[ir.Node]) -> list[list[ir.Node]]:
 
 
 def _stage(
-    model: ir.Model, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], names: Mapping[ir.Value | None, str]
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    inputs: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    names: Mapping[ir.Value | None, str],
 ) -> ir.Model:
     for value in (*inputs, *outputs):
         # Whoever runs the stages allocates what passes between them.
         assert value.dtype is not None and _is_declared(value.shape), f"{value.name} has no declared shape"
-    graph = extract(model.graph, inputs, outputs)
+    used = dict.fromkeys(value for node in nodes for value in node.inputs if value is not None)
+    graph = ir.GraphView(
+        inputs,
+        outputs,
+        nodes=nodes,
+        initializers=[value for value in used if value.is_initializer()],
+        opset_imports=model.graph.opset_imports,
+        name=model.graph.name,
+    ).clone()
     for copies, values in ((graph.inputs, inputs), (graph.outputs, outputs)):
         for copy, value in zip(copies, values, strict=True):
             copy.name = names.get(value, value.name)
