@@ -224,4 +224,8 @@ def language_graph(
     builder, inputs = declare("language", bound, lowering.opset)
     model = LanguageModel(config, mapping, prune_layers, scores, lowering)
     set_dtype(model, dtype)
-    return finish(builder, bound, model(builder.op, inputs))
+    graph = finish(builder, bound, model(builder.op, inputs))
+    if lowering.all_reduce is not None and mapping.world_size > 1:
+        body = lowering.all_reduce(mapping.world_size)
+        graph.functions[body.identifier()] = body
+    return graph

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 NAME = "all_reduce"
+INPUTS = ("partial",)
 
 
 def reference(partial: Sequence[np.ndarray]) -> list[np.ndarray]:
