@@ -20,6 +20,8 @@ from engine.runtime.language import Request
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""
+OPEN = "open"
+"""The method that all ranks refuse together when they do not fit together."""
 VERSIONED = ("numpy", "onnxruntime", "mpi4py")
 """Packages that must be the same on all ranks."""
 

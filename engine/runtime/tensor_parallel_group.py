@@ -22,7 +22,7 @@ from typing import Any
 import engine
 from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime.tensor_parallel import Ranks, identify
+from engine.runtime.tensor_parallel import OPEN, Ranks, identify
 
 ANSWER_SECONDS = 600.0
 """A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection."""
@@ -61,7 +61,7 @@ class Group(Ranks):
         running = _launch(self._directory, self._world_size)
         running.finalizer = weakref.finalize(self, running.stop)
         self._running = running
-        running.ranks = tuple(self._ask(running, "open", self._identity, self._threads))
+        running.ranks = tuple(self._ask(running, OPEN, self._identity, self._threads))
         return running
 
     def _ask(self, running: "_Running", method: str, *arguments: Any) -> Any:
@@ -80,7 +80,7 @@ class Group(Ranks):
             self.close()  # interrupted: what the ranks say next would answer another call
             raise
         if isinstance(outcome, EngineError):
-            if method == "open":
+            if method == OPEN:
                 self.close()
             raise outcome
         return outcome

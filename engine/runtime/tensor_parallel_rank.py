@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from engine.manifest import Manifest, read_manifest, verify
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.executor import load, load_rank
 from engine.runtime.language import Generation, LanguageModel, Request
-from engine.runtime.tensor_parallel import Identity, Ranks, identify, started_by_mpiexec
+from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, started_by_mpiexec
 from engine.runtime.vision import VisionEncoder
 
 COMMAND = 1
@@ -36,9 +37,11 @@ class Rank:
 
     def open(self, expected: Identity, threads: int) -> list[int]:
         """Load this rank's share, if all ranks fit together -> process ids by rank. Raises EngineError on all ranks."""
+        neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED).size
         error = None
         try:
-            self._load(expected, threads)
+            # Nothing in here may wait for another rank, which may have failed.
+            self._load(expected, max(1, threads // neighbours))
         except EngineError as problem:
             error = f"rank {self._world.rank} on {MPI.Get_processor_name()}: {problem}"
         if errors := [said for said in self._world.allgather(error) if said is not None]:
@@ -81,8 +84,6 @@ class Rank:
         name = f"{SHARDED}/language/rank{world.rank}"
         verify(self._directory, manifest, components=[name, f"{SHARDED}/vision"])
         model, root = manifest.models[SHARDED], self._directory / SHARDED
-        neighbours = world.Split_type(MPI.COMM_TYPE_SHARED).size
-        threads = max(1, threads // neighbours)
         self._config = model.config.language
         executor = load_rank(manifest.target, root / f"rank{world.rank}" / "language", threads, self._sum)
         mapping = Mapping(world.rank, world.size)
@@ -112,7 +113,7 @@ class World(Ranks):
         return bool(self._world.rank == 0)
 
     def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
-        self.call("open", identify(manifest), threads)
+        self.call(OPEN, identify(manifest), threads)
 
     def call(self, method: str, *arguments: Any) -> Any:
         self._announce(method, arguments)
@@ -123,23 +124,25 @@ class World(Ranks):
         self._announce(None, ())
 
     def serve(self) -> None:
-        """What the other ranks do until the leader stops them. Raises EngineError when they do not fit together."""
+        """What the other ranks do until the leader stops them."""
         while True:
             self._wait()
             method, arguments = self._world.bcast(None)
             if method is None:
                 return
-            self._do(method, arguments)
+            with suppress(EngineError):  # the leader has the same one and says it
+                self._do(method, arguments)
 
     def _do(self, method: str, arguments: tuple[Any, ...]) -> Any:
         try:
             return getattr(self._rank, method)(*arguments)
-        except EngineError:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, EngineError) and method == OPEN:
+                raise
             # The others wait for this rank in a sum; nothing but the end of all of them frees them.
-            traceback.print_exc()
-            sys.stderr.flush()
+            if not isinstance(error, KeyboardInterrupt):
+                traceback.print_exc()
+                sys.stderr.flush()
             self._world.Abort(1)
 
     def _announce(self, method: str | None, arguments: tuple[Any, ...]) -> None:
@@ -192,10 +195,7 @@ def main(directory: str, socket: str) -> int:
     """A rank of a `Group`: rank 0 takes calls from the socket until it closes."""
     world = World(Path(directory))
     if not world.is_leader():
-        try:
-            world.serve()
-        except EngineError:
-            return 0  # rank 0 has the same error and says it
+        world.serve()
         return 0
     with Client(socket, family="AF_UNIX") as connection:
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,29 @@ def test_mpiexec_with_another_number_is_refused(engines: Engines, built: int, st
     done = subprocess.run(mpiexec(started, engines(built), "What?"), capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{engines(built)} {said}"
+
+
+def test_ranks_with_other_engines_are_refused(engines: Engines, drawn: Path, tmp_path: Path) -> None:
+    """Two machines, so to speak: the same path means another directory to each rank."""
+    for place in ("here", "there"):
+        shutil.copytree(engines(2), tmp_path / place / "pair")
+    manifest = read_manifest(tmp_path / "there" / "pair")
+    vision = replace(manifest.components["small/vision"], key="another")
+    write_manifest(
+        tmp_path / "there" / "pair",
+        replace(manifest, components=manifest.components | {"small/vision": vision}),
+    )
+    launch, _, _, *program = mpiexec(1, "pair", "What?", "--image", drawn, "--no-early-exit")
+    # the package is found from anywhere, as when it is installed
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parts = [["-n", "1", "-wdir", str(tmp_path / place), *program] for place in ("here", "there")]
+    command = [launch, *parts[0], ":", *parts[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r"rank 1 on \S+: pair has other fingerprints than the engine that was opened; give all ranks the same .*\n",
+        done.stderr,
+    )
 
 
 def test_mpiexec_ends_when_a_rank_is_killed(engines: Engines, drawn: Path) -> None:
