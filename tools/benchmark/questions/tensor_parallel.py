@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.build.builder import build_pair
 from engine.build.checkpoint import Checkpoint
 from engine.config import BuildConfig
-from engine.manifest import read_manifest
 from tools.benchmark.bench import Bench
+from tools.benchmark.engines import build_language
 from tools.benchmark.interleave import (
     DECODE,
     PREFILL,
@@ -24,7 +23,7 @@ from tools.benchmark.interleave import (
 )
 from tools.benchmark.memory_meter import status_bytes
 from tools.benchmark.report import Row, Section, Unit
-from tools.benchmark.runners import LanguageEngine, ShardedEngine
+from tools.benchmark.runners import ShardedEngine
 from tools.benchmark.sizes import TINY, make_answer, make_prompt
 from tools.benchmark.worker import Worker, WorkerError
 
@@ -36,28 +35,24 @@ FLOAT32_BYTES = 4
 
 
 def measure_tensor_parallel(bench: Bench) -> Section:
-    model, size = bench.model("small", bench.size.small), bench.size
-    guide = bench.model("guide", TINY)
-    whole, shared = (
-        BuildConfig(guide.directory, model.directory, bench.work / f"tp{ranks}", world_size=ranks)
-        for ranks in (1, RANKS)
-    )
+    size, guide = bench.size, bench.model("guide", TINY)
+    vision = size.small["vision_config"] | {"num_hidden_layers": 1}  # it is not measured
+    model = bench.model("shared", size.small | {"vision_config": vision})
+    build = BuildConfig(guide.directory, model.directory, bench.work / "ranks", prune_layers=(), world_size=RANKS)
     # A rank alone and in a fresh process: what it needs is what it ever had.
-    with Worker(RankBuild(guide.directory, model.directory, shared.out)) as worker:
+    with Worker(RankBuild(build)) as worker:
         peak = worker.call("build").result
-    for build in (whole, shared):
-        build_pair(build, bench.on_progress)
-    language = whole.out / "large" / "rank0" / "language.onnx"
-    points = read_manifest(whole.out).models["large"].prune_layers
+    build_pair(build, bench.on_progress)
+    one = build_language(model, bench.work / "one rank", 1, bench.progress(f"engine {ONE}"))
     subjects: dict[str, Callable[[], Any]] = {
-        ONE: LanguageEngine(language, model.config.language, points, False, 1),
-        TWO: ShardedEngine(shared.out, RANKS),
-        THREADS: LanguageEngine(language, model.config.language, points, False, min(RANKS, bench.threads)),
+        ONE: one,
+        TWO: ShardedEngine(build.out, RANKS),
+        THREADS: replace(one, threads=min(RANKS, bench.threads)),
     }
     prompt = make_prompt(model.config, size.short)
     workload = Workload(f"{len(prompt.ids):,}", prompt, make_answer(model.config, size.decode_tokens))
-    with Worker(subjects[ONE]) as one, Worker(subjects[TWO]) as two:
-        agreement = compare_logits(collect_logits(two, [workload]), collect_logits(one, [workload]))
+    with Worker(subjects[ONE]) as alone, Worker(subjects[TWO]) as two:
+        agreement = compare_logits(collect_logits(two, [workload]), collect_logits(alone, [workload]))
         if not agreement.same_top or agreement.max_difference > TOLERANCE:
             raise WorkerError(f"two ranks compute other logits than one: {agreement}")
         shares = _sum_shares(two, workload, bench.effort(EFFORT).runs)
@@ -105,16 +100,14 @@ class Peak:
 class RankBuild:
     """The build of the last rank's share; called, it is ready to start."""
 
-    small: Path
-    large: Path
-    out: Path
+    pair: BuildConfig
 
     def __call__(self) -> "RankBuild":
         return self
 
     def build(self) -> Peak:
         before = status_bytes("VmRSS")
-        build_pair(BuildConfig(self.small, self.large, self.out, world_size=RANKS, rank=RANKS - 1))
+        build_pair(replace(self.pair, rank=RANKS - 1))
         return Peak(before, status_bytes("VmHWM"))
 
 
