@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--large", type=Path, required=True, metavar="DIR", help="checkpoint of the guided model")
     add("--out", type=Path, required=True, metavar="DIR", help="engine directory to make or to bring up to date")
     add("--target", choices=names(Target), default=BuildConfig.target, help=f"what runs it {default}")
-    add("--precision", choices=names(Precision), default=BuildConfig.precision, help=default)
+    add("--precision", choices=names(Precision), default=BuildConfig.precision, help=f"{precisions()} {default}")
     add(
         "--max-tokens",
         type=positive,
@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers of the large model before which it can prune (default: 5, 10, 20, 30 and 40 %% of its layers)",
     )
     add(
+        "--max-kept-tokens",
+        type=positive,
+        default=BuildConfig.max_kept_tokens,
+        help="longest sequence of the large model from its first prune point on; shortens the KV caches of TensorRT "
+        "targets there (default: --max-tokens)",
+    )
+    add(
         "--tp",
         type=positive,
         default=BuildConfig.world_size,
@@ -55,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rank", type=int, default=BuildConfig.rank, metavar="R", help="build only this rank's part of --tp ranks")
     add("--large-scores", action="store_true", help="let the large model emit attention scores too")
     add("--json", action="store_true", help="print the report as one JSON object, and no progress")
+
+
+def precisions() -> str:
+    """What each target is built in."""
+    return "; ".join(f"{target}: {', '.join(target.precisions())}" for target in Target)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,6 +86,7 @@ def build(arguments: argparse.Namespace) -> None:
         max_batch=arguments.max_batch,
         max_tiles=arguments.max_tiles,
         prune_layers=arguments.prune_layers,
+        max_kept_tokens=arguments.max_kept_tokens,
         large_scores=arguments.large_scores,
         world_size=arguments.tp,
         rank=arguments.rank,

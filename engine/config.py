@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from engine.errors import RequestError
+from engine.errors import EngineError, RequestError
 from engine.parallel import SHARDED, Mapping
 
 
@@ -216,11 +216,22 @@ class Target(StrEnum):
     TENSORRT = "tensorrt"
     """TensorRT: plans are built on a GPU, for GPUs of that kind."""
 
+    def plans_memory(self) -> bool:
+        """Whether memory is planned for the largest call when an engine is built."""
+        return self is not Target.ONNXRUNTIME
+
     def precisions(self) -> "tuple[Precision, ...]":
         """What it can be built in."""
         if self is Target.ONNXRUNTIME:
             return Precision.FP32, Precision.INT8
         return Precision.BF16, Precision.FP16, Precision.INT8, Precision.INT4, Precision.FP8
+
+    def check(self, precision: "Precision") -> None:
+        """Raises EngineError unless it can be built in this precision."""
+        if precision not in self.precisions():
+            raise EngineError(
+                f"target {self} is not built in precision {precision}; choose {' or '.join(self.precisions())}"
+            )
 
 
 class Precision(StrEnum):
@@ -256,6 +267,9 @@ class BuildConfig:
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
+    max_kept_tokens: int | None = None
+    """Longest sequence of the large model from its first prune point on, where a plan fixes the length of KV caches:
+    that memory is saved. None is max_tokens."""
     large_scores: bool = False
     """Give the large model score outputs too (guidance sources inside the large model)."""
     world_size: int = 1

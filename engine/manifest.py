@@ -85,6 +85,8 @@ class Manifest:
     components: dict[str, ComponentRecord]
     guidance: GuidanceConfig
     exit: ExitConfig
+    max_kept_tokens: int | None = None
+    """Longest sequence of the large model from its first prune point on; None is max_tokens."""
     gpu: str | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
 
@@ -263,9 +265,10 @@ def _write_stamps(directory: Path, stamps: dict[str, _Stamp]) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
-            f"{path} is missing, so {path.parent} is no finished engine directory; {rebuild(path.parent)}"
+            f"{path} is missing, so {path.parent} is no finished engine directory; give another, or "
+            f"{rebuild(path.parent)}"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as JSON ({error}); {rebuild(path.parent)}") from None

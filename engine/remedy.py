@@ -25,6 +25,8 @@ def _options(manifest: "Manifest") -> str:
     tiles = {model.config.tiling.max_tiles for model in manifest.models.values()}
     if len(tiles) == 1:  # both checkpoints' own, or asked for: asking for it makes the same engines
         options["max_tiles"] = tiles.pop()
+    if manifest.max_kept_tokens is not None:
+        options["max_kept_tokens"] = manifest.max_kept_tokens
     if large.prune_layers != default_prune_layers(large.config.language.num_layers):
         options["prune_layers"] = ",".join(map(str, large.prune_layers)) or "0"
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in options.items())

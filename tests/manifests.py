@@ -1,5 +1,7 @@
 """An engine directory's manifest to test with; its two models are tiny and of odd sizes."""
 
+from dataclasses import replace
+
 from engine.config import ExitConfig, GuidanceConfig, Precision, ScoreRows, Target
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
 from engine.model_config import (
@@ -10,8 +12,8 @@ from engine.model_config import (
     RopeConfig,
     RopeScaling,
     TilingConfig,
-    VisionConfig,
 )
+from tests.tiny_vision import TINY_VISION
 
 
 def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:
@@ -29,20 +31,7 @@ def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:
         norm_eps=1e-5,
         rope=rope,
     )
-    vision = VisionConfig(
-        image_size=28,
-        patch_size=7,
-        hidden_size=20,
-        num_layers=2,
-        num_heads=5,
-        intermediate_size=30,
-        norm=Norm.RMS,
-        norm_eps=1e-6,
-        qkv_bias=True,
-        qk_norm=False,
-        downsample_ratio=0.5,
-        output_size=24,
-    )
+    vision = replace(TINY_VISION, norm=Norm.RMS, output_size=language.hidden_size)
     prompt = PromptConfig("internlm2-chat", system_message="你好 “quoted”")
     config = ModelConfig("internvl2", name, language, vision, TilingConfig(max_tiles=3), prompt)
     return EngineModel(config, checkpoint_sha256="ab" * 32, prune_layers=prune_layers, scores=not prune_layers)

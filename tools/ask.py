@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
     """Ask, and print the answer. Raises EngineError."""
-    check_picture(arguments.picture)
+    check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
     pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, ranks=ranks)
@@ -143,6 +144,8 @@ def read_pruning(arguments: argparse.Namespace, default: GuidanceConfig) -> Guid
     """Where and how much is pruned, over the default. Raises RequestError."""
     wanted = {"retention_ratio": arguments.retention_ratio, "prune_layer": arguments.prune_layer}
     wanted = {name: value for name, value in wanted.items() if value is not None}
+    if arguments.no_guidance and (wanted or arguments.average_retention is not None):
+        raise RequestError("--no-guidance keeps every visual token; leave it out to choose how many are kept")
     if arguments.average_retention is not None:
         if wanted:
             raise RequestError(
@@ -158,6 +161,9 @@ def read_pruning(arguments: argparse.Namespace, default: GuidanceConfig) -> Guid
 def read_exit(arguments: argparse.Namespace, default: ExitConfig) -> ExitConfig:
     """What was asked for, over the engine's own. Raises RequestError."""
     retention = arguments.consistency_retention
+    chosen = (arguments.exit_threshold, arguments.exit_criterion, arguments.normalise, retention)
+    if arguments.no_early_exit and any(value is not None for value in chosen):
+        raise RequestError("--no-early-exit asks no criterion; leave it out to choose one, or its threshold")
     return replace(
         default,
         enabled=default.enabled and not arguments.no_early_exit,
@@ -180,7 +186,7 @@ def read_sampling(arguments: argparse.Namespace) -> SamplingConfig:
     )
 
 
-def check_picture(path: Path | None) -> None:
+def check_picture(path: Path | None, images: Sequence[Path]) -> None:
     """Raises RequestError before any work is done for a drawing that could not be written."""
     if path is None:
         return
@@ -188,5 +194,7 @@ def check_picture(path: Path | None) -> None:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if path.is_dir():
         raise RequestError(f"--picture {path} is a directory; give the name of a file")
+    if any(image.exists() and path.exists() and image.samefile(path) for image in images):
+        raise RequestError(f"--picture {path} is a picture that is asked about; give the name of another file")
     if not path.parent.is_dir():
         raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")

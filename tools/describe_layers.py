@@ -9,7 +9,7 @@ from tools.command_line import size_text
 
 def describe_layers(report: LayerReport) -> list[str]:
     """A line for each kind of kernel and phase, with how often it is there; decoder layers count as one kind."""
-    lines = [f"stores {size_text(report.weight_bytes)} of weights"]
+    lines = [f"stores {size_text(report.weight_bytes)} of weights, was given {size_text(report.given_bytes)}"]
     for profile, scratch in enumerate(report.scratch_bytes):
         layers = report.of_profile(profile)
         attentions = sum(layer.is_fused_attention() for layer in layers)

@@ -1,21 +1,16 @@
 """Draw which visual tokens the large model kept: dropped ones darkened, with the importance beside them."""
 
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
-from engine.config import ExitConfig
 from engine.errors import RequestError
 from engine.families import by_name
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.images import ImageSource, open_image
-from engine.runtime.pipeline import SglPipeline
-from tools.command_line import CommandParser, run_command
 
 WIDTH, MAX_HEIGHT, GAP = 512, 640, 16
 PAPER, INK, FAINT, OUTLINE = (250, 250, 248), (32, 34, 38), (118, 122, 130), (255, 214, 64)
@@ -165,35 +160,9 @@ def _title(answer: Answer) -> str:
     return f"all {answer.visual_tokens} visual tokens kept"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = CommandParser(prog="draw_pruning", description=__doc__)
-    parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
-    parser.add_argument("--image", type=Path, action="append", required=True, metavar="FILE")
-    parser.add_argument("--question", required=True)
-    parser.add_argument("--retention-ratio", type=float, help="(default: the engine's)")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.png")
-    arguments = parser.parse_args(argv)
-
-    def command() -> None:
-        pipeline = SglPipeline.load(arguments.engine)
-        guidance = replace(pipeline.manifest.guidance, enabled=True)
-        if arguments.retention_ratio is not None:
-            guidance = replace(guidance, retention_ratio=arguments.retention_ratio, average_retention=None)
-        exit = ExitConfig(enabled=False)
-        answer = pipeline.answer(arguments.image, arguments.question, guidance=guidance, exit=exit)
-        save(draw_answer(pipeline.manifest, arguments.image, answer), arguments.out)
-        print(f"{arguments.out}: {_title(answer)}")
-
-    return run_command(command)
-
-
 def save(drawing: Image.Image, path: Path) -> None:
     """Raises RequestError."""
     try:
         drawing.save(path)
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be written ({error}); choose another file, ending in .png") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,14 +10,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from engine.config import GuidanceConfig, SamplingConfig
+from engine.config import GuidanceConfig, Precision, SamplingConfig, Target
 from engine.errors import EngineError
 from engine.families import published
 from tools.ask import add_pruning_arguments, read_pruning
-from tools.command_line import positive, run_command, size_text
+from tools.command_line import names, positive, run_command, size_text
 from tools.planning.chip import Chip
 from tools.planning.plan_config import PlanConfig
-from tools.planning.storage import PRECISIONS, STORAGE
 from tools.planning.workload import Workload
 
 GIB = 1 << 30
@@ -36,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"GPUs that share the large model {default}",
     )
-    add("--target", choices=STORAGE, default=PlanConfig.target, help=default)
-    add("--precision", choices=PRECISIONS, default=PlanConfig.precision, help=default)
+    add("--target", choices=names(Target), default=PlanConfig.target, help=default)
+    add("--precision", choices=names(Precision), default=PlanConfig.precision, help=default)
     add(
         "--gpu-memory",
         type=memory,
@@ -99,8 +98,8 @@ def plan(arguments: argparse.Namespace) -> None:
         PlanConfig(
             small=directory_of(arguments.small),
             large=directory_of(arguments.large),
-            target=arguments.target,
-            precision=arguments.precision,
+            target=Target(arguments.target),
+            precision=Precision(arguments.precision),
             world_size=arguments.tp,
             guidance=read_pruning(arguments, GuidanceConfig()),
         )

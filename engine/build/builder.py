@@ -34,6 +34,7 @@ from engine.plugins.lowering import lowering_for
 OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxscript")
 """Packages whose version decides what a build yields, besides the target's compiler."""
+TOKENIZER = "/tokenizer"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
     components = [component for role in roles for component in role_components(build, role, compiler)]
+    # Tokenizers first: what is wrong with one of them shows before hours of weights.
+    components.sort(key=lambda component: not component.name.endswith(TOKENIZER))
 
     def make_manifest(records: dict[str, ComponentRecord]) -> Manifest:
         return Manifest(
@@ -74,6 +77,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             max_batch=build.max_batch,
             world_size=build.world_size,
             versions=versions,
+            max_kept_tokens=build.max_kept_tokens,
             gpu=compiler.gpu(),
             models={
                 role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
@@ -117,63 +121,91 @@ def read_role(
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
     check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
+    picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    if build.max_tokens <= picture:
+        raise EngineError(
+            f"max_tokens {build.max_tokens} has no room for a question beside the {picture} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more"
+        )
     checkpoint = Checkpoint(directory)
+    check_weights(checkpoint, family, config)
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
 
 
+def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
+    """Every parameter of both engines has its tensor. Raises CheckpointError, before anything is built."""
+    limits = Limits(max_tokens=1, max_batch=1, max_tiles=1)  # parameters do not depend on them
+    language_sources = family.language_sources(config, checkpoint.directory)
+    WeightReader(checkpoint, family.vision_sources(config)).check(vision_graph(config.vision, limits))
+    WeightReader(checkpoint, language_sources).check(language_graph(config.language, limits))
+
+
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
-    limits = limits_of(build, role.config)
-    directory = role.checkpoint.directory
-    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
 
     def key(part: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
         return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        write_tokenizer(directory, out)
+        image_token = role.family.render_prompt(role.config, "", ()).image_token
+        write_tokenizer(role.checkpoint.directory, out, image_token)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
-        config = role.config.vision
-        part = Part(
-            vision_graph(config, limits, lowering, dtype),
-            vision_bindings(config, limits, dtype),
-            WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
-            lambda: vision_inputs(role.family, role.config),
-            build.out / role.name,
-        )
-        compiler.write(part, out, "vision", on_progress)
+        compiler.write(vision_part(build, role), out, "vision", on_progress)
 
     def build_language(mapping: Mapping, out: Path, on_progress: Callable[[float], None]) -> None:
         rank = f"rank{mapping.rank}"
-        settings = role.config.language, limits, role.prune_layers, role.scores
-        part = Part(
-            language_graph(*settings, mapping, lowering, dtype),
-            language_bindings(*settings, mapping, dtype),
-            WeightReader(role.checkpoint, role.family.language_sources(role.config, directory)),
-            lambda: language_calibration(role, limits),
-            build.out / role.name / rank,
-            (lambda: language_graph(*settings, Mapping(), lowering, dtype)) if mapping.world_size > 1 else None,
-        )
         (out / rank).mkdir()
-        compiler.write(part, out / rank, "language", on_progress)
+        compiler.write(language_part(build, role, mapping), out / rank, "language", on_progress)
 
+    limits = limits_of(build, role)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
-    yield Component(f"{role.name}/tokenizer", key("tokenizer"), build_tokenizer)
+    yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
     for mapping in build.mappings(role.name):
         language_key = key("language", *shared, role.prune_layers, role.scores, mapping)
         yield Component(f"{role.name}/language/rank{mapping.rank}", language_key, partial(build_language, mapping))
 
 
+def vision_part(build: BuildConfig, role: Role) -> Part:
+    """One model's vision engine, declared for the wanted target and precision."""
+    settings = role.config.vision, limits_of(build, role)
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        vision_graph(*settings, lowering, dtype),
+        vision_bindings(*settings, dtype),
+        WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
+        lambda: vision_inputs(role.family, role.config),
+        build.out / role.name,
+    )
+
+
+def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
+    """One rank's part of a model's language engine, declared for the wanted target and precision."""
+    limits = limits_of(build, role)
+    settings = role.config.language, limits, role.prune_layers, role.scores
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        language_graph(*settings, mapping, lowering, dtype),
+        language_bindings(*settings, mapping, dtype),
+        WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.directory)),
+        lambda: language_calibration(role, limits),
+        build.out / role.name / f"rank{mapping.rank}",
+        (lambda: language_graph(*settings, Mapping(), lowering, dtype)) if mapping.world_size > 1 else None,
+    )
+
+
 def open_compiler(build: BuildConfig) -> Compiler:
     """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
     target, precision = build.target, build.precision
-    if precision not in target.precisions():
+    target.check(precision)
+    kept = build.max_kept_tokens
+    if kept is not None and not (target.plans_memory() and 0 < kept <= build.max_tokens):
         raise EngineError(
-            f"target {target} is not built in precision {precision}; choose {' or '.join(target.precisions())}"
+            f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
+            f"most max_tokens {build.max_tokens}; leave it out or choose less"
         )
     if target is Target.ONNXRUNTIME:
         return OnnxRuntimeCompiler(precision)
@@ -187,10 +219,15 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
     return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
 
 
-def limits_of(build: BuildConfig, config: ModelConfig) -> Limits:
+def limits_of(build: BuildConfig, role: Role) -> Limits:
     """The ranges that the engines of one model are built for."""
-    planned = build.target is not Target.ONNXRUNTIME
-    return Limits(build.max_tokens, build.max_batch, config.tiling.most_tiles(), planned)
+    return Limits(
+        build.max_tokens,
+        build.max_batch,
+        role.config.tiling.most_tiles(),
+        planned=build.target.plans_memory(),
+        max_kept_tokens=build.max_kept_tokens if role.prune_layers else None,
+    )
 
 
 def code_fingerprint() -> str:

@@ -8,12 +8,14 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder
 
 from engine.bindings import Binding, Bindings
-from engine.plugins.function import DOMAIN
+from engine.plugins.function import DOMAIN, OPSET
 
 IR_VERSION = 11
 
 
-def declare(name: str, bindings: Bindings, opset: Mapping[str, int]) -> tuple[GraphBuilder, dict[str, ir.Value]]:
+def declare(
+    name: str, bindings: Bindings, opset: Mapping[str, int] = OPSET
+) -> tuple[GraphBuilder, dict[str, ir.Value]]:
     """An empty graph with its inputs, and these by name."""
     graph = ir.Graph([], [], nodes=[], name=name, opset_imports={**opset, DOMAIN: 1})
     builder = GraphBuilder(graph)

@@ -32,8 +32,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """weight_bytes: that the plan stores; scratch_bytes: memory for intermediate results, of each profile."""
+    """given_bytes: weights that the compiler got; weight_bytes: those that the plan stores; scratch_bytes: memory for
+    intermediate results, of each profile.
+    """
 
+    given_bytes: int
     weight_bytes: int
     scratch_bytes: tuple[int, ...]
     layers: tuple[Layer, ...]
@@ -42,13 +45,13 @@ class LayerReport:
         return [layer for layer in self.layers if layer.profile == profile]
 
 
-def parse_log(messages: list[str]) -> LayerReport:
+def parse_log(messages: list[str], given_bytes: int) -> LayerReport:
     """The report in the messages of a TensorRT builder that was asked for details."""
     text = "\n".join(messages)
     weights = re.findall(r"Total Weights Memory: (\d+) bytes", text)
     scratch = re.findall(r"Total Activation Memory: (\d+) bytes", text)
     (table,) = (message for message in messages if message.startswith("Layers:\n"))
-    return LayerReport(sum(map(int, weights)), tuple(map(int, scratch)), tuple(_layers(table)))
+    return LayerReport(given_bytes, sum(map(int, weights)), tuple(map(int, scratch)), tuple(_layers(table)))
 
 
 def _layers(table: str) -> Iterator[Layer]:

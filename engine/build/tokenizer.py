@@ -41,8 +41,11 @@ QWEN2_WORDS = (
 )
 
 
-def write_tokenizer(checkpoint: Path, out: Path) -> None:
-    """Writes `out/tokenizer.json` from the tokenizer files of a checkpoint directory. Raises CheckpointError."""
+def write_tokenizer(checkpoint: Path, out: Path, *needed: str) -> None:
+    """Writes `out/tokenizer.json` from the tokenizer files of a checkpoint directory. Raises CheckpointError.
+
+    needed: texts that must be one token each.
+    """
     files = read_tokenizer_files(checkpoint)
     name = str(files.config.get("tokenizer_class") or "")
     model, vocab, merges = (checkpoint / file for file in ("tokenizer.model", "vocab.json", "merges.txt"))
@@ -61,6 +64,12 @@ def write_tokenizer(checkpoint: Path, out: Path) -> None:
         raise CheckpointError(
             f"{checkpoint} holds no tokenizer; download {FILE}, tokenizer.model, or vocab.json with merges.txt into it"
         )
+    for token in needed:
+        if normal.encode(token, add_special_tokens=False).ids != [normal.token_to_id(token)]:
+            raise CheckpointError(
+                f"the tokenizer of {checkpoint} has no token {token}; download all its tokenizer files again, also "
+                "added_tokens.json and special_tokens_map.json"
+            )
     normal.save(str(out / FILE), pretty=False)
 
 

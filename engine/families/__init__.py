@@ -28,7 +28,7 @@ def family_of(directory: Path) -> tuple[Family, dict[str, Any]]:
     path = directory / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path} is missing; give the directory of a downloaded checkpoint") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None

@@ -19,6 +19,9 @@ def open_image(source: ImageSource) -> Image.Image:
     """A decoded picture. Raises ImageError for what is missing, broken, no picture, or too large to decode safely."""
     if isinstance(source, Image.Image):
         return _decode(source, "the picture")
+    if not isinstance(source, Path | str | bytes):
+        kind = type(source).__name__
+        raise ImageError(f"a picture cannot be a {kind}; give a path, the bytes of a file, or a picture of Pillow")
     name = "the picture" if isinstance(source, bytes) else str(source)
     try:
         with warnings.catch_warnings():
@@ -34,6 +37,8 @@ def open_image(source: ImageSource) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, ImageError):
             raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError(f"{name} cannot be read ({error.strerror}); give the path of a picture") from None
         raise ImageError(f"{name} cannot be decoded ({error}); it is damaged or cut off") from None
 
 

@@ -1,5 +1,6 @@
 """Plans of miniature models, built without a GPU: what is fused, stored, planned, refused. Nothing is run."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,7 @@ from engine.plugins.lowering import TENSORRT
 from engine.runtime.pipeline import SglPipeline
 from tools.make_random_pair import SMALL, write_pair
 from tools.random_checkpoint import write_checkpoint
+from tools.sgl import main
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
 LIMITS = Limits(max_tokens=1024, max_batch=2, max_tiles=13, planned=True)
@@ -257,3 +259,32 @@ def make_dying(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     (directory / "python").write_text("#!/bin/sh\necho out of luck >&2\nkill -ABRT $$\n")
     (directory / "python").chmod(0o755)
     return lambda: monkeypatch.setattr(sys, "executable", str(directory / "python"))
+
+
+def test_info_shows_the_layers(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(engine), "--layers"]) == 0
+    text = capsys.readouterr().out
+    assert "layers      small/rank0/language" in text
+    for part in ("4 of them fused attention", "gemv_mha", "layers.*.self_attn.q_proj (MatMul)", "of scratch memory"):
+        assert part in text
+    assert main(["info", str(engine), "--layers", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    report = content["layers"]["large/rank0/language.layers.json"]
+    assert len(report["scratch_bytes"]) == 2 and report["layers"][0].keys() == {"name", "kind", "profile", "nodes"}
+
+
+def test_a_bound_on_kept_tokens_shortens_caches() -> None:
+    """After the first prune point only, and no longer than asked."""
+    limits = replace(LIMITS, max_kept_tokens=300)
+    bound = language_bindings(tiny(), limits, (1,), False, Mapping())
+    lengths = {binding.name: binding.dims[2] for binding in bound.inputs if binding.name.startswith("past_key")}
+    assert lengths == {"past_key_0": 1024, "past_key_1": 300}
+    assert limits.kept(1).max == 300
+
+
+@pytest.mark.parametrize(("target", "kept"), [(Target.ONNXRUNTIME, 100), (Target.TENSORRT_RTX, 2000)])
+def test_an_impossible_bound_is_refused(tmp_path: Path, target: Target, kept: int) -> None:
+    precision = target.precisions()[0]
+    config = BuildConfig(tmp_path, tmp_path, tmp_path / "out", target, precision, 1000, max_kept_tokens=kept)
+    with pytest.raises(EngineError, match=f"max_kept_tokens {kept} is for targets that plan memory"):
+        build_pair(config)

@@ -23,33 +23,20 @@ from engine.families import internvl2
 from engine.model_config import Norm, VisionConfig
 from engine.plugins.function import OPSET
 from tests.families.fixtures import SIZES, published, read_size
+from tests.tiny_vision import TINY_VISION
 from tests.tolerance import TOLERANCE
 from tools.random_checkpoint import tensor_shapes
 
 LIMITS = Limits(max_tokens=64, max_batch=1, max_tiles=7)
-SMALL = VisionConfig(
-    image_size=28,
-    patch_size=7,
-    hidden_size=24,
-    num_layers=2,
-    num_heads=3,
-    intermediate_size=44,
-    norm=Norm.LAYER,
-    norm_eps=1e-6,
-    qkv_bias=True,
-    qk_norm=False,
-    downsample_ratio=0.5,
-    output_size=10,
-)
-LARGE = replace(SMALL, num_layers=3, norm=Norm.RMS, qkv_bias=False, qk_norm=True)
+LARGE = replace(TINY_VISION, num_layers=3, norm=Norm.RMS, qkv_bias=False, qk_norm=True)
 CONFIGS = {
-    "300M": SMALL,
-    "300M, another epsilon": replace(SMALL, norm_eps=1e-2),
+    "300M": TINY_VISION,
+    "300M, another epsilon": replace(TINY_VISION, norm_eps=1e-2),
     "6B": LARGE,
     "6B, one layer, one head": replace(LARGE, num_layers=1, num_heads=1),
-    "one visual token": replace(SMALL, image_size=14),
+    "one visual token": replace(TINY_VISION, image_size=14),
     "5 heads, 3x3 visual tokens": replace(LARGE, image_size=18, patch_size=3, hidden_size=35, num_heads=5),
-    "squares of 4x4 patches": replace(SMALL, image_size=56, downsample_ratio=0.25),
+    "squares of 4x4 patches": replace(TINY_VISION, image_size=56, downsample_ratio=0.25),
 }
 
 
@@ -173,10 +160,10 @@ def test_features_are_those_of_transformers(config: VisionConfig, hidden: float,
 
 def test_tiles_do_not_see_each_other(tmp_path: Path) -> None:
     """A runtime may feed the tiles of a picture in any portions."""
-    graph = vision_graph(SMALL, LIMITS)
-    fill(graph, Published(SMALL).tensors())
+    graph = vision_graph(TINY_VISION, LIMITS)
+    fill(graph, Published(TINY_VISION).tensors())
     run = session(graph, tmp_path)
-    pixels = random_tiles(SMALL, 7)
+    pixels = random_tiles(TINY_VISION, 7)
     portions = [run(pixels[:1]), run(pixels[1:3]), run(pixels[3:])]
     assert_allclose(np.concatenate(portions), run(pixels), **TOLERANCE["op"])
 
@@ -184,7 +171,7 @@ def test_tiles_do_not_see_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ratio", "patches"), [(0.5, 2), (0.5, 6), (0.25, 8), (1.0, 3)])
 def test_pixel_shuffle_joins_neighbouring_patches(ratio: float, patches: int, tmp_path: Path) -> None:
     """Channels that hold a patch's row and column say which patches become one token, and in which order."""
-    config = replace(SMALL, image_size=7 * patches, hidden_size=4, num_heads=2, downsample_ratio=ratio)
+    config = replace(TINY_VISION, image_size=7 * patches, hidden_size=4, num_heads=2, downsample_ratio=ratio)
     side, grid = patches // config.grid(), config.grid()
     row, column = np.divmod(np.arange(patches**2, dtype=np.float32), patches)
     tokens = np.stack([row, column, 100 + row, 100 + column], axis=-1)[None]

@@ -9,22 +9,23 @@ import onnx_ir as ir
 import pytest
 
 from engine.bindings import VISUAL_FEATURES
-from engine.build.builder import build_pair
 from engine.build.calibrate import TEXT_TOKENS, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
 from engine.build.targets.onnxruntime import write_engine
 from engine.build.targets.onnxruntime_evaluate import interpret, load_initializer, run_node
+from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.vision import vision_graph
+from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig, default_prune_layers
+from engine.config import ExitConfig, GuidanceConfig, Precision, SamplingConfig, Target, default_prune_layers
 from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Mapping
+from engine.plugins.lowering import TENSORRT
 from engine.runtime import language
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.pipeline import SglPipeline
-from tools.make_random_pair import write_pair
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.pair_plan import PairPlan, read_config
 from tools.planning.plan_config import PlanConfig
@@ -32,33 +33,21 @@ from tools.planning.storage import storage_of
 from tools.planning.workload import Workload
 from tools.scenes import make_scene
 
-FP32 = storage_of("onnxruntime", "fp32")
+FP32 = storage_of(Target.ONNXRUNTIME, Precision.FP32)
 LIMITS = Limits(1024, 1, 13)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("pair")
-    write_pair(directory, seed=4)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def engines(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("engines") / "pair"
-    build_pair(BuildConfig(small=pair / "small", large=pair / "large", out=out, max_tokens=1024))
-    return out
-
-
 def plan_for(pair: Path, world_size: int = 1, guidance: GuidanceConfig = GuidanceConfig()) -> PairPlan:  # noqa: B008
-    return PairPlan(PlanConfig(pair / "small", pair / "large", "onnxruntime", "fp32", world_size, guidance))
+    return PairPlan(
+        PlanConfig(pair / "small", pair / "large", Target.ONNXRUNTIME, Precision.FP32, world_size, guidance)
+    )
 
 
-def test_weight_files_have_the_planned_sizes(pair: Path, engines: Path) -> None:
+def test_weight_files_have_the_planned_sizes(pair: Path, engine_directory: Path) -> None:
     plan = plan_for(pair)
     for role, model in (("small", plan.small), ("large", plan.large)):
-        assert (engines / role / "rank0" / "language.weights").stat().st_size == model.language_bytes
-        assert (engines / role / "vision.weights").stat().st_size == model.vision_bytes
+        assert (engine_directory / role / "rank0" / "language.weights").stat().st_size == model.language_bytes
+        assert (engine_directory / role / "vision.weights").stat().st_size == model.vision_bytes
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -74,6 +63,20 @@ def test_weight_files_of_every_rank_have_the_planned_size(pair: Path, world_size
         assert (tmp_path / f"rank{rank}.weights").stat().st_size == planned
 
 
+@pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
+def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, precision: Precision) -> None:
+    """To the byte where nothing is quantized; else but for the scales of narrow matrices."""
+    plan = PairPlan(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
+    config, (family, _) = read_config(pair / "large"), family_of(pair / "large")
+    reader = WeightReader(Checkpoint(pair / "large"), family.language_sources(config, pair / "large"))
+    graph = language_graph(config.language, LIMITS, lowering=TENSORRT, dtype=precision.activations(Target.TENSORRT))
+    with WeightFile(tmp_path / "weights") as file:
+        write_weights(graph, reader, file, precision, lambda fraction: None)
+    is_quantized = precision not in (Precision.BF16, Precision.FP16)
+    size = (tmp_path / "weights").stat().st_size
+    assert size == pytest.approx(plan.language_bytes, rel=0.08 if is_quantized else 0)
+
+
 @pytest.mark.parametrize(
     "guidance",
     [
@@ -85,7 +88,7 @@ def test_weight_files_of_every_rank_have_the_planned_size(pair: Path, world_size
     ],
 )
 def test_kv_buffers_have_the_planned_sizes(
-    pair: Path, engines: Path, guidance: GuidanceConfig, monkeypatch: pytest.MonkeyPatch
+    pair: Path, engine_directory: Path, guidance: GuidanceConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches: list[KvCache] = []
 
@@ -96,7 +99,7 @@ def test_kv_buffers_have_the_planned_sizes(
 
     monkeypatch.setattr(language, "KvCache", Recorded)
     picture, _ = make_scene(seed=1, width=330, height=220, objects=5)
-    answer = SglPipeline.load(engines, threads=1).answer(
+    answer = SglPipeline.load(engine_directory, threads=1).answer(
         picture,
         "What is red?",
         guidance=guidance,

@@ -2,17 +2,17 @@
 
 import pytest
 
-from engine.config import GuidanceConfig
+from engine.config import GuidanceConfig, Precision, Target
 from engine.families import published
 from engine.parallel import Mapping
 from tools.planning.chip import Chip
 from tools.planning.model_plan import ModelPlan
 from tools.planning.pair_plan import read_config
 from tools.planning.roofline import Latency, latency, sent_bytes
-from tools.planning.storage import STORAGE, storage_of
+from tools.planning.storage import storage_of
 from tools.planning.workload import Workload
 
-BF16 = storage_of("tensorrt", "bf16")
+BF16 = storage_of(Target.TENSORRT, Precision.BF16)
 CONFIG = read_config(published("InternVL2-2B"))
 C, LAYERS, INNER, VOCABULARY, KV = 2048, 24, 8192, 92553, 8 * 128
 MATRICES = LAYERS * (2 * C * C + 2 * C * KV + 3 * C * INNER)
@@ -69,12 +69,14 @@ def test_pruning_shortens_what_comes_after_the_prune_layer() -> None:
     assert plan.activation_bytes(WORKLOAD) == pytest.approx(plan.unpruned().activation_bytes(WORKLOAD), rel=0.01)
 
 
-@pytest.mark.parametrize("precision", STORAGE["tensorrt"])
-def test_a_precision_changes_the_matrices_only(precision: str) -> None:
-    storage = storage_of("tensorrt", precision)
+@pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
+def test_a_precision_changes_the_matrices_only(precision: Precision) -> None:
+    storage = storage_of(Target.TENSORRT, precision)
     plan = ModelPlan(CONFIG, storage, Mapping())
-    matrices, rest = MATRICES + C * VOCABULARY, C * VOCABULARY + (2 * LAYERS + 1) * C
-    assert plan.language_bytes == pytest.approx(matrices * storage.matrix / 8 + rest * 2, rel=1e-3)
+    head, rest = C * VOCABULARY, C * VOCABULARY + (2 * LAYERS + 1) * C
+    expected = (MATRICES * storage.matrix + head * storage.head) / 8 + rest * 2
+    assert plan.language_bytes == pytest.approx(expected, rel=1e-3)
+    assert storage.head >= 8
 
 
 def test_latency_is_the_slower_of_computing_and_reading_and_then_the_sums() -> None:

@@ -1,4 +1,4 @@
-"""A built miniature pair with random weights."""
+"""The miniature pair, loaded."""
 
 from pathlib import Path
 
@@ -6,24 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.build.builder import build_pair
-from engine.config import BuildConfig
 from engine.runtime.pipeline import SglPipeline
-from tools.make_random_pair import write_pair
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("checkpoints")
-    write_pair(directory, seed=5)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def pipeline(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
-    out = tmp_path_factory.mktemp("engines") / "pair"
-    build_pair(BuildConfig(checkpoints / "small", checkpoints / "large", out, max_tokens=1024, max_batch=3))
-    return SglPipeline.load(out, threads=1)
+def pipeline(engine_directory: Path) -> SglPipeline:
+    return SglPipeline.load(engine_directory, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -28,17 +28,15 @@ LARGE_SOURCES = [source for source in GuidanceSource if source.reads_large()]
 
 
 @pytest.fixture(scope="module")
-def scored_pipeline(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
+def scored_pipeline(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
     out = tmp_path_factory.mktemp("scored") / "pair"
-    build_pair(
-        BuildConfig(checkpoints / "small", checkpoints / "large", out, max_tokens=1024, max_batch=5, large_scores=True)
-    )
+    build_pair(BuildConfig(pair / "small", pair / "large", out, max_tokens=1024, max_batch=5, large_scores=True))
     return SglPipeline.load(out, threads=1, preload=False)
 
 
 @pytest.fixture(scope="module")
-def large(checkpoints: Path) -> Oracle:
-    return Oracle(checkpoints / "large")
+def large(pair: Path) -> Oracle:
+    return Oracle(pair / "large")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -61,6 +63,12 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(ImageError, match=str(path)):
             open_image(path)
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], np.zeros((3, 3, 3), np.uint8)])
+def test_what_cannot_be_a_picture_says_so(source: Any) -> None:
+    with pytest.raises(ImageError, match=f"cannot be a {type(source).__name__}; give a path"):
+        open_image(source)
 
 
 def test_open_pictures_are_checked_too() -> None:

@@ -124,7 +124,7 @@ def load_vision(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.3])
-def test_the_pipeline_is_sgl(pipeline: SglPipeline, checkpoints: Path, picture: Image.Image, ratio: float) -> None:
+def test_the_pipeline_is_sgl(pipeline: SglPipeline, pair: Path, picture: Image.Image, ratio: float) -> None:
     answer = pipeline.answer(
         picture,
         QUESTION,
@@ -139,7 +139,7 @@ def test_the_pipeline_is_sgl(pipeline: SglPipeline, checkpoints: Path, picture: 
     assert answer.guidance is not None
     assert answer.guidance.prune_layer == int(10 * ratio)
 
-    small = Oracle(checkpoints / "small")
+    small = Oracle(pair / "small")
     stop = pipeline.small.tokenizer.token_id("<|im_end|>")
     prompt = small.prompt(pipeline.small, picture)
     everything = Pruning(0, np.arange(len(prompt.ids)))
@@ -162,7 +162,7 @@ def test_the_pipeline_is_sgl(pipeline: SglPipeline, checkpoints: Path, picture: 
 
     kept = np.sort(np.argsort(-expected, kind="stable")[: int(count * ratio)])
     assert_array_equal(answer.kept, kept)
-    large = Oracle(checkpoints / "large")
+    large = Oracle(pair / "large")
     prompt = large.prompt(pipeline.large, picture)
     rows = keep_rows(prompt.visual_positions, kept, len(prompt.ids))
     stop = pipeline.large.tokenizer.token_id("<|im_end|>")

@@ -1,4 +1,4 @@
-"""A random pair, its engine directory, pictures, and the `sgl` command run in this process."""
+"""A picture, and the `sgl` command run in this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.build.builder import build_pair
-from engine.config import BuildConfig
-from tools.make_random_pair import write_pair
 from tools.scenes import make_scene
 from tools.sgl import main
 
@@ -20,21 +17,6 @@ class Run:
     status: int
     out: str
     err: str
-
-
-@pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints `small` and `large`."""
-    directory = tmp_path_factory.mktemp("pair")
-    write_pair(directory, seed=3)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def engine_directory(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("engines") / "pair"
-    build_pair(BuildConfig(small=pair / "small", large=pair / "large", out=directory, max_tokens=1024))
-    return directory
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.tools.conftest import Run
 from tools.command_line import printable
+from tools.draw_pruning import GAP, WIDTH
 
 QUESTION = "How many circles are there?"
 KEYS = {
@@ -156,6 +157,7 @@ def test_several_pictures_are_drawn_side_by_side(
     assert ask("--picture", one)["picture"] == str(one)
     assert ask("--picture", two, "--image", picture)["visual_tokens"] == 2 * VISUAL_TOKENS
     with Image.open(one) as first, Image.open(two) as second:
+        assert first.width == WIDTH + 2 * GAP
         assert second.height == first.height
         assert second.width > 1.8 * first.width
 

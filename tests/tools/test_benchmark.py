@@ -15,11 +15,12 @@ from tools.benchmark.interleave import Timings, compare_logits, spread
 from tools.benchmark.peers import PEERS
 from tools.benchmark.questions import QUESTIONS
 from tools.benchmark.questions import peers as peers_question
+from tools.benchmark.questions import plans as plans_question
 from tools.benchmark.report import Row, Section, Unit, section_markdown, write_markdown
 from tools.benchmark.worker import Worker, WorkerError
 
 ABSENT = replace(PEERS[0], name="absent engine", modules={"absent-package": "no_such_module"})
-ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8, "tensor_parallel": 9}
+ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8, "tensor_parallel": 9, "plans": 8}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments += ["--out", str(directory / "report.md"), "--json", str(directory / "figures.json")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peers_question, "PEERS", (PEERS[0], ABSENT))
+        patch.setattr(plans_question, "CASES", plans_question.CASES[:2])
         assert main(arguments) == 0
     return directory
 
@@ -136,4 +138,5 @@ def test_an_unknown_question_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "scores,speed"])
     assert stopped.value.code == 2
-    assert "'speed' is none of scores, peers, int8, consistency, memory, tensor_parallel" in capsys.readouterr().err
+    said = "'speed' is none of scores, peers, int8, consistency, memory, tensor_parallel, plans"
+    assert said in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import build_engines
 from engine.manifest import read_manifest, verify
@@ -159,6 +160,24 @@ def remove_the_tokenizer(pair: Path) -> Path:
     return pair / "large"
 
 
+def remove_a_tensor(pair: Path) -> Path:
+    """The last one that a build would read."""
+    path = pair / "large" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    shard = pair / "large" / index["weight_map"].pop("language_model.lm_head.weight")
+    path.write_text(json.dumps(index))
+    tensors = load_file(shard)
+    del tensors["language_model.lm_head.weight"]
+    save_file(tensors, shard)
+    return path.parent
+
+
+def forget_the_image_token(pair: Path) -> Path:
+    for path in pair.glob("large/*token*.json"):
+        path.write_text(path.read_text(encoding="utf-8").replace("<IMG_CONTEXT>", "<PICTURE>"), encoding="utf-8")
+    return pair / "large"
+
+
 def remove_the_checkpoint(pair: Path) -> Path:
     shutil.rmtree(pair / "large")
     return pair / "large"
@@ -172,7 +191,9 @@ def remove_the_checkpoint(pair: Path) -> Path:
         (name_another_architecture, "PainterModel"),
         (break_config, "cannot be read as JSON"),
         (widen_the_model, "shape"),
+        (remove_a_tensor, "tensor language_model.lm_head.weight is missing"),
         (remove_the_tokenizer, "tokenizer"),
+        (forget_the_image_token, "has no token <IMG_CONTEXT>"),
         (remove_the_checkpoint, "missing"),
     ],
 )
@@ -186,6 +207,13 @@ def test_a_bad_checkpoint_leaves_no_engine(
     assert not out.exists()
     assert not list(tmp_path.rglob("*.unfinished"))
     assert not (out.parent / ".engine.lock").exists()
+    assert [path.name for path in out.parent.glob(".engine.partial/*")] in ([], ["small.tokenizer"])
+
+
+def test_a_file_is_no_checkpoint(sgl: Callable[..., Run], pair: Path, tmp_path: Path) -> None:
+    path = pair / "small" / "config.json"
+    run = sgl("build", "--small", path, "--large", pair / "large", "--out", tmp_path / "engine", "--json")
+    fails(run, path / "config.json", "is missing; give the directory of a downloaded checkpoint")
 
 
 def test_a_foreign_directory_is_refused_before_a_checkpoint_is_read(sgl: Callable[..., Run], tmp_path: Path) -> None:
@@ -211,6 +239,12 @@ def test_a_directory_of_something_else_is_not_overwritten(sgl: Callable[..., Run
     (tmp_path / "letter.txt").write_text("mine")
     fails(sgl("build", *options(pair, tmp_path), "--json"), tmp_path, "choose another --out")
     assert (tmp_path / "letter.txt").read_text() == "mine"
+
+
+def test_a_maximum_that_holds_no_picture_is_refused(sgl: Callable[..., Run], pair: Path, tmp_path: Path) -> None:
+    run = sgl("build", *options(pair, tmp_path / "engine", "--max-tokens", 16), "--json")
+    fails(run, "max_tokens 16 has no room for a question beside the 16 visual tokens", pair / "small", "give more")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("layer", [10, 99])

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tools.draw_pruning import GAP, OUTLINE, WIDTH, covers, draw, main
+from engine.errors import RequestError
+from tools.draw_pruning import GAP, OUTLINE, WIDTH, covers, draw, save
 from tools.scenes import make_scene
 
 
@@ -84,18 +85,10 @@ def test_a_single_token_is_drawn() -> None:
     assert drawing.width == WIDTH
 
 
-def test_the_command_writes_the_drawing(
-    engine_directory: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "kept.png"
-    arguments = [str(engine_directory), "--image", str(picture), "--question", "What?", "--out", str(out)]
-    assert main([*arguments, "--retention-ratio", "0.5"]) == 0
-    assert "56 of 112 visual tokens kept" in capsys.readouterr().out
-    with Image.open(out) as drawing:
-        assert drawing.width == WIDTH + 2 * GAP
-    assert main([*arguments[:-1], str(tmp_path / "kept.unknown")]) == 2
-    assert "choose another file" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["kept.png"]
+def test_a_drawing_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="choose another file"):
+        save(Image.new("RGB", (3, 3)), tmp_path / "kept.unknown")
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(seed=st.integers(0, 10**6), objects=st.integers(1, 9))

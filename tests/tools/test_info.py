@@ -121,3 +121,10 @@ def list_file(directory: Path, component: str, path: Path) -> None:
     files = record.files | {path.relative_to(directory).as_posix(): FileRecord(path.stat().st_size, file_sha256(path))}
     components = manifest.components | {component: replace(record, files=files)}
     write_manifest(directory, replace(manifest, components=components))
+
+
+def test_layers_of_a_target_that_compiles_nothing(sgl: Callable[..., Run], engine_directory: Path) -> None:
+    run = sgl("info", engine_directory, "--layers")
+    assert run.status == 2
+    assert "target onnxruntime, which compiles nothing ahead of time" in run.err
+    assert len(run.err.splitlines()) == 1

@@ -119,10 +119,10 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
     assert (run.status, run.out) == (2, "")
     assert run.err == (
         "large in bf16 with small needs 4.6 MB on rank 0 of 1 for one question of 38 tokens, 649.8 kB more than the "
-        "4.0 MB that it can use; give --tp 2 or --precision fp8\n"
+        "4.0 MB that it can use; give --tp 2 or --precision int8\n"
     )
     assert ask("--tp", "2").status == 0
-    assert ask("--precision", "fp8").status == 0
+    assert ask("--precision", "int8").status == 0
     assert ask(memory="0.2MB").err.endswith("; choose a smaller model, a shorter question or a larger --gpu-memory\n")
 
 
@@ -134,7 +134,10 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
             ("--small", "3B", "--large", "1B"),
             "3B is no checkpoint directory and no published size; known: InternVL2-1B",
         ),
-        (("--small", "1B", "--large", "1B", "--precision", "fp32"), "target tensorrt has no precision fp32; choose"),
+        (
+            ("--small", "1B", "--large", "1B", "--precision", "fp32"),
+            "target tensorrt is not built in precision fp32; choose bf16 or",
+        ),
         (("--small", "1B", "--large", "1B", "--prune-layer", "5"), "prune_layer 5 was not built; choose one of"),
         (
             ("--small", "1B", "--large", "1B", "--gpu-memory", "1GB"),

@@ -43,6 +43,17 @@ def test_directory_that_is_no_engine(sgl: Callable[..., Run], tmp_path: Path, co
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_that_is_no_engine(sgl: Callable[..., Run], picture: Path) -> None:
+    fails(sgl("ask", picture, QUESTION), picture, "no finished engine directory; give another")
+
+
+def test_drawing_over_the_picture(sgl: Callable[..., Run], engine_directory: Path, picture: Path) -> None:
+    before = picture.read_bytes()
+    run = sgl("ask", engine_directory, "--image", picture, QUESTION, "--picture", picture)
+    fails(run, picture, "is a picture that is asked about")
+    assert picture.read_bytes() == before
+
+
 def test_altered_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
     weights = own_engine / "large" / "rank0" / "language.weights"
     flip_byte(weights, weights.stat().st_size // 2)
@@ -80,6 +91,8 @@ def broken_picture(kind: str, good: bytes, path: Path) -> None:
             path.write_bytes(good[:60] + bytes(200) + good[260:])
         case "text":
             path.write_text("not a picture")
+        case "directory":
+            path.mkdir()
         case "bomb":
             Image.new("1", (10_000, 10_000)).save(path)
 
@@ -91,6 +104,7 @@ def broken_picture(kind: str, good: bytes, path: Path) -> None:
         ("truncated", "damaged or cut off"),
         ("corrupt", "cannot"),
         ("text", "is not a picture"),
+        ("directory", "cannot be read (Is a directory)"),
         ("bomb", "scale it below"),
     ],
 )
@@ -119,6 +133,9 @@ def test_bad_picture(
         (("--exit-threshold", "inf"), ("exit_threshold inf is not finite",)),
         (("--threads", 100_000), ("threads 100000 is outside 1..",)),
         (("--top-p", 0), ("top_p 0.0 is outside",)),
+        (("--no-guidance", "--retention-ratio", 0.1), ("--no-guidance", "leave it out")),
+        (("--no-guidance", "--average-retention", 0.1), ("--no-guidance", "leave it out")),
+        (("--no-early-exit", "--exit-threshold", 0.5), ("--no-early-exit", "leave it out")),
         (("--picture", "kept.doc"), ("kept.doc", "rename")),
         (("--picture", "no/such/place.png"), ("no/such", "create")),
     ],

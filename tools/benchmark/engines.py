@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.build.builder import limits_of
 from engine.build.calibrate import language_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
@@ -14,6 +13,7 @@ from engine.build.targets.onnxruntime import write_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, Precision
+from engine.dims import Limits
 from engine.families import family_of
 from engine.model_config import ModelConfig
 from tools.benchmark.runners import LanguageEngine, VisionEngine
@@ -58,7 +58,7 @@ def build_language(
     if path.exists():  # written last
         return engine
     out.mkdir(parents=True, exist_ok=True)
-    graph = language_graph(config, limits_of(_build_config(model), model.config), prune_layers, scores)
+    graph = language_graph(config, _limits(model), prune_layers, scores)
     calibration = None
     if precision is Precision.INT8:
         visual = (model.config.vision.tokens_per_tile(), config.hidden_size)
@@ -79,10 +79,12 @@ def build_vision(model: Model, out: Path, threads: int, on_progress: OnProgress)
     out.mkdir(parents=True, exist_ok=True)
     family, _ = family_of(model.directory)
     reader = WeightReader(Checkpoint(model.directory), family.vision_sources(model.config))
-    graph = vision_graph(model.config.vision, limits_of(_build_config(model), model.config))
+    graph = vision_graph(model.config.vision, _limits(model))
     write_engine(graph, reader, path, on_progress)
     return engine
 
 
-def _build_config(model: Model) -> BuildConfig:
-    return BuildConfig(model.directory, model.directory, model.directory)
+def _limits(model: Model) -> Limits:
+    """Of a build that names none."""
+    tiling = model.config.tiling
+    return Limits(BuildConfig.max_tokens, BuildConfig.max_batch, tiling.max_tiles + int(tiling.thumbnail))

@@ -10,6 +10,7 @@ import engine
 
 PACKAGES = (
     "onnxruntime",
+    "tensorrt-rtx-cu13-bindings",
     "onnx",
     "onnx-ir",
     "onnxscript",

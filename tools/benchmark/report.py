@@ -25,6 +25,7 @@ class Unit(StrEnum):
     RATIO = "x"
     SHARE = "%"
     MIB = "MiB"
+    SECONDS = "s"
     COSINE = "cosine"
 
 
@@ -136,5 +137,7 @@ def _number(value: float, unit: Unit) -> str:
             return f"{100 * value:.1f} %"
         case Unit.MIB:
             return f"{value / 2**20:,.1f} MiB"
+        case Unit.SECONDS:
+            return f"{value:,.1f} s"
         case Unit.COSINE:
             return f"{value:.4f}"

@@ -4,8 +4,10 @@ eager attention, which is what gives attention weights elsewhere.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -60,7 +62,7 @@ class Call:
 
     def eager(self, mask: torch.Tensor | None) -> torch.Tensor:
         """transformers' attention with weights, and what the visual tokens received."""
-        module = SimpleNamespace(num_key_value_groups=HEADS.group(), training=False)
+        module: Any = SimpleNamespace(num_key_value_groups=HEADS.group(), training=False)
         scale = HEADS.head_dim**-0.5
         _, weights = eager_attention_forward(module, self._query_heads(), self.key, self.value, mask, scale)
         scored = weights[:, :, -self.score_row.shape[1] :, : self.visual_column.shape[1]]
@@ -127,7 +129,7 @@ def _compare(rows: int, tokens: int) -> Iterator[Measured]:
 def measure_tiles() -> Iterator[Measured | Missing]:
     call = make_call(TOKENS[0], TOKENS[0])
     for tile in TILES:
-        yield _try_tile(lambda tile=tile: call.attend(tile))
+        yield _try_tile(partial(call.attend, tile))
 
 
 def _try_tile(run: Callable[[], object]) -> Measured | Missing:

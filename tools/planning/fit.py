@@ -7,7 +7,7 @@ from engine.errors import EngineError
 from tools.command_line import size_text
 from tools.planning.pair_plan import PairPlan
 from tools.planning.plan_config import PlanConfig
-from tools.planning.storage import STORAGE
+from tools.planning.storage import storage_of
 from tools.planning.workload import Workload
 
 MOST_QUESTIONS = 1024
@@ -73,18 +73,18 @@ def _refusal(plan: PairPlan, workload: Workload, budget: int) -> str:
 def _remedies(config: PlanConfig, workload: Workload, budget: int) -> Iterator[str]:
     """The next world size that fits, and the next smaller precision that does."""
 
-    def fits(**changes: object) -> bool:
+    def fits(changed: PlanConfig) -> bool:
         try:
-            return PairPlan(replace(config, **changes)).memory(workload, rank=0).total() <= budget
+            return PairPlan(changed).memory(workload, rank=0).total() <= budget
         except EngineError:
             return False  # cannot be split so
 
     for world_size in WORLD_SIZES:
-        if world_size > config.world_size and fits(world_size=world_size):
+        if world_size > config.world_size and fits(replace(config, world_size=world_size)):
             yield f"--tp {world_size}"
             break
-    bits = {precision: storage.matrix for precision, storage in STORAGE[config.target].items()}
+    bits = {precision: storage_of(config.target, precision).matrix for precision in config.target.precisions()}
     for precision in bits:
-        if bits[precision] < bits[config.precision] and fits(precision=precision):
+        if bits[precision] < bits[config.precision] and fits(replace(config, precision=precision)):
             yield f"--precision {precision}"
             break

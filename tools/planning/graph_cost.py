@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from engine.build.layers import Weight
+from engine.build.targets.tensorrt_weights import HEAD, is_matrix
 from engine.build.weight_file import place
 from engine.build.weights import parameters
 from tools.planning.storage import Storage
@@ -27,8 +28,8 @@ def weight_bytes(model: ir.Model, storage: Storage) -> int:
 
 
 def parameter_bytes(weight: Weight, storage: Storage) -> int:
-    is_matrix = any(node.op_type == "MatMul" for node in weight.consumers())
-    return math.ceil(math.prod(_static(weight)) * (storage.matrix if is_matrix else storage.other) / 8)
+    bits = (storage.head if weight.name == HEAD else storage.matrix) if is_matrix(weight) else storage.other
+    return math.ceil(math.prod(_static(weight)) * bits / 8)
 
 
 def read_bytes(model: ir.Model, storage: Storage) -> int:

@@ -11,7 +11,7 @@ from engine.bindings import Binding, language_bindings, past_kv, present_kv, vis
 from engine.build.language import language_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
-from engine.dims import Limits
+from engine.dims import Limits, Size
 from engine.errors import EngineError
 from engine.model_config import ModelConfig
 from engine.parallel import Mapping
@@ -121,7 +121,7 @@ class ModelPlan:
         """By segment: tokens of each question in the KV cache after a call, and those that the call adds."""
         visual = workload.visual_tokens(self.config)
         is_decode = rows[0] == 1
-        sizes = {
+        sizes: dict[Size, int] = {
             LIMITS.batch(): workload.batch,
             LIMITS.sequence(): rows[0],
             LIMITS.visual(): 1 if is_decode else workload.batch * visual,

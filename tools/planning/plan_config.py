@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import GuidanceConfig
+from engine.config import GuidanceConfig, Precision, Target
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class PlanConfig:
 
     small: Path
     large: Path
-    target: str = "tensorrt"
-    precision: str = "bf16"
+    target: Target = Target.TENSORRT
+    precision: Precision = Precision.BF16
     world_size: int = 1
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)

@@ -1,43 +1,45 @@
-"""How many bits a number takes in the engines of each target and precision: the one table that plans go by."""
+"""How many bits a number takes in the engines of each target and precision: what plans go by."""
 
 from dataclasses import dataclass
 
-from engine.errors import EngineError
+import ml_dtypes  # noqa: F401 (NumPy then knows bfloat16)
+import numpy as np
+
+from engine.build.quantize import BLOCK
+from engine.build.weight_only import BLOCKS
+from engine.config import Precision, Target
+
+BITS: dict[Precision, float] = {
+    Precision.FP32: 32,
+    Precision.BF16: 16,
+    Precision.FP16: 16,
+    Precision.INT8: 8,
+    Precision.FP8: 8,
+    # A scale of 16 bits for each block.
+    Precision.INT4: 4 + 16 / BLOCKS[0],
+}
+"""Of a matrix's weight, with the scales that are not too few to count."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Bits per number.
+    """Bits per number. matrix, head, other: of a matrix's weight, of the head's, of any other parameter.
 
-    matrix: of a weight matrix, its scales included. other: of all further parameters (embedding, norms, biases).
     activation: of float activations and of the KV cache.
     """
 
     matrix: float
+    head: float
     other: int
     activation: int
 
 
-GPU = {
-    "bf16": Storage(16, 16, 16),
-    "fp16": Storage(16, 16, 16),
-    "fp8": Storage(8, 16, 16),
-    "int8": Storage(8, 16, 16),
-    # A bf16 scale for each 128 weights.
-    "int4": Storage(4 + 16 / 128, 16, 16),
-}
-STORAGE: dict[str, dict[str, Storage]] = {
-    # int8: the larger of its two kernels' forms, with a float32 scale for each 128 weights.
-    "onnxruntime": {"fp32": Storage(32, 32, 32), "int8": Storage(8 + 32 / 128, 32, 32)},
-    "tensorrt": GPU,
-    "tensorrt_rtx": GPU,
-}
-"""Target -> precision -> bits. Quantization is of weights only: products are computed in the activations' type."""
-PRECISIONS = tuple(dict.fromkeys(precision for table in STORAGE.values() for precision in table))
-
-
-def storage_of(target: str, precision: str) -> Storage:
-    """Raises EngineError when a target has no such precision."""
-    if precision not in STORAGE[target]:
-        raise EngineError(f"target {target} has no precision {precision}; choose one of {', '.join(STORAGE[target])}")
-    return STORAGE[target][precision]
+def storage_of(target: Target, precision: Precision) -> Storage:
+    """Raises EngineError when the target is not built in this precision."""
+    target.check(precision)
+    activation = 8 * np.dtype(precision.activations(target)).itemsize
+    if target is Target.ONNXRUNTIME:
+        # int8: the larger of its two kernels' forms, with a float32 scale for each block.
+        matrix = BITS[precision] + (32 / BLOCK if precision is Precision.INT8 else 0)
+        return Storage(matrix, matrix, activation, activation)
+    return Storage(BITS[precision], max(BITS[precision], BITS[Precision.INT8]), activation, activation)

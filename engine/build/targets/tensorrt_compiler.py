@@ -32,10 +32,14 @@ class Profile:
 
 @dataclass(frozen=True)
 class Job:
-    """onnx: the graph; plan, report: files to write; timing: measurements, to read if they are there and to write."""
+    """onnx, weights: the graph in two files; plan, report: files to write.
+
+    timing: measurements of an earlier build, if they are there, and the file to write them to.
+    """
 
     target: Target
     onnx: Path
+    weights: Path
     plan: Path
     report: Path
     profiles: tuple[Profile, ...]
@@ -66,7 +70,7 @@ def compile_plan(job: Job) -> None:
             raise writer.error or failure(job, log.errors)
     if job.timing is not None:
         job.timing[1].write_bytes(config.get_timing_cache().serialize())
-    write_json(job.report, parse_log(log.messages))
+    write_json(job.report, parse_log(log.messages, job.weights.stat().st_size))
 
 
 def use_measurements(config: Any, path: Path) -> None:

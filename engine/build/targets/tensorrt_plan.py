@@ -48,6 +48,7 @@ def write_plan(
     job = Job(
         target=target,
         onnx=onnx,
+        weights=weights,
         plan=directory / f"{name}{PLAN_SUFFIX}",
         report=directory / f"{name}{REPORT_SUFFIX}",
         profiles=make_profiles(part.bindings),
@@ -87,7 +88,8 @@ def run_compiler(job: Job, job_file: Path) -> None:
     """Raises EngineError with what the compiler said, OSError where it could not write."""
     # The package that runs now, wherever it was imported from. A session of its own: Ctrl-C is for this process, which
     # then ends the other.
-    environment = os.environ | {"PYTHONPATH": str(Path(engine.__file__).parents[1])}
+    places = filter(None, (str(Path(engine.__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     command = [sys.executable, "-m", tensorrt_compiler.__name__, str(job_file)]
     done = subprocess.run(command, env=environment, start_new_session=True, capture_output=True, text=True)
     last = (done.stderr.splitlines() or ["no reason given"])[-1]

@@ -7,6 +7,7 @@ from tools.benchmark.questions.consistency import measure_consistency
 from tools.benchmark.questions.int8 import measure_int8
 from tools.benchmark.questions.memory import measure_memory
 from tools.benchmark.questions.peers import measure_peers
+from tools.benchmark.questions.plans import measure_plans
 from tools.benchmark.questions.scores import measure_scores
 from tools.benchmark.questions.tensor_parallel import measure_tensor_parallel
 from tools.benchmark.report import Section
@@ -18,4 +19,5 @@ QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "consistency": measure_consistency,
     "memory": measure_memory,
     "tensor_parallel": measure_tensor_parallel,
+    "plans": measure_plans,
 }

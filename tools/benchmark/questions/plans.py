@@ -1,0 +1,137 @@
+"""What it costs to build TensorRT-RTX plans on a machine without a GPU, and what the plans will need on one."""
+
+import resource
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from engine.build.builder import language_part, open_compiler, read_role, vision_part
+from engine.build.layer_report import REPORT_SUFFIX, LayerReport
+from engine.build.targets.tensorrt_plan import PLAN_SUFFIX
+from engine.config import BuildConfig, Precision, Target
+from engine.manifest import read_json
+from engine.parallel import Mapping
+from tools.benchmark.bench import Bench
+from tools.benchmark.interleave import spread
+from tools.benchmark.report import Row, Section, Unit, not_measured
+from tools.benchmark.worker import Worker, WorkerError
+
+STORED_TARGET, SCORES_TARGET = 1.05, 1.1
+VISION, LANGUAGE = "vision", "language"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan to build."""
+
+    part: str
+    precision: Precision
+    scores: bool = True
+
+    def name(self) -> str:
+        without = "" if self.scores or self.part == VISION else " without scores"
+        return f"{self.part} {self.precision}{without}"
+
+
+CASES = (
+    Case(LANGUAGE, Precision.BF16),
+    Case(LANGUAGE, Precision.BF16, scores=False),
+    Case(LANGUAGE, Precision.FP16),
+    Case(LANGUAGE, Precision.INT8),
+    Case(LANGUAGE, Precision.INT4),
+    Case(LANGUAGE, Precision.FP8),
+    Case(VISION, Precision.BF16),
+    Case(VISION, Precision.INT4),
+)
+SCORED, PLAIN = CASES[:2]
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """peak_bytes: most memory of the build or its compiler, whichever had more."""
+
+    seconds: float
+    peak_bytes: int
+    plan_bytes: int
+    report: LayerReport
+
+
+@dataclass(frozen=True)
+class PlanBuild:
+    """A build the way `build_engines.py` does it; called, it waits to be started, in a process of its own."""
+
+    checkpoint: Path
+    out: Path
+    case: Case
+
+    def __call__(self) -> "PlanBuild":
+        return self
+
+    def build(self) -> BuiltPlan:
+        started, case = time.monotonic(), self.case
+        config = BuildConfig(
+            self.checkpoint, self.checkpoint, self.out, target=Target.TENSORRT_RTX, precision=case.precision
+        )
+        role = read_role(config, "small", self.checkpoint, (), case.scores, lambda name, fraction: None)
+        declare = partial(language_part, mapping=Mapping()) if case.part == LANGUAGE else vision_part
+        self.out.mkdir()
+        open_compiler(config).write(declare(config, role), self.out, case.part, lambda fraction: None)
+        seconds = time.monotonic() - started
+        report = read_json(self.out / f"{case.part}{REPORT_SUFFIX}", LayerReport)
+        plan = self.out / f"{case.part}{PLAN_SUFFIX}"
+        plan_bytes = plan.stat().st_size
+        plan.unlink()
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return BuiltPlan(seconds, 1024 * peak, plan_bytes, report)
+
+
+def measure_plans(bench: Bench) -> Section:
+    model, progress = bench.model("small", bench.size.small), bench.progress("plans")
+    built: dict[Case, BuiltPlan] = {}
+    rows = []
+    for index, case in enumerate(CASES):
+        progress(index / len(CASES))
+        try:
+            with Worker(PlanBuild(model.directory, bench.work / f"plan-{index}", case)) as worker:
+                built[case] = worker.call("build").result
+        except WorkerError as error:
+            rows.append(not_measured(case.name(), str(error), STORED_TARGET))
+            continue
+        rows += _case_rows(case, built[case])
+    progress(1.0)
+    if SCORED in built and PLAIN in built:
+        rows += _score_rows(built[SCORED], built[PLAIN])
+    limits = BuildConfig(model.directory, model.directory, model.directory)
+    return Section(
+        "TensorRT-RTX plans built without a GPU",
+        f"Plans for {limits.max_tokens:,} tokens and {limits.max_batch} questions at once, each in a fresh process: "
+        "hashing the checkpoint, streaming and quantizing the weights, compiling both phases. Weight bytes are those "
+        "that the compiler is given, in the plan's precision.",
+        rows,
+        ["Scratch memory is what the compiler plans for the largest call of a phase; nothing was run."],
+    )
+
+
+def _case_rows(case: Case, plan: BuiltPlan) -> list[Row]:
+    given = plan.report.given_bytes
+    scratch = " and ".join(f"{size / 2**20:,.0f}" for size in plan.report.scratch_bytes)
+    sizes = f"{plan.plan_bytes / 1e6:,.0f} MB of {given / 1e6:,.0f} MB weights; scratch {scratch} MiB"
+    return [
+        Row(f"{case.name()}: plan over weights", spread([plan.plan_bytes / given]), STORED_TARGET, note=sizes),
+        Row(f"{case.name()}: time", spread([plan.seconds]), unit=Unit.SECONDS),
+        Row(
+            f"{case.name()}: peak memory over weights",
+            spread([plan.peak_bytes / given]),
+            note=f"{plan.peak_bytes / 2**20:,.0f} MiB",
+        ),
+    ]
+
+
+def _score_rows(scored: BuiltPlan, plain: BuiltPlan) -> list[Row]:
+    plans = spread([scored.plan_bytes / plain.plan_bytes])
+    most = spread([max(scored.report.scratch_bytes) / max(plain.report.scratch_bytes)])
+    return [
+        Row("scores on over off: plan", plans, SCORES_TARGET),
+        Row("scores on over off: scratch memory", most, SCORES_TARGET, note="of the phase that needs most"),
+    ]
