@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, Precision, Target
 from tools.build_progress import build_progress
-from tools.command_line import CommandParser, layers, names, positive, run_command, size_text
+from tools.command_line import CommandParser, names, numbers, positive, run_command, size_text
 
 if TYPE_CHECKING:
     from engine.build.staging import BuildReport
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--prune-layers",
-        type=layers,
+        type=numbers,
         default=BuildConfig.prune_layers,
         metavar="2,4,9",
         help="layers of the large model before which it can prune (default: 5, 10, 20, 30 and 40 %% of its layers)",

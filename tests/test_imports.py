@@ -35,7 +35,7 @@ ONLY_IN = {
     "onnx_ir": ("engine/build/*", "engine/plugins/*"),
     "onnxscript": ("engine/build/*", "engine/plugins/*"),
     "torch": ("engine/plugins/*/launch.py",),
-    "triton": ("engine/plugins/*/kernel.py", "engine/plugins/compile.py"),
+    "triton": ("engine/plugins/*/kernel*.py", "engine/plugins/compile.py"),
     "transformers": (),
     "tools": (),
     "tests": (),

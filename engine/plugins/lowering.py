@@ -57,9 +57,13 @@ TENSORRT_PLUGINS = replace(
     visual_attention=visual_attention_plugin.visual_attention,
     prune_visual_tokens=prune_visual_tokens_plugin.prune_visual_tokens,
 )
-"""Of the full TensorRT, once the plugins are registered there."""
+"""Of the full TensorRT, which takes plugins."""
 
 
 def lowering_for(target: Target) -> Lowering:
     """Of one target."""
-    return ONNXRUNTIME if target is Target.ONNXRUNTIME else TENSORRT
+    return {
+        Target.ONNXRUNTIME: ONNXRUNTIME,
+        Target.TENSORRT_RTX: TENSORRT,
+        Target.TENSORRT: TENSORRT_PLUGINS,
+    }[target]

@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("triton", reason="the compiler of the kernels is not installed")
 
 from engine.plugins.compile import CAPABILITIES, compile_kernel, usage
-from engine.plugins.visual_attention.kernel import Heads, attend_kernel, prefill_tile
-from tools.gpu_check.kernels import PREFILL, compile_named, kernels
+from engine.plugins.visual_attention.kernel import COMPACT, Heads, attend_kernel, prefill_tile
+from tools.gpu_check.kernels import HEADS, PREFILL, TYPES, compile_named, kernels
 
 SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """What one block of threads may have (CUDA C++ Programming Guide, technical specifications per compute capability)."""
@@ -32,6 +32,10 @@ def test_attention_compiles_for(capability: int) -> None:
     assert binary.cubin.startswith(b"\x7fELF")
     assert binary.shared_bytes <= SHARED_BYTES[capability]
     assert usage(binary.ptx, capability).spill_bytes == 0
+
+
+def test_compact_tile_runs_without_asking_for_shared_memory() -> None:
+    assert compile_kernel(attend_kernel(HEADS, COMPACT), TYPES, 90).shared_bytes <= 48 << 10
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96])
