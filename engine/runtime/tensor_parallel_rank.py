@@ -23,8 +23,8 @@ from engine.runtime.vision import VisionEncoder
 
 COMMAND = 1
 """Tag of the message that announces a command."""
-LONGEST_PAUSE = 1e-3
-"""Seconds between two looks for a command. MPI itself would look all the time and keep a core busy."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 1e-5, 5e-3
+"""Seconds between two looks for a command, longer and longer. MPI itself would look all the time, on a busy core."""
 
 
 class Rank:
@@ -151,10 +151,10 @@ class World(Ranks):
         self._world.bcast((method, arguments))
 
     def _wait(self) -> None:
-        pause = 0.0
+        pause = SHORTEST_PAUSE
         while not self._world.iprobe(0, COMMAND):
             time.sleep(pause)
-            pause = min(LONGEST_PAUSE, 2 * pause + 1e-5)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
         self._world.recv(source=0, tag=COMMAND)
 
 
