@@ -28,6 +28,8 @@ ANSWER_SECONDS = 600.0
 """A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection."""
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
+FIRST = ("encode", "prefill")
+"""Methods that need nothing of an earlier call: if the ranks died since then, nobody has to know."""
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
 """Of a launcher that started this process; the group has its own."""
 
@@ -45,6 +47,8 @@ class Group(Ranks):
         self._start()
 
     def call(self, method: str, *arguments: Any) -> Any:
+        if method in FIRST and self._running is not None and self._running.process.poll() is not None:
+            self.close()
         return self._ask(self._running or self._start(), method, *arguments)
 
     def close(self) -> None:

@@ -4,14 +4,22 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.build.builder import build_pair
+from engine.build.checkpoint import Checkpoint
+from engine.build.language import language_graph
 from engine.build.staging import BuildReport, Component, build_components
+from engine.build.weights import WeightReader, parameters
 from engine.config import BuildConfig
+from engine.dims import Limits
 from engine.errors import EngineError
+from engine.families import family_of
 from engine.manifest import read_manifest, verify
+from engine.parallel import Mapping
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest
 from tools.make_random_pair import write_pair
 
@@ -126,6 +134,33 @@ def test_ranks_by_themselves_make_the_same_engine(config: Callable[..., BuildCon
     }
     sizes = [manifest.components[f"large/language/rank{rank}"].total_bytes() for rank in range(4)]
     assert max(sizes) - min(sizes) < 0.01 * max(sizes)
+
+
+def test_a_rank_reads_its_own_part_only(config: Callable[..., BuildConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    build = config()
+    family, published = family_of(build.large)
+    model = family.read_config(build.large, published)
+    checkpoint = Checkpoint(build.large)
+    reader = WeightReader(checkpoint, family.language_sources(model, build.large))
+    counts: list[int] = []
+    read = checkpoint.read
+
+    def counting(name: str, rows: Any = None, columns: Any = None) -> np.ndarray:
+        part = read(name, rows, columns)
+        counts.append(part.size)
+        return part
+
+    monkeypatch.setattr(checkpoint, "read", counting)
+    sizes = []
+    for mapping in (Mapping(), Mapping(3, 4)):
+        counts.clear()
+        limits = Limits(max_tokens=64, max_batch=1, max_tiles=1)
+        for name, weight in parameters(language_graph(model.language, limits, mapping=mapping)):
+            data = reader.read(name, weight)
+            assert counts[-1] == data.size, name
+        sizes.append(sum(counts))
+    # norms are whole on every rank, and two ranks share a KV head
+    assert sizes[1] < 0.27 * sizes[0]
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,12 @@ def test_a_killed_rank_ends_the_request_and_the_next_one_works(
     assert answer.answered_by is AnsweredBy.LARGE
     assert set(group.process_ids()).isdisjoint(first)
     second = group.process_ids()
-    group.close()
+    os.kill(second[victim], signal.SIGKILL)
     wait_until_gone(second)
+    assert ask(pipeline, picture).token_ids == answer.token_ids, "nobody was asking meanwhile"
+    third = group.process_ids()
+    group.close()
+    wait_until_gone(third)
 
 
 def test_a_stopped_rank_is_given_up(engines: Engines, picture: Image.Image) -> None:
