@@ -120,7 +120,7 @@ def _memory_rows(peak: Peak, checkpoint: Checkpoint) -> list[Row]:
         Row("peak resident memory of building one rank's share", spread([peak.after]), unit=Unit.MIB),
         Row("of it before the build starts", spread([peak.before]), unit=Unit.MIB, note="interpreter and libraries"),
         Row(
-            "what building adds, over two of the largest tensors",
+            "added by building, over two of the largest tensors",
             spread([share]),
             target=1.0,
             note=f"{largest} in float32: {sizes[largest] / 2**20:,.0f} MiB",
