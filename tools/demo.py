@@ -14,7 +14,14 @@ from tools.miniature.questions import LONGEST_ANSWER, Kind, render, score
 
 PAIR = Path("models/miniature")
 """Trained checkpoints `small` and `large`."""
-QUESTIONS = ((0, Kind.NUMBER), (1, Kind.COMPARE), (2, Kind.LOCATE), (3, Kind.COUNT), (4, Kind.COLOUR), (5, Kind.COMPARE))
+QUESTIONS = (
+    (0, Kind.NUMBER),
+    (1, Kind.COMPARE),
+    (2, Kind.LOCATE),
+    (3, Kind.COUNT),
+    (4, Kind.COLOUR),
+    (5, Kind.COMPARE),
+)
 """Test scenes, and what is asked about them."""
 GUIDANCE = GuidanceConfig()
 SAMPLING = SamplingConfig(max_new_tokens=LONGEST_ANSWER)

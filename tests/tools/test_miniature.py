@@ -317,7 +317,9 @@ def test_the_command_trains_and_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two steps of every stage; run again, it finds nothing left to do."""
-    recipe = replace(RECIPES["small"], vision=Steps(2, 1e-3), shallow=Steps(2, 1e-3), language=Steps(2, 1e-3), gallery=8)
+    recipe = replace(
+        RECIPES["small"], vision=Steps(2, 1e-3), shallow=Steps(2, 1e-3), language=Steps(2, 1e-3), gallery=8
+    )
     monkeypatch.setitem(RECIPES, "small", recipe)
     monkeypatch.setitem(CONFIGS, "small", TINY)
     monkeypatch.setattr("tools.train_miniature.VALIDATION", 6)

@@ -92,7 +92,9 @@ class Miniature(nn.Module):
     def deepen(self, config: dict[str, Any]) -> None:
         """Become as deep as `config`: every layer gets one behind it that does nothing yet."""
         self.config = config
-        layers = [layer for old in self.language_model.model.layers for layer in (old, idle_layer(config["llm_config"]))]
+        layers = [
+            layer for old in self.language_model.model.layers for layer in (old, idle_layer(config["llm_config"]))
+        ]
         self.language_model.model.layers = nn.ModuleList(layers)
 
     def tensors(self) -> dict[str, torch.Tensor]:
