@@ -99,7 +99,7 @@ def _make(interpreter: str, version: str) -> None:
         [interpreter, "-m", "venv", "--without-pip", str(VENV)],
         # Without the wheel's own Python interface and what that needs.
         [*pip, "--no-deps", WHEEL],
-        [*pip, "numpy<2", "--editable", str(ROOT)],
+        [*pip, "numpy<2", "--editable", f"{ROOT}[mpi]"],
     ):
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
