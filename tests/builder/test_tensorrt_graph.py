@@ -130,6 +130,6 @@ def test_quantized_weights(twins: Twins, tmp_path: Path, precision: Precision, s
     graph = model.executor._evaluator.proto_.graph
     types = {tensor.name: ir.DataType(tensor.data_type).name for tensor in graph.initializer}
     matrices = {name: kind for name, kind in types.items() if name.endswith(".weight.data")}
-    assert len(matrices) == 5 * 7 + 1
+    assert len(matrices) == 5 * 4 + 1, "one for queries, keys and values, one for gate and up"
     assert set(matrices.values()) == {stored, "INT8"} if precision is Precision.INT4 else {stored}
     assert matrices[f"{HEAD}.data"] == ("INT8" if precision is Precision.INT4 else stored)

@@ -57,15 +57,15 @@ class Server(ServerProcess):
             return read_stream(results)
 
     @contextmanager
-    def grpc(self) -> Iterator[tuple[Any, "queue.Queue[Any]"]]:
-        """A client with an open stream, and where its results arrive."""
+    def grpc(self, cancel: bool = False) -> Iterator[tuple[Any, "queue.Queue[Any]"]]:
+        """A client with an open stream, and where its results arrive. cancel: at the end, what is not answered."""
         results: queue.Queue[Any] = queue.Queue()
         client = InferenceServerClient(f"127.0.0.1:{self.ports['grpc']}")
         client.start_stream(lambda result, error: results.put((result, error)))
         try:
             yield client, results
         finally:
-            client.stop_stream(cancel_requests=True)
+            client.stop_stream(cancel_requests=cancel)
             client.close()
 
 

@@ -81,7 +81,7 @@ def test_a_drained_server_answered_every_question(
         answers = [pool.submit(ask, own_server, picture) for _ in range(MANY)]
         wait_for_questions(own_server)
         assert not all(answer.done() for answer in answers)
-        assert main(["drain", "--url", own_server.url]) == 0
+        assert main(["drain", "--url", own_server.url, "--metrics-url", own_server.metrics_url]) == 0
         assert "answered its last question" in capsys.readouterr().out
         assert "error" in ask(own_server, picture)
         processes = stubs(own_server)

@@ -113,7 +113,7 @@ def test_a_cancelled_question_frees_the_slot(server: Server, picture: bytes) -> 
     """After the first piece of 600 tokens: the large model would be busy for long."""
     started = time.monotonic()
     options = {"text_input": ASK, "image_bytes_input": [picture], "exit_threshold": 1.1}
-    with server.grpc() as (client, results):
+    with server.grpc(cancel=True) as (client, results):
         client.async_stream_infer("sgl", grpc_inputs(options | {"max_tokens": 600, "stream": True}))
         result, error = results.get(timeout=60)
         assert error is None and result.as_numpy("text_output") is not None

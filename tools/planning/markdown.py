@@ -1,4 +1,4 @@
-"""docs/plan.md: every published size on 1 to 8 GPUs, and the predicted latency of the largest."""
+"""docs/sizing.md: every published size on 1 to 8 GPUs, and the predicted latency of the largest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def plan_markdown(on_progress: OnProgress) -> str:
     """The whole file."""
     retentions = ", ".join(f"{value:.0%}" for value in RETENTIONS)
     parts = (
-        "# Plan",
+        "# Sizing",
         _fill(
             """Written by `python -m tools.planning`; `sgl plan` prints the same for any pair and any question. Nothing
             here ran on a GPU: sizes are counted from the declared graphs. Tests hold them to a built miniature: weight

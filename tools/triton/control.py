@@ -1,4 +1,4 @@
-"""Calls of a running server's HTTP endpoint."""
+"""Calls of a running server's HTTP and metrics endpoints."""
 
 import json
 import urllib.error
@@ -9,6 +9,7 @@ from engine.errors import EngineError
 from tools.triton.tensors import Model
 
 URL = "http://127.0.0.1:8000"
+METRICS_URL = "http://127.0.0.1:8002"
 
 
 class ControlError(EngineError):
@@ -39,7 +40,12 @@ def load(url: str, model: Model, timeout: float) -> None:
     post(url, f"repository/models/{model.name}/load", {}, timeout)
 
 
-def state(url: str, model: Model, timeout: float) -> str:
-    """Such as READY, UNLOADING, UNAVAILABLE. Raises ControlError."""
-    index = post(url, "repository/index", {}, timeout)
-    return next((str(entry.get("state", "")) for entry in index if entry["name"] == model.name), "")
+def metric(url: str, name: str, model: str, timeout: float) -> float | None:
+    """The first value of that name and model; None if there is none. Raises ControlError."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=timeout) as response:
+            lines = response.read().decode().splitlines()
+    except OSError as error:
+        raise ControlError(f"no metrics at {url}: {error}") from None
+    found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line]
+    return float(found[0].split()[-1]) if found else None

@@ -8,34 +8,35 @@ import argparse
 import time
 
 from tools.command_line import run_command
-from tools.triton.control import URL, ControlError, state, unload
+from tools.triton.control import METRICS_URL, URL, ControlError, metric, unload
 from tools.triton.tensors import SGL
 
 SECONDS = 300.0
 POLL_SECONDS = 0.2
 CALL_SECONDS = 30.0
-BUSY = ("READY", "UNLOADING")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url", default=URL, help="of the server's HTTP endpoint (default: %(default)s)")
+    add("--metrics-url", default=METRICS_URL, help="of the server's metrics endpoint (default: %(default)s)")
     add("--timeout", type=float, default=SECONDS, metavar="SECONDS", help="for all answers (default: %(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Drain, and return the exit status."""
-    return run_command(lambda: drain(arguments.url, arguments.timeout))
+    return run_command(lambda: drain(arguments.url, arguments.metrics_url, arguments.timeout))
 
 
-def drain(url: str, timeout: float) -> None:
+def drain(url: str, metrics_url: str, timeout: float) -> None:
     """Refuse new questions, and return when the last one is answered. Raises ControlError."""
     start = time.monotonic()
     try:
         unload(url, SGL, CALL_SECONDS)
-        while state(url, SGL, CALL_SECONDS) in BUSY:
+        # An unloaded model has no metrics.
+        while questions := metric(metrics_url, "sgl_queue_depth", SGL.name, CALL_SECONDS):
             if time.monotonic() - start > timeout:
-                raise ControlError(f"questions are still in flight after {timeout:g} s; give a longer --timeout")
+                raise ControlError(f"{questions:g} questions are left after {timeout:g} s; give a longer --timeout")
             time.sleep(POLL_SECONDS)
     except ControlError as error:
         raise ControlError(f"{SGL.name} at {url} cannot be drained ({error})") from None

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.triton import control
 from tools.triton.server_environment import ServerError, install
 from tools.triton.tensors import MODELS
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+CALL_SECONDS = 30.0
 EXPLICIT = ("--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS))
 """Lets `sgl health --recover` load a model again."""
 
@@ -32,15 +34,15 @@ class ServerProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports['http']}"
 
-    def metrics(self) -> list[str]:
-        """Lines of the metrics endpoint."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=30) as response:
-            return list(response.read().decode().splitlines())
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['metrics']}"
 
     def metric(self, name: str, model: str) -> float:
         """The first value of that name and model."""
-        found = [line for line in self.metrics() if line.startswith(f"{name}{{") and f'model="{model}"' in line]
-        return float(found[0].split()[-1])
+        value = control.metric(self.metrics_url, name, model, CALL_SECONDS)
+        assert value is not None, f"no metric {name} of {model}"
+        return value
 
     def is_ready(self) -> bool:
         try:
