@@ -36,9 +36,7 @@ def drain(url: str, metrics_url: str, timeout: float) -> None:
         # An unloaded model has no metrics.
         while questions := metric(metrics_url, "sgl_queue_depth", SGL.name, CALL_SECONDS):
             if time.monotonic() - start > timeout:
-                raise ControlError(
-                    f"{questions:g} questions are left after {timeout:g} s; give a longer --timeout"
-                )
+                raise ControlError(f"{questions:g} questions are left after {timeout:g} s; give a longer --timeout")
             time.sleep(POLL_SECONDS)
     except ControlError as error:
         raise ControlError(f"{SGL.name} at {url} cannot be drained ({error})") from None
