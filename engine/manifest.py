@@ -17,6 +17,7 @@ from cattrs.v import format_exception
 from engine.config import ExitConfig, GuidanceConfig, Precision, Target
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
+from engine.parallel import SHARDED
 from engine.remedy import rebuild
 
 FORMAT_VERSION = 2
@@ -25,8 +26,6 @@ MANIFEST = "manifest.json"
 STAMP = ".verified.json"
 CHUNK_BYTES = 1 << 22
 MODELS = ("small", "large")
-REQUIRED = tuple(f"{model}/{part}" for model in MODELS for part in ("tokenizer", "vision", "language/rank0"))
-"""Components without which nothing runs."""
 
 Read = TypeVar("Read")
 
@@ -94,6 +93,11 @@ class Manifest:
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
 
+    def required(self) -> set[str]:
+        """Components without which nothing runs."""
+        parts = {f"{model}/{part}" for model in MODELS for part in ("tokenizer", "vision", "language/rank0")}
+        return parts | {f"{SHARDED}/language/rank{rank}" for rank in range(self.world_size)}
+
 
 @dataclass(frozen=True)
 class _Stamp:
@@ -157,19 +161,15 @@ def verify(
 ) -> None:
     """Raises ManifestError unless every file of these components has the recorded size and SHA-256.
 
-    components: None is all of these models, and asks for those REQUIRED and a world_size that this version runs.
+    components: None is all of these models, and asks for those `required`.
     Hashes computed earlier are remembered in the directory and trusted while a file's size, time and inode stay the
     same; `full` computes all of them again.
     """
     remedy = rebuild(directory, manifest)
-    if components is None and manifest.world_size != 1:
-        raise ManifestError(
-            f"{directory} was built for world_size {manifest.world_size}, but this version runs 1; {remedy}"
-        )
     stamps = {} if full else _read_stamps(directory)
     known = dict(stamps)
     if components is None:
-        components = [name for name in {*REQUIRED, *manifest.components} if name.split("/")[0] in models]
+        components = [name for name in {*manifest.required(), *manifest.components} if name.split("/")[0] in models]
     for name in sorted(components):
         if name not in manifest.components:
             raise ManifestError(f"{directory / MANIFEST} has no component {name}; {remedy}")

@@ -17,6 +17,7 @@ from engine.config import (
 )
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
 from tools.command_line import names, positive, printable, run_command
 from tools.describe import describe, to_json
 
@@ -87,15 +88,19 @@ def add_exit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and return the exit status."""
-    return run_command(lambda: ask(arguments))
+    if not started_by_mpiexec():
+        return run_command(lambda: ask(arguments))
+    from engine.runtime.tensor_parallel_rank import with_ranks
+
+    return run_command(lambda: with_ranks(arguments.engine, lambda ranks: ask(arguments, ranks)))
 
 
-def ask(arguments: argparse.Namespace) -> None:
+def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
     """Ask, and print the answer. Raises EngineError."""
     check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
-    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False)
+    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, ranks=ranks)
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     streams = not (arguments.json or arguments.no_stream)

@@ -1,6 +1,7 @@
 """What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,13 +34,33 @@ def resolve_threads(threads: int | None) -> int:
     return threads
 
 
-def load(target: Target, path: Path, threads: int) -> Executor:
-    """Load one compiled engine; `path` without the suffix that its target gives the file. Raises ManifestError."""
+AllReduce = Callable[[np.ndarray], None]
+"""Replaces an array by its sum over all ranks, in place."""
+
+
+def load(target: Target, path: Path, threads: int | None) -> Executor:
+    """Load one compiled engine; `path` without the suffix that its target gives the file. Raises ManifestError.
+
+    threads: None shares those of a process that has called `load_rank`.
+    """
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
         return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
-    raise ManifestError(
+    raise _needs_gpu(target, path)
+
+
+def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
+    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only."""
+    if target is Target.ONNXRUNTIME:
+        from engine.runtime.executor_onnxruntime_stages import StagesExecutor
+
+        return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)
+    raise _needs_gpu(target, path)
+
+
+def _needs_gpu(target: Target, path: Path) -> ManifestError:
+    return ManifestError(
         f"{path} was built for target {target}, which needs an NVIDIA GPU and a runtime that this version does not "
         f"have; rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
     )

@@ -1,5 +1,6 @@
 """Executor on ONNX Runtime's CPU provider."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,35 @@ import onnxruntime
 from engine.errors import ManifestError
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What a graph says of an input or output; a dimension is a number or a name."""
+
+    type: str
+    dims: tuple[int | str, ...]
+
+
+def share_threads(threads: int) -> None:
+    """Make pools of threads and memory that all engines loaded from here on share; once in a process."""
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
+
+
 class OnnxRuntimeExecutor:
     """A session and its persistent binding; buffers are passed by address."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int | None) -> None:
+        """threads: of this engine; None shares the process's (`share_threads`), and its memory pool, with others."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        if threads is None:
+            options.use_per_session_threads = False
+            options.add_session_config_entry("session.use_env_allocators", "1")
+        else:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
         # Patterns are kept per input shape, and a server meets thousands of them.
         options.enable_mem_pattern = False
         options.log_severity_level = 4
@@ -22,6 +45,8 @@ class OnnxRuntimeExecutor:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ManifestError(f"{path} cannot be loaded ({error}); rebuild it with build_engines.py") from error
+        self.inputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_inputs()}
+        self.outputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_outputs()}
         self._binding = self._session.io_binding()
         # The binding holds addresses only: what is bound must stay alive here.
         self._bound: dict[str, np.ndarray] = {}

@@ -5,12 +5,14 @@ Shapes: B requests, S new tokens, V visual tokens, L layers, C hidden size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from engine import bindings as names
 from engine.bindings import segment_of
 from engine.model_config import LanguageConfig
+from engine.parallel import Mapping
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.rope import RopeTable
@@ -75,6 +77,24 @@ class NewRows:
     positions: np.ndarray
 
 
+class Prefilled(Protocol):
+    """A batch whose prompts have run, wherever its model is; the methods are those of `Generation`."""
+
+    logits: np.ndarray
+
+    def visual_scores(self, request: int) -> np.ndarray: ...
+
+    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray: ...
+
+    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray: ...
+
+
+class Language(Protocol):
+    """A language model of this process, or of several ranks."""
+
+    def prefill(self, requests: Sequence[Request], max_new_tokens: int) -> Prefilled: ...
+
+
 class LanguageModel:
     """A loaded language engine. One `Generation` at a time runs on it."""
 
@@ -84,8 +104,10 @@ class LanguageModel:
         config: LanguageConfig,
         prune_layers: Sequence[int] = (),
         scores: bool = False,
+        mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
     ) -> None:
-        self.executor, self.config = executor, config
+        """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only."""
+        self.executor, self.config, self.mapping = executor, config, mapping
         self.prune_layers, self.scores = tuple(prune_layers), scores
         self.rope = RopeTable(config.rope, config.head_dim)
 
@@ -102,7 +124,8 @@ class Generation:
         batch, segments = len(requests), len(model.prune_layers) + 1
         kept = [_segment_rows(request, model.prune_layers) for request in requests]
         sizes = [max(len(rows[segment]) for rows in kept) + max_new_tokens for segment in range(segments)]
-        self.kv_cache = KvCache(model.config, model.config.num_kv_heads, model.prune_layers, batch, sizes)
+        kv_heads = len(model.mapping.kv_heads(model.config.num_kv_heads))
+        self.kv_cache = KvCache(model.config, kv_heads, model.prune_layers, batch, sizes)
         self._positions = np.array([len(request.prompt.ids) for request in requests])
         self._columns = _pad([request.score_columns() for request in requests], minimum=1)
         self._scores = np.zeros((batch, model.config.num_layers, self._columns.shape[1]), np.float32)
@@ -233,7 +256,8 @@ class Generation:
         executor = self._model.executor
         for name, array in inputs.items():
             executor.bind_input(name, array)
-        logits = np.empty((*inputs[names.LOGIT_INDEX].shape, self._model.config.vocab_size), np.float32)
+        vocabulary = len(self._model.mapping.vocabulary(self._model.config.vocab_size))
+        logits = np.empty((*inputs[names.LOGIT_INDEX].shape, vocabulary), np.float32)
         executor.bind_output(names.LOGITS, logits)
         if self._model.scores:
             executor.bind_input(names.VISUAL_SCORES, scores)

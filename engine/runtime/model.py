@@ -11,10 +11,13 @@ from engine.errors import RequestError
 from engine.families import Tiles, by_name
 from engine.manifest import Manifest
 from engine.model_config import ModelConfig
+from engine.parallel import SHARDED
 from engine.runtime.executor import load
-from engine.runtime.language import LanguageModel, PromptTokens
+from engine.runtime.language import Language, LanguageModel, PromptTokens
+from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
+from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
-from engine.runtime.vision import VisionEncoder
+from engine.runtime.vision import Vision, VisionEncoder
 
 
 @dataclass(frozen=True)
@@ -72,25 +75,34 @@ class VisionLanguageModel:
     """Tokenizer, vision encoder and language model of one side of a pair."""
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer, vision: VisionEncoder, language: LanguageModel, max_tokens: int
+        self, config: ModelConfig, tokenizer: Tokenizer, vision: Vision, language: Language, max_tokens: int
     ) -> None:
         self.config, self.tokenizer, self.vision, self.language = config, tokenizer, vision, language
         self._family = by_name(config.family)
         self._max_tokens = max_tokens
 
     @classmethod
-    def load(cls, directory: Path, manifest: Manifest, role: str, threads: int) -> "VisionLanguageModel":
-        """`role` is small or large. Raises ManifestError."""
+    def load(
+        cls, directory: Path, manifest: Manifest, role: str, threads: int, ranks: Ranks | None = None
+    ) -> "VisionLanguageModel":
+        """`role` is small or large; `ranks` run a large model built for several, None starts them.
+
+        Raises EngineError.
+        """
         model = manifest.models[role]
         root = directory / role
-        language = load(manifest.target, root / "rank0" / "language", threads)
-        return cls(
-            model.config,
-            Tokenizer.load(root / "tokenizer.json"),
-            VisionEncoder(load(manifest.target, root / "vision", threads), model.config.vision),
-            LanguageModel(language, model.config.language, model.prune_layers, model.scores),
-            manifest.max_tokens,
-        )
+        vision: Vision
+        language: Language
+        if role == SHARDED and manifest.world_size > 1:
+            ranks = Group() if ranks is None else ranks
+            ranks.open(directory, manifest, threads)
+            vision, language = ShardedVision(ranks), ShardedLanguage(ranks)
+        else:
+            engine = load(manifest.target, root / "rank0" / "language", threads)
+            vision = VisionEncoder(load(manifest.target, root / "vision", threads), model.config.vision)
+            language = LanguageModel(engine, model.config.language, model.prune_layers, model.scores)
+        tokenizer = Tokenizer.load(root / "tokenizer.json")
+        return cls(model.config, tokenizer, vision, language, manifest.max_tokens)
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:
         """Cut pictures up as this model wants them."""

@@ -1,6 +1,7 @@
 """gpu_check without a GPU: what needs none runs, every other line says why it did not."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,15 @@ def test_kernel_table(tmp_path: Path) -> None:
     assert not any("spilled" in row for row in rows)
 
 
-@pytest.mark.parametrize("rows", [1, 90])
-def test_what_is_timed_computes_the_same(rows: int) -> None:
-    """Our kernels, torch's attention and transformers' eager attention on one call."""
+def test_what_is_timed_computes_the_same() -> None:
+    """Our kernels, torch's attention and transformers' eager attention on one call: prefill and decode."""
     with interpreter() as process:
-        ours, received, theirs, eager = process.submit(_attend_in_every_way, rows).result()
-    assert_allclose(ours, theirs, **TOLERANCE["op"])
-    assert_allclose(received, eager, **TOLERANCE["op"])
+        for rows in (90, 1):
+            ours, received, theirs, eager = process.submit(_attend_in_every_way, rows).result()
+            assert_allclose(ours, theirs, **TOLERANCE["op"])
+            assert_allclose(received, eager, **TOLERANCE["op"])
+        for measured, lines in process.submit(_measure_without_a_gpu).result():
+            assert [outcome.value for outcome in measured] == [1.0] * lines
 
 
 def _attend_in_every_way(rows: int) -> list[object]:
@@ -83,3 +86,17 @@ def _attend_in_every_way(rows: int) -> list[object]:
     theirs = call.torch_attend().transpose(1, 2).reshape(call.query.shape)
     results = (call.attend().output, call.attend_and_receive()[:, 0], theirs, call.eager(call.causal_mask()))
     return [tensor.numpy() for tensor in results]
+
+
+def _measure_without_a_gpu() -> list[tuple[list[Measured], int]]:
+    """Everything that times attention, on small calls on the CPU, with a clock that stands."""
+    from tools.gpu_check import attention
+
+    def milliseconds(function: Callable[[], object]) -> float:
+        function()
+        return 1.0
+
+    make_call = attention.make_call
+    attention.make_call = lambda rows, tokens: make_call(min(rows, 70), min(tokens, 70), "cpu", torch.float32)
+    attention.milliseconds, attention.OTHER_CACHES_BYTES = milliseconds, 1 << 20
+    return [(list(check.measure()), len(check.lines)) for check in (attention.ATTENTION, attention.TILE_CHOICE)]

@@ -52,4 +52,4 @@ class Optimiser:
 
     @torch.no_grad()
     def _round(self) -> None:
-        torch._foreach_copy_(self.parameters, self.exact)
+        torch._foreach_copy_(tuple(self.parameters), self.exact)

@@ -3,6 +3,7 @@
 import resource
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.build.builder import language_part, open_compiler, read_role, vision_part
@@ -10,8 +11,10 @@ from engine.build.layer_report import REPORT_SUFFIX, LayerReport
 from engine.build.targets.tensorrt_plan import PLAN_SUFFIX
 from engine.config import BuildConfig, Precision, Target
 from engine.manifest import read_json
+from engine.parallel import Mapping
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import spread
+from tools.benchmark.memory_meter import status_bytes
 from tools.benchmark.report import Row, Section, Unit, not_measured
 from tools.benchmark.worker import Worker, WorkerError
 
@@ -72,7 +75,7 @@ class PlanBuild:
             self.checkpoint, self.checkpoint, self.out, target=Target.TENSORRT_RTX, precision=case.precision
         )
         role = read_role(config, "small", self.checkpoint, (), case.scores, lambda name, fraction: None)
-        declare = language_part if case.part == LANGUAGE else vision_part
+        declare = partial(language_part, mapping=Mapping()) if case.part == LANGUAGE else vision_part
         self.out.mkdir()
         open_compiler(config).write(declare(config, role), self.out, case.part, lambda fraction: None)
         seconds = time.monotonic() - started
@@ -80,8 +83,9 @@ class PlanBuild:
         plan = self.out / f"{case.part}{PLAN_SUFFIX}"
         plan_bytes = plan.stat().st_size
         plan.unlink()
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return BuiltPlan(seconds, 1024 * peak, plan_bytes, report)
+        # Not RUSAGE_SELF: that starts with what the process had that started this one.
+        compiler_peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return BuiltPlan(seconds, max(status_bytes("VmHWM"), compiler_peak), plan_bytes, report)
 
 
 def measure_plans(bench: Bench) -> Section:
