@@ -106,3 +106,7 @@ class Limits:
     def _rows(self, name: str, planned_most: int, typical: int) -> Dim:
         most = min(planned_most, self.max_tokens) if self.planned else self.max_tokens
         return Dim(name, 1, min(typical, most), most, at_most=ONE_TOKEN)
+
+
+UNBOUNDED = Limits(max_tokens=1 << 30, max_batch=1 << 30, max_tiles=1)
+"""Of an engine without a plan, whose buffers are as large as a call needs."""

@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from engine.config import Device
+from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, by_name
-from engine.manifest import Manifest
+from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
+from engine.runtime.arrays import Array
 from engine.runtime.executor import load
-from engine.runtime.language import LanguageModel, PromptTokens
+from engine.runtime.language import LanguageModel
+from engine.runtime.prompt import PromptTokens, Request, segment_rows
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import VisionEncoder
 
@@ -41,7 +46,7 @@ class Encoded:
     visual_positions: np.ndarray
     stop: tuple[str, ...]
 
-    def prompt(self, features: np.ndarray) -> PromptTokens:
+    def prompt(self, features: Array) -> PromptTokens:
         return PromptTokens(self.ids, self.visual_positions, features)
 
 
@@ -72,24 +77,30 @@ class VisionLanguageModel:
     """Tokenizer, vision encoder and language model of one side of a pair."""
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer, vision: VisionEncoder, language: LanguageModel, max_tokens: int
+        self,
+        built: EngineModel,
+        limits: Limits,
+        tokenizer: Tokenizer,
+        vision: VisionEncoder,
+        language: LanguageModel,
     ) -> None:
-        self.config, self.tokenizer, self.vision, self.language = config, tokenizer, vision, language
-        self._family = by_name(config.family)
-        self._max_tokens = max_tokens
+        self.config, self.tokenizer, self.vision, self.language = built.config, tokenizer, vision, language
+        self._family = by_name(built.config.family)
+        self._prune_layers, self._limits = built.prune_layers, limits
 
     @classmethod
-    def load(cls, directory: Path, manifest: Manifest, role: str, threads: int) -> "VisionLanguageModel":
-        """`role` is small or large. Raises ManifestError."""
-        model = manifest.models[role]
-        root = directory / role
-        language = load(manifest.target, root / "rank0" / "language", threads)
+    def load(
+        cls, directory: Path, manifest: Manifest, role: str, threads: int, device: Device
+    ) -> "VisionLanguageModel":
+        """`role` is small or large. Raises EngineError."""
+        model, limits, root = manifest.models[role], manifest.limits(role), directory / role
+        language = load(manifest.target, root / "rank0" / "language", threads, device)
         return cls(
-            model.config,
+            model,
+            limits,
             Tokenizer.load(root / "tokenizer.json"),
-            VisionEncoder(load(manifest.target, root / "vision", threads), model.config.vision),
-            LanguageModel(language, model.config.language, model.prune_layers, model.scores),
-            manifest.max_tokens,
+            VisionEncoder(load(manifest.target, root / "vision", threads, device), model.config.vision, limits),
+            LanguageModel(language, model.config.language, model.prune_layers, model.scores, limits),
         )
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:
@@ -101,18 +112,30 @@ class VisionLanguageModel:
         tiles = [len(part.boxes) for part in visuals.tiles]
         prompt = self._family.render_prompt(self.config, question, tiles)
         ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
-        if len(ids) + max_new_tokens > self._max_tokens:
+        if len(ids) + max_new_tokens > self._limits.max_tokens:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
-                f"{self._max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+                f"{self._limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
             )
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
         assert len(positions) == len(visuals.boxes), "a family's prompt holds one image token per visual token"
         return Encoded(ids, positions, prompt.stop)
 
-    def encode(self, visuals: Sequence[Visuals]) -> list[np.ndarray]:
-        """Pictures of several questions -> float32 [V,C] each."""
+    def check_kept(self, request: Request, max_new_tokens: int) -> None:
+        """Raises RequestError when a plan has no room for what survives pruning and the answer."""
+        for segment, rows in enumerate(segment_rows(request, self._prune_layers)):
+            room = self._limits.cache(segment)
+            if isinstance(room, int) and len(rows) + max_new_tokens > room:
+                raise RequestError(
+                    f"from the prune layer on, the prompt keeps {len(rows)} tokens, with max_new_tokens "
+                    f"{max_new_tokens} more than the engine's {room}; ask for less, lower the retention ratio, "
+                    "or rebuild with a larger --max-kept-tokens"
+                )
+
+    def encode(self, visuals: Sequence[Visuals]) -> list[Array]:
+        """Pictures of several questions -> [V,C] each."""
         size = self.config.vision.image_size
         pixels = [tile.pixel_values for visual in visuals for tile in visual.tiles]
         features = self.vision.encode(np.concatenate([np.empty((0, 3, size, size), np.float32), *pixels]))
-        return np.split(features, np.cumsum([len(visual.boxes) for visual in visuals])[:-1])
+        ends = list(accumulate(len(visual.boxes) for visual in visuals))
+        return [features[start:end] for start, end in pairwise([0, *ends])]

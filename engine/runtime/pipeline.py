@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import Device, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
 from engine.manifest import read_manifest, verify
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
-from engine.runtime.executor import resolve_threads
+from engine.runtime.executor import resolve_device, resolve_threads
 from engine.runtime.generate import Completion, Decoding, OnText, check_cancelled, generate
 from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, timed
-from engine.runtime.language import Generation, Request
+from engine.runtime.language import Generation
 from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
+from engine.runtime.prompt import Request
 from engine.runtime.sampling import token_probabilities
 
 Outcome = Answer | EngineError
@@ -29,9 +30,10 @@ Outcome = Answer | EngineError
 class SglPipeline:
     """A built pair, ready to answer. One call at a time runs; other threads wait."""
 
-    def __init__(self, directory: Path, threads: int) -> None:
+    def __init__(self, directory: Path, threads: int, device: Device | None = None) -> None:
         self.directory = directory
         self.manifest = read_manifest(directory)
+        self.device = resolve_device(directory, self.manifest, device)
         self._threads = threads
         self._lock = threading.Lock()
 
@@ -42,13 +44,15 @@ class SglPipeline:
         threads: int | None = None,
         preload: bool = True,
         models: Collection[str] = ("small", "large"),
+        device: Device | None = None,
     ) -> "SglPipeline":
-        """Open an engine directory and verify its files. Raises ManifestError.
+        """Open an engine directory and verify its files. Raises EngineError.
 
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
         the first question needs it. models: those that this process runs; the files of the other are not needed.
+        device: what runs them; None is what the engine's target is for.
         """
-        pipeline = cls(Path(directory), resolve_threads(threads))
+        pipeline = cls(Path(directory), resolve_threads(threads), device)
         verify(pipeline.directory, pipeline.manifest, models=models)
         if preload:
             for model in models:
@@ -58,12 +62,12 @@ class SglPipeline:
     @cached_property
     def small(self) -> VisionLanguageModel:
         """The guiding model."""
-        return VisionLanguageModel.load(self.directory, self.manifest, "small", self._threads)
+        return VisionLanguageModel.load(self.directory, self.manifest, "small", self._threads, self.device)
 
     @cached_property
     def large(self) -> VisionLanguageModel:
         """The guided model."""
-        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads)
+        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads, self.device)
 
     def answer(
         self,
@@ -251,7 +255,9 @@ def _prefill(
     for job in jobs:
         if job.error is None:
             with job.fails_alone():
-                requests.append((job, request(job)))
+                wanted = request(job)
+                model.check_kept(wanted, job.sampling.max_new_tokens)
+                requests.append((job, wanted))
     going = [job for job, _ in requests]
     if not going:
         return [], None

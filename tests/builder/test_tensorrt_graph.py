@@ -17,7 +17,8 @@ from engine.config import Precision
 from engine.dims import Limits
 from engine.families import family_of
 from engine.plugins.lowering import TENSORRT
-from engine.runtime.language import LanguageModel, PromptTokens, Pruning, Request
+from engine.runtime.language import LanguageModel
+from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import Pair, build_pair
 from tests.reference_executor import ReferenceExecutor
 from tests.tolerance import TOLERANCE

@@ -10,8 +10,9 @@ from engine.model_config import LanguageConfig, VisionConfig
 from engine.runtime.answer import Answer
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 from engine.runtime.guidance import score_rows
-from engine.runtime.language import Generation, LanguageModel, PromptTokens, Pruning, Request
+from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import PromptTokens, Pruning, Request
 from engine.runtime.vision import VisionEncoder
 from tools.benchmark.memory_meter import AnonymousPeak, status_bytes
 
