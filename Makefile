@@ -14,9 +14,8 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(JOBS) --dist loadgroup
 
-# Needs the clients of the [triton] extra; the tests make the server's own environment, .server-venv, themselves.
+# Part of `test`. The tests make the server's own environment, .server-venv, themselves.
 test-serving: $(VENV)/.dev
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev,triton]'
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/serving
 
 lint: $(VENV)/.dev

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, Precision, Target
 from tools.build_progress import build_progress
-from tools.command_line import CommandParser, layers, names, positive, run_command, size_text
+from tools.command_line import CommandParser, names, numbers, positive, run_command, size_text
 
 if TYPE_CHECKING:
     from engine.build.staging import BuildReport
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--prune-layers",
-        type=layers,
+        type=numbers,
         default=BuildConfig.prune_layers,
         metavar="2,4,9",
         help="layers of the large model before which it can prune (default: 5, 10, 20, 30 and 40 %% of its layers)",
@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="longest sequence of the large model from its first prune point on; shortens the KV caches of TensorRT "
         "targets there (default: --max-tokens)",
     )
+    add(
+        "--tp",
+        type=positive,
+        default=BuildConfig.world_size,
+        metavar="N",
+        help=f"ranks that share the large model {default}",
+    )
+    add("--rank", type=int, default=BuildConfig.rank, metavar="R", help="build only this rank's part of --tp ranks")
     add("--large-scores", action="store_true", help="let the large model emit attention scores too")
     add("--json", action="store_true", help="print the report as one JSON object, and no progress")
 
@@ -80,6 +88,8 @@ def build(arguments: argparse.Namespace) -> None:
         prune_layers=arguments.prune_layers,
         max_kept_tokens=arguments.max_kept_tokens,
         large_scores=arguments.large_scores,
+        world_size=arguments.tp,
+        rank=arguments.rank,
     )
     with build_progress(quiet=arguments.json) as on_progress:
         from engine.build.builder import build_pair
@@ -89,15 +99,16 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def to_json(config: BuildConfig, report: "BuildReport") -> str:
-    """Stable keys: out, bytes, seconds, peak_bytes, built, resumed, cached."""
+    """Stable keys: out, bytes, seconds, peak_bytes, built, resumed, cached, missing."""
     content = {
         "out": str(config.out),
-        "bytes": engine_bytes(config.out),
+        "bytes": 0 if report.missing else engine_bytes(config.out),
         "seconds": round(report.seconds, 3),
         "peak_bytes": report.peak_bytes,
         "built": report.built,
         "resumed": report.resumed,
         "cached": report.cached,
+        "missing": report.missing,
     }
     return json.dumps(content)
 
@@ -109,6 +120,11 @@ def to_text(config: BuildConfig, report: "BuildReport") -> str:
         "already there": report.cached,
     }
     counts = ", ".join(f"{len(names)} {what}" for what, names in parts.items() if names)
+    if report.missing:
+        return (
+            f"{config.out}: rank {config.rank} of {config.world_size} is done ({counts}) in {report.seconds:.1f} s, "
+            f"peak host memory {size_text(report.peak_bytes)}; still to build: {', '.join(report.missing)}"
+        )
     return (
         f"{config.out}: {config.target} {config.precision} engines of {config.small.resolve().name} and "
         f"{config.large.resolve().name}, {size_text(engine_bytes(config.out))} ({counts}) in {report.seconds:.1f} s, "

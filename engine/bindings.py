@@ -43,6 +43,11 @@ def present_kv(layer: int) -> tuple[str, str]:
     return f"present_key_{layer}", f"present_value_{layer}"
 
 
+def partial_sum(index: int) -> str:
+    """What the stages of a rank's graph exchange at its all-reduce `index`: one rank's share, then the sum of all."""
+    return f"partial_sum_{index}"
+
+
 @dataclass(frozen=True)
 class Binding:
     """A named input or output of an engine. dtype is NumPy's name."""
@@ -85,7 +90,8 @@ def language_bindings(
         Binding(ROPE_SIN, "float32", (batch, sequence, half)),
         Binding(LOGIT_INDEX, "int64", (batch, limits.logit_rows())),
     ]
-    outputs = [Binding(LOGITS, "float32", (batch, limits.logit_rows(), config.vocab_size))]
+    vocabulary = len(mapping.vocabulary(config.vocab_size))
+    outputs = [Binding(LOGITS, "float32", (batch, limits.logit_rows(), vocabulary))]
     if scores:
         columns = limits.visual_columns()
         accumulator = (batch, config.num_layers, columns)

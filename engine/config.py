@@ -1,12 +1,12 @@
 """Frozen configurations. Every default of the project lives here, once; derived values are methods."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from engine.errors import EngineError, RequestError
-from engine.parallel import Mapping
+from engine.parallel import SHARDED, Mapping
 
 
 def num_kept(visual_tokens: int, retention: float) -> int:
@@ -284,4 +284,16 @@ class BuildConfig:
     that memory is saved. None is max_tokens."""
     large_scores: bool = False
     """Give the large model score outputs too (guidance sources inside the large model)."""
-    mapping: Mapping = field(default_factory=Mapping)
+    world_size: int = 1
+    """Ranks that share the large model."""
+    rank: int | None = None
+    """Build this rank's part only, and with rank 0 what all share; None builds everything."""
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            Mapping(self.rank, self.world_size)
+
+    def mappings(self, model: str) -> list[Mapping]:
+        """One for each rank of `small` or `large`."""
+        size = self.world_size if model == SHARDED else 1
+        return [Mapping(rank, size) for rank in range(size)]

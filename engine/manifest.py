@@ -18,6 +18,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Ta
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
+from engine.parallel import SHARDED
 from engine.remedy import rebuild
 
 FORMAT_VERSION = 2
@@ -26,8 +27,6 @@ MANIFEST = "manifest.json"
 STAMP = ".verified.json"
 CHUNK_BYTES = 1 << 22
 MODELS = ("small", "large")
-REQUIRED = tuple(f"{model}/{part}" for model in MODELS for part in ("tokenizer", "vision", "language/rank0"))
-"""Components without which nothing runs."""
 
 Read = TypeVar("Read")
 
@@ -98,6 +97,11 @@ class Manifest:
     def limits(self, model: str) -> Limits:
         """What the engines of `small` or `large` were built for."""
         return limits_of(self, self.models[model].config, self.models[model].prune_layers)
+
+    def required(self) -> set[str]:
+        """Components without which nothing runs."""
+        parts = {f"{model}/{part}" for model in MODELS for part in ("tokenizer", "vision", "language/rank0")}
+        return parts | {f"{SHARDED}/language/rank{rank}" for rank in range(self.world_size)}
 
 
 def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...]) -> Limits:
@@ -173,19 +177,15 @@ def verify(
 ) -> None:
     """Raises ManifestError unless every file of these components has the recorded size and SHA-256.
 
-    components: None is all of these models, and asks for those REQUIRED and a world_size that this version runs.
+    components: None is all of these models, and asks for those `required`.
     Hashes computed earlier are remembered in the directory and trusted while a file's size, time and inode stay the
     same; `full` computes all of them again.
     """
     remedy = rebuild(directory, manifest)
-    if components is None and manifest.world_size != 1:
-        raise ManifestError(
-            f"{directory} was built for world_size {manifest.world_size}, but this version runs 1; {remedy}"
-        )
     stamps = {} if full else _read_stamps(directory)
     known = dict(stamps)
     if components is None:
-        components = [name for name in {*REQUIRED, *manifest.components} if name.split("/")[0] in models]
+        components = [name for name in {*manifest.required(), *manifest.components} if name.split("/")[0] in models]
     for name in sorted(components):
         if name not in manifest.components:
             raise ManifestError(f"{directory / MANIFEST} has no component {name}; {remedy}")

@@ -1,8 +1,13 @@
 """Tensor parallelism: which part of each dimension a rank owns."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.errors import EngineError
+from engine.model_config import LanguageConfig
+
+SHARDED = "large"
+"""The model of a pair that several ranks share; the small one is whole on whoever leads."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,18 @@ class Mapping:
         """Rows of embedding and head that this rank owns; the last rank's may reach past the vocabulary (zero rows)."""
         part = -(-vocab_size // self.world_size)
         return range(self.rank * part, (self.rank + 1) * part)
+
+
+def check_shards(config: LanguageConfig, mapping: Mapping, model: str) -> None:
+    """Raises EngineError, naming `model`, unless its language model divides among the ranks."""
+    try:
+        mapping.shard(config.num_heads, "num_heads")
+        mapping.kv_heads(config.num_kv_heads)
+        mapping.shard(config.intermediate_size, "intermediate_size")
+    except EngineError as error:
+        raise EngineError(f"{model}: {error}") from None
+
+
+def stage_path(engine: Path, stage: int) -> Path:
+    """File of one stage of a rank's engine, where a target cuts it at its all-reduces; `engine` is the whole's name."""
+    return engine.with_suffix(f".{stage:03}{engine.suffix}")

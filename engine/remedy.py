@@ -20,6 +20,8 @@ def _options(manifest: "Manifest") -> str:
     large = manifest.models["large"]
     options = {name: getattr(manifest, name) for name in ("target", "precision", "max_tokens", "max_batch")}
     options = {name: value for name, value in options.items() if value != getattr(BuildConfig, name)}
+    if manifest.world_size != BuildConfig.world_size:
+        options["tp"] = manifest.world_size
     tiles = {model.config.tiling.max_tiles for model in manifest.models.values()}
     if len(tiles) == 1:  # both checkpoints' own, or asked for: asking for it makes the same engines
         options["max_tiles"] = tiles.pop()

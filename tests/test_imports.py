@@ -40,12 +40,13 @@ ONLY_IN = {
         "engine/plugins/tensorrt*.py",
         "engine/tensorrt_library.py",
     ),
+    "mpi4py": ("engine/runtime/tensor_parallel*.py",),
     "tensorrt_rtx_bindings": ("engine/tensorrt_library.py",),
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": ("engine/build/*", "engine/plugins/*"),
     "onnxscript": ("engine/build/*", "engine/plugins/*"),
     "torch": ("engine/plugins/*/launch.py", "engine/runtime/executor_tensorrt.py"),
-    "triton": ("engine/plugins/*/kernel.py", "engine/plugins/compile.py"),
+    "triton": ("engine/plugins/*/kernel*.py", "engine/plugins/compile.py"),
     "transformers": (),
     "tools": (),
     "tests": (),
@@ -110,6 +111,7 @@ def test_every_module_lies_in_a_known_room() -> None:
         ("engine/build/targets/onnxruntime.py", "import tensorrt"),
         ("engine/build/targets/tensorrt_plan.py", "import tensorrt_rtx_bindings"),
         ("engine/config.py", "from tools.command_line import positive"),
+        ("engine/runtime/pipeline.py", "from mpi4py import MPI"),
     ],
 )
 def test_a_forbidden_import_is_found(path: str, source: str) -> None:

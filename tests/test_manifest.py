@@ -14,7 +14,6 @@ from engine import manifest as module
 from engine.errors import ManifestError
 from engine.manifest import (
     MANIFEST,
-    REQUIRED,
     STAMP,
     ComponentRecord,
     FileRecord,
@@ -200,7 +199,7 @@ def test_unknown_component(engine: Path) -> None:
         verify(engine, read_manifest(engine), components=["small/language/rank7"])
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", FILES)
 def test_engine_without_a_required_component_is_refused(engine: Path, name: str) -> None:
     edit(engine, lambda content: content["components"].pop(name))
     with pytest.raises(ManifestError, match=f"has no component {name}; rebuild with .* --precision int8"):
@@ -208,9 +207,11 @@ def test_engine_without_a_required_component_is_refused(engine: Path, name: str)
     verify(engine, read_manifest(engine), models={"small", "large"} - {name.split("/")[0]})
 
 
-def test_other_world_size_is_refused(engine: Path) -> None:
-    with pytest.raises(ManifestError, match="was built for world_size 2, but this version runs 1; rebuild with"):
-        verify(engine, replace(read_manifest(engine), world_size=2))
+def test_every_rank_is_required(engine: Path) -> None:
+    manifest = replace(read_manifest(engine), world_size=2)
+    with pytest.raises(ManifestError, match=r"has no component large/language/rank1; rebuild with .* --tp 2"):
+        verify(engine, manifest)
+    verify(engine, manifest, models=["small"])
 
 
 def test_unchanged_files_are_hashed_once(engine: Path, hashed: list[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.config import (
+    Device,
     ExitConfig,
     ExitCriterion,
     GuidanceConfig,
@@ -17,6 +18,7 @@ from engine.config import (
 )
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
 from tools.command_line import names, positive, printable, run_command
 from tools.describe import describe, to_json
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
     add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add("--device", choices=names(Device), help="what runs the engines (default: what their target is for)")
     add("--picture", type=Path, metavar="OUT.png", help="draw which visual tokens were kept, and their importance")
     add("--no-stream", action="store_true", help="print the text when it is complete")
     add("--json", action="store_true", help="print one JSON object, nothing else")
@@ -87,15 +90,20 @@ def add_exit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and return the exit status."""
-    return run_command(lambda: ask(arguments))
+    if not started_by_mpiexec():
+        return run_command(lambda: ask(arguments))
+    from engine.runtime.tensor_parallel_rank import with_ranks
+
+    return run_command(lambda: with_ranks(arguments.engine, lambda ranks: ask(arguments, ranks)))
 
 
-def ask(arguments: argparse.Namespace) -> None:
+def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
     """Ask, and print the answer. Raises EngineError."""
     check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
-    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False)
+    device = None if arguments.device is None else Device(arguments.device)
+    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, ranks=ranks, device=device)
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     streams = not (arguments.json or arguments.no_stream)

@@ -50,11 +50,11 @@ def names(choices: type[StrEnum]) -> list[str]:
     return [str(choice) for choice in choices]
 
 
-def layers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     """An argument such as `2,4,9`."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of layers such as 2,4,9")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 2,4,9")
     return tuple(int(part) for part in parts)
 
 

@@ -1,10 +1,25 @@
 """A compiler's layer report in words: which nodes of the graph became one kernel."""
 
 from collections import Counter
+from pathlib import Path
 
-from engine.build.layer_report import Layer, LayerReport, node_label
+from engine.build.layer_report import REPORT_SUFFIX, Layer, LayerReport, node_label
 from engine.dims import Phase
+from engine.errors import ManifestError
+from engine.manifest import Manifest, read_json
 from tools.command_line import size_text
+
+
+def read_layers(directory: Path, manifest: Manifest) -> dict[str, LayerReport]:
+    """Path in the engine directory -> the layer report that the build wrote there. Raises ManifestError."""
+    files = [file for component in manifest.components.values() for file in component.files]
+    reports = {file: read_json(directory / file, LayerReport) for file in files if file.endswith(REPORT_SUFFIX)}
+    if not reports:
+        raise ManifestError(
+            f"{directory} is for target {manifest.target}, which compiles nothing ahead of time and has no layers to "
+            "show; leave --layers out"
+        )
+    return reports
 
 
 def describe_layers(report: LayerReport) -> list[str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from engine.errors import RequestError
 from engine.manifest import MANIFEST, Manifest, read_manifest, verify
-from tools.command_line import CommandParser, positive, run_command, size_text
+from tools.command_line import CommandParser, numbers, positive, run_command, size_text
 from tools.triton.model_config import model_config
 from tools.triton.serve_config import ServeConfig
-from tools.triton.tensors import ENGINE, LARGE, MODELS, SMALL, Model
+from tools.triton.tensors import ENGINE, MODELS, Model
 
 SOURCE = '''"""Served by sgl-engine, which the server's Python environment must hold."""
 
@@ -33,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--queue-delay-us", type=int, default=ServeConfig.queue_delay_us, help=f"wait for batch mates {default}")
     add("--small-instances", type=positive, default=ServeConfig.small_instances, help=default)
     add("--large-instances", type=positive, default=ServeConfig.large_instances, help=default)
+    add(
+        "--small-gpus",
+        type=numbers,
+        default=(),
+        metavar="IDS",
+        help="place them on GPUs, e.g. 0,1 (default: CPU)",
+    )
+    add("--large-gpus", type=numbers, default=(), metavar="IDS", help="likewise")
     add("--threads", type=positive, help="of each model instance (default: the cores that it may use)")
     add("--max-in-flight", type=positive, default=ServeConfig.max_in_flight, help=f"questions worked on {default}")
     add("--environment", type=Path, help="Python environment of the models (default: the server's own)")
@@ -98,11 +106,11 @@ def write_model(
     version = directory / "1"
     version.mkdir(parents=True)
     (version / "model.py").write_text(SOURCE.format(name=model.name), encoding="utf-8")
-    instances = {SMALL.name: serve.small_instances, LARGE.name: serve.large_instances}.get(model.name, 1)
-    parameters = serve.parameters()
+    parameters = {ENGINE: ENGINE} | serve.parameters()
     if serve.environment is not None:
         parameters["EXECUTION_ENV_PATH"] = os.path.abspath(serve.environment)
-    config = model_config(model, serve.max_batch or manifest.max_batch, serve.queue_delay_us, instances, parameters)
+    max_batch, instances = serve.max_batch or manifest.max_batch, serve.instances(model.name)
+    config = model_config(model, max_batch, serve.queue_delay_us, instances, parameters)
     (directory / "config.pbtxt").write_text(config, encoding="utf-8")
     if link:
         (version / ENGINE).symlink_to(engine.resolve(), target_is_directory=True)

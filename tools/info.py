@@ -4,14 +4,15 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.build.layer_report import REPORT_SUFFIX, LayerReport
 from engine.errors import ManifestError
-from engine.manifest import CONVERTER, EngineModel, Manifest, read_json, read_manifest, verify
+from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest, verify
 from engine.model_config import LanguageConfig, VisionConfig
 from tools.command_line import run_command, size_text
-from tools.describe_layers import describe_layers
+
+if TYPE_CHECKING:
+    from engine.build.layer_report import LayerReport
 
 QUANTIZATION = ".quantization.json"
 
@@ -34,28 +35,21 @@ def info(arguments: argparse.Namespace) -> None:
     if arguments.verify:
         verify(arguments.engine, manifest, full=True)
     reports = read_quantization(arguments.engine, manifest)
-    layers = read_layers(arguments.engine, manifest) if arguments.layers else None
+    layers: dict[str, LayerReport] = {}
+    if arguments.layers:
+        # Only here: asking a question imports nothing of the build.
+        from tools.describe_layers import describe_layers, read_layers
+
+        layers = read_layers(arguments.engine, manifest)
     if arguments.json:
         content = to_json(manifest, reports, arguments.verify)
-        if layers is not None:
+        if layers:
             content["layers"] = CONVERTER.unstructure(layers)
         print(json.dumps(content, ensure_ascii=False, allow_nan=False))
         return
     print(describe(arguments.engine, manifest, reports, arguments.verify))
-    for file, report in (layers or {}).items():
-        print("\n    ".join((f"  layers      {file.removesuffix(REPORT_SUFFIX)}", *describe_layers(report))))
-
-
-def read_layers(directory: Path, manifest: Manifest) -> dict[str, LayerReport]:
-    """Path in the engine directory -> the layer report that the build wrote there. Raises ManifestError."""
-    files = [file for component in manifest.components.values() for file in component.files]
-    reports = {file: read_json(directory / file, LayerReport) for file in files if file.endswith(REPORT_SUFFIX)}
-    if not reports:
-        raise ManifestError(
-            f"{directory} is for target {manifest.target}, which compiles nothing ahead of time and has no layers to "
-            "show; leave --layers out"
-        )
-    return reports
+    for file, report in layers.items():
+        print("\n    ".join((f"  layers      {file}", *describe_layers(report))))
 
 
 def read_quantization(directory: Path, manifest: Manifest) -> dict[str, Any]:

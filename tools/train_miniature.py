@@ -11,7 +11,7 @@ from tools.miniature.grade import grade, in_words, torch_answers
 from tools.miniature.progress import training_progress
 from tools.miniature.questions import exam
 from tools.miniature.scenes import Split
-from tools.miniature.train import MINUTES, RUNS, train
+from tools.miniature.train import RUNS, train
 
 VALIDATION = 300
 """Questions that a trained model is graded on."""
@@ -26,9 +26,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--work", type=Path, default=Path("build/miniature"), help="holds unfinished stages (default: %(default)s)"
     )
-    parser.add_argument(
-        "--minutes", type=positive, default=MINUTES, help="to train the large model for (default: %(default)s)"
-    )
     parser.add_argument("--threads", type=positive, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--only", choices=list(CONFIGS), help="train this one alone, the other in another process")
     arguments = parser.parse_args(argv)
@@ -40,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.work.mkdir(parents=True, exist_ok=True)
         for name in [arguments.only] if arguments.only else list(CONFIGS):
             with training_progress() as on_progress:
-                model = train(name, arguments.seed, arguments.work, arguments.minutes, on_progress)
+                model = train(name, arguments.seed, arguments.work, on_progress)
             directory = arguments.out / name
             export(model, directory)
             size = sum(file.stat().st_size for file in directory.iterdir())

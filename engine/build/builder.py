@@ -1,9 +1,10 @@
 """A checkpoint pair -> an engine directory, component by component."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Target, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, limits_of
 from engine.model_config import ModelConfig
+from engine.parallel import SHARDED, Mapping, check_shards
 from engine.plugins.lowering import lowering_for
 
 OnProgress = Callable[[str, float], None]
@@ -73,7 +75,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             precision=build.precision,
             max_tokens=build.max_tokens,
             max_batch=build.max_batch,
-            world_size=build.mapping.world_size,
+            world_size=build.world_size,
             versions=versions,
             max_kept_tokens=build.max_kept_tokens,
             gpu=compiler.gpu(),
@@ -85,7 +87,16 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             exit=ExitConfig(),
         )
 
-    return build_components(build.out, components, make_manifest, on_progress)
+    return build_components(build.out, components, make_manifest, on_progress, wanted_components(build, components))
+
+
+def wanted_components(build: BuildConfig, components: Sequence[Component]) -> set[str] | None:
+    """Those that this run builds; None is all of them."""
+    if build.rank is None:
+        return None
+    ranks = [f"{SHARDED}/language/rank{mapping.rank}" for mapping in build.mappings(SHARDED)]
+    shared = {component.name for component in components}.difference(ranks)
+    return {ranks[build.rank], *(shared if build.rank == 0 else ())}
 
 
 def read_role(
@@ -109,6 +120,7 @@ def read_role(
     for point in points:
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
     picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
     if build.max_tokens <= picture:
         raise EngineError(
@@ -131,7 +143,6 @@ def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -
 
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
-    rank = f"rank{build.mapping.rank}"
 
     def key(part: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
@@ -144,16 +155,18 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         compiler.write(vision_part(build, role), out, "vision", on_progress)
 
-    def build_language(out: Path, on_progress: Callable[[float], None]) -> None:
+    def build_language(mapping: Mapping, out: Path, on_progress: Callable[[float], None]) -> None:
+        rank = f"rank{mapping.rank}"
         (out / rank).mkdir()
-        compiler.write(language_part(build, role), out / rank, "language", on_progress)
+        compiler.write(language_part(build, role, mapping), out / rank, "language", on_progress)
 
     limits = limits_of(build, role.config, role.prune_layers)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
     yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
-    language_key = key("language", *shared, role.prune_layers, role.scores, build.mapping)
-    yield Component(f"{role.name}/language/{rank}", language_key, build_language)
+    for mapping in build.mappings(role.name):
+        language_key = key("language", *shared, role.prune_layers, role.scores, mapping)
+        yield Component(f"{role.name}/language/rank{mapping.rank}", language_key, partial(build_language, mapping))
 
 
 def vision_part(build: BuildConfig, role: Role) -> Part:
@@ -169,17 +182,18 @@ def vision_part(build: BuildConfig, role: Role) -> Part:
     )
 
 
-def language_part(build: BuildConfig, role: Role) -> Part:
-    """One model's language engine of one rank, declared for the wanted target and precision."""
+def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
+    """One rank's part of a model's language engine, declared for the wanted target and precision."""
     limits = limits_of(build, role.config, role.prune_layers)
-    settings = role.config.language, limits, role.prune_layers, role.scores, build.mapping
+    settings = role.config.language, limits, role.prune_layers, role.scores
     lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
     return Part(
-        language_graph(*settings, lowering, dtype),
-        language_bindings(*settings, dtype),
+        language_graph(*settings, mapping, lowering, dtype),
+        language_bindings(*settings, mapping, dtype),
         WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.directory)),
         lambda: language_calibration(role, limits),
-        build.out / role.name / f"rank{build.mapping.rank}",
+        build.out / role.name / f"rank{mapping.rank}",
+        (lambda: language_graph(*settings, Mapping(), lowering, dtype)) if mapping.world_size > 1 else None,
     )
 
 
@@ -194,11 +208,6 @@ def open_compiler(build: BuildConfig) -> Compiler:
             f"most max_tokens {build.max_tokens}; leave it out or choose less"
         )
     if target is Target.ONNXRUNTIME:
-        if precision is Precision.INT8 and build.mapping.world_size > 1:
-            raise EngineError(
-                f"precision {precision} is built for one rank, not for world_size {build.mapping.world_size}; "
-                f"choose precision {Precision.FP32}"
-            )
         return OnnxRuntimeCompiler(precision)
     return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)
 

@@ -19,7 +19,8 @@ class Part:
     """One engine as it is declared.
 
     graph: without data; bindings: its inputs and outputs; reader: of its parameters' data; calibrate: makes the inputs
-    that it may be run on to quantize it; previous: where the files lie, if any do, that this build replaces.
+    that it may be run on to quantize it; previous: where the files lie, if any do, that this build replaces; whole:
+    declares the graph of which this is one rank's share, None where there is one rank.
     """
 
     graph: ir.Model
@@ -27,6 +28,7 @@ class Part:
     reader: WeightReader
     calibrate: Callable[[], Inputs]
     previous: Path
+    whole: Callable[[], ir.Model] | None = None
 
 
 class Compiler(Protocol):

@@ -13,7 +13,7 @@ from onnxscript import nn
 from engine import bindings as names
 from engine.bindings import language_bindings, segment_of
 from engine.build.graph import declare, finish
-from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, like, set_dtype
+from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, dims, like, set_dtype, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
@@ -120,8 +120,7 @@ def prune(op: Any, function: ir.Function, rows: Sequence[ir.Value], keep_index: 
     """[B,S,N] each, [B,S'] -> [B,S',N] each."""
     kept = op.call(function, *rows, keep_index)
     for value, before in zip(kept, rows, strict=True):
-        assert keep_index.shape is not None and before.shape is not None, "inputs are declared with their shapes"
-        value.type, value.shape = before.type, ir.Shape([*keep_index.shape, before.shape[-1]])
+        shaped(value, [*dims(keep_index), dims(before)[-1]], before)
     return kept
 
 
@@ -137,7 +136,7 @@ class Decoder(nn.Module):
         lowering: Lowering,
     ) -> None:
         super().__init__("model")
-        self.prune_layers, self.scores = prune_layers, scores
+        self.mapping, self.prune_layers, self.scores = mapping, prune_layers, scores
         self.function = lowering.prune_visual_tokens()
         self.embed_tokens = Embedding(config, mapping)
         self.layers = nn.ModuleList([DecoderLayer(config, mapping, scores, lowering) for _ in range(config.num_layers)])
@@ -167,7 +166,12 @@ class Decoder(nn.Module):
             outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
             received += scores
         if self.scores:
-            outputs[names.VISUAL_SCORES_OUT] = op.Add(inputs[names.VISUAL_SCORES], op.Concat(*received, axis=1))
+            accumulator, (batch, columns) = inputs[names.VISUAL_SCORES], dims(inputs[names.VISUAL_COLUMN])
+            for layer_scores in received:
+                shaped(layer_scores, [batch, 1, columns], accumulator)
+            # Each rank has seen its own heads only.
+            total = all_reduce(op, like(op.Concat(*received, axis=1), accumulator), self.mapping)
+            outputs[names.VISUAL_SCORES_OUT] = op.Add(accumulator, total)
         return self.norm(op, hidden), outputs
 
 
@@ -179,7 +183,9 @@ def causal_score_mask(
     position = op.Add(op.Cast(score_row, to=int32), op.Unsqueeze(past_length(op, hidden, kv_length), [1]))
     cache = op.Squeeze(op.Cast(op.Shape(past_key, start=2, end=3), to=int32))
     visible = op.LessOrEqual(op.Range(0, cache, 1), op.Unsqueeze(position, [2]))
-    return op.Where(visible, 0.0, MASKED)
+    mask = op.Where(visible, 0.0, MASKED)
+    mask.shape = ir.Shape([*dims(score_row), dims(past_key)[2]])
+    return mask
 
 
 class LanguageModel(nn.Module):
@@ -218,4 +224,8 @@ def language_graph(
     builder, inputs = declare("language", bound, lowering.opset)
     model = LanguageModel(config, mapping, prune_layers, scores, lowering)
     set_dtype(model, dtype)
-    return finish(builder, bound, model(builder.op, inputs))
+    graph = finish(builder, bound, model(builder.op, inputs))
+    if lowering.all_reduce is not None and mapping.world_size > 1:
+        body = lowering.all_reduce(mapping.world_size)
+        graph.functions[body.identifier()] = body
+    return graph

@@ -1,5 +1,6 @@
 """Modules that graphs are declared with. Parameter names are the checkpoint's, as each family maps them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from onnxscript import nn
 from engine.build.graph import data_type
 from engine.model_config import Norm
 from engine.parallel import Mapping
+from engine.plugins.all_reduce import NAME
 from engine.plugins.function import DOMAIN
 
 
@@ -93,10 +95,21 @@ def norm(kind: Norm, size: int, eps: float) -> nn.Module:
     return RMSNorm(size, eps) if kind is Norm.RMS else LayerNorm(size, eps)
 
 
-def like(value: ir.Value, other: ir.Value) -> ir.Value:
-    """`value` with the type and shape of `other`: ONNX cannot infer shapes through ops of the domain `sgl`."""
-    value.type, value.shape = other.type, other.shape
+def shaped(value: ir.Value, shape: Iterable[int | ir.SymbolicDim], other: ir.Value) -> ir.Value:
+    """`value` with a shape and the type of `other`: ONNX cannot infer shapes through ops of the domain `sgl`."""
+    value.type, value.shape = other.type, ir.Shape([*shape])
     return value
+
+
+def like(value: ir.Value, other: ir.Value) -> ir.Value:
+    """`value` with the type and shape of `other`."""
+    return shaped(value, dims(other), other)
+
+
+def dims(value: ir.Value) -> ir.Shape:
+    """The shape of a value that is known to have one."""
+    assert value.shape is not None, f"{value.name} is declared with its shape"
+    return value.shape
 
 
 def set_dtype(module: nn.Module, dtype: str) -> None:
@@ -112,5 +125,5 @@ def cast(op: Any, x: ir.Value, dtype: ir.DataType | None) -> ir.Value:
 
 
 def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:
-    """The sum of x over all ranks; nothing on one rank."""
-    return x if mapping.world_size == 1 else like(op.all_reduce(x, _domain=DOMAIN), x)
+    """`sgl::all_reduce`, the sum of x over all ranks; nothing on one rank."""
+    return x if mapping.world_size == 1 else like(getattr(op, NAME)(x, _domain=DOMAIN), x)

@@ -6,7 +6,6 @@ or absent with the previous engine safe in the partial directory, from where the
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -14,13 +13,15 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from engine.build.install import Found, install, read_previous, undo_swap
+from engine.build.lock import BuildRunning, locked
 from engine.errors import EngineError, ManifestError
 from engine.manifest import (
     ComponentRecord,
@@ -29,20 +30,14 @@ from engine.manifest import (
     file_sha256,
     is_engine_directory,
     read_json,
-    read_manifest,
-    remember_verified,
     verify,
     verify_component,
     write_json,
-    write_manifest,
 )
 
 RECORD = "record.json"
 """Beside the files of a finished component in the partial directory."""
 UNFINISHED = ".unfinished"
-ENGINE = "engine"
-REPLACED = "replaced"
-"""Of the partial directory: the engine being assembled, and the previous one on its way out."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +59,15 @@ class Component:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """Names of the components that were in `out`, left by an interrupted build, or built now."""
+    """Names of the components that were in `out`, left by an interrupted build, or built now.
+
+    missing: those that others are still to build; until then `out` is as it was.
+    """
 
     cached: tuple[str, ...]
     resumed: tuple[str, ...]
     built: tuple[str, ...]
+    missing: tuple[str, ...]
     seconds: float
     peak_bytes: int
     """Most memory that this process, or a compiler that it ran, ever used."""
@@ -79,10 +78,12 @@ def build_components(
     components: Sequence[Component],
     make_manifest: Callable[[dict[str, ComponentRecord]], Manifest],
     on_progress: Callable[[str, float], None] = lambda name, fraction: None,
+    wanted: Collection[str] | None = None,
 ) -> BuildReport:
     """Make `out` the engine directory of these components, building only those that are not there yet.
 
     on_progress: gets a component's name and how much of it is done, 0..1.
+    wanted: build these alone, while others build theirs; who finishes last makes `out`. None is all.
     Raises EngineError when another build is writing `out`, `out` is something else, or the disk is full.
     """
     started = time.monotonic()
@@ -91,17 +92,26 @@ def build_components(
     partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(out):
-            try:
-                roots, built = _build_missing(out, partial, components, make_manifest, on_progress)
-            finally:
-                with suppress(OSError):
-                    partial.rmdir()  # only if nothing in it can be resumed
+        try:
+            if wanted is None:
+                with locked(out):
+                    undo_swap(out, partial)
+                    found, built = _obtain(out, partial, components, on_progress)
+                    install(out, partial, found, make_manifest)
+                    missing: tuple[str, ...] = ()
+            else:
+                mine = [component for component in components if component.name in wanted]
+                with locked(out, "+".join(sorted(wanted)).replace("/", ".")), locked(out, shared=True):
+                    found, built = _obtain(out, partial, mine, on_progress)
+                missing = _install_last(out, partial, components, make_manifest)
+        finally:
+            with suppress(OSError):
+                partial.rmdir()  # only if nothing in it can be resumed
     except OSError as error:
         raise _explain(error, out) from error
-    cached = tuple(name for name, root in roots.items() if root == out)
-    resumed = tuple(name for name in roots if name not in cached and name not in built)
-    return BuildReport(cached, resumed, built, time.monotonic() - started, _peak_bytes())
+    cached = tuple(name for name, (root, _) in found.items() if root == out)
+    resumed = tuple(name for name in found if name not in cached and name not in built)
+    return BuildReport(cached, resumed, built, missing, time.monotonic() - started, _peak_bytes())
 
 
 def refuse_foreign(out: Path) -> None:
@@ -116,41 +126,58 @@ def refuse_foreign(out: Path) -> None:
         raise _explain(error, out) from error
 
 
-def _build_missing(
+def _obtain(
+    out: Path, partial: Path, components: Sequence[Component], on_progress: Callable[[str, float], None]
+) -> tuple[Found, tuple[str, ...]]:
+    """Find or build each component; the names of those built."""
+    previous = read_previous(out)
+    found: Found = {}
+    built = []
+    for component in components:
+        have = _find(out, partial, previous, component)
+        if have is None:
+            place = _place(partial, component)
+            have = place, _build(place, component, on_progress)
+            built.append(component.name)
+        found[component.name] = have
+        on_progress(component.name, 1.0)
+    return found, tuple(built)
+
+
+def _find(
+    out: Path, partial: Path, previous: Manifest | None, component: Component
+) -> tuple[Path, ComponentRecord] | None:
+    """A finished component: in the engine as it is, or left by an interrupted build."""
+    if record := _find_cached(out, previous, component):
+        return out, record
+    place = _place(partial, component)
+    record = _find_resumable(place, component)
+    return (place, record) if record else None
+
+
+def _place(partial: Path, component: Component) -> Path:
+    return partial / component.name.replace("/", ".")
+
+
+def _install_last(
     out: Path,
     partial: Path,
     components: Sequence[Component],
     make_manifest: Callable[[dict[str, ComponentRecord]], Manifest],
-    on_progress: Callable[[str, float], None],
-) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Where the files of each component were found or made, and the names of those made."""
-    _put_back(partial / REPLACED, out)
-    shutil.rmtree(partial / REPLACED, ignore_errors=True)
-    previous = _read_previous(out)
-    roots: dict[str, Path] = {}
-    records: dict[str, ComponentRecord] = {}
-    built = []
-    for component in components:
-        name = component.name
-        place = partial / name.replace("/", ".")
-        if record := _find_cached(out, previous, component):
-            roots[name] = out
-        elif record := _find_resumable(place, component):
-            roots[name] = place
-        else:
-            record = _build(place, component, on_progress)
-            roots[name] = place
-            built.append(name)
-        records[name] = record
-        on_progress(name, 1.0)
-    manifest = make_manifest(records)
-    if previous is None or previous.components != records:
-        _assemble(partial / ENGINE, roots, manifest)
-        _swap(partial / ENGINE, out, partial / REPLACED)
-    elif replace(manifest, created=previous.created) != previous:
-        write_manifest(out, manifest)
-    shutil.rmtree(partial, ignore_errors=True)
-    return roots, tuple(built)
+) -> tuple[str, ...]:
+    """Make `out` if nothing is missing any more; what is."""
+    try:
+        with locked(out):
+            undo_swap(out, partial)
+            previous = read_previous(out)
+            have = {component.name: _find(out, partial, previous, component) for component in components}
+            found = {name: one for name, one in have.items() if one is not None}
+            if len(found) == len(components):
+                install(out, partial, found, make_manifest)
+            return tuple(name for name in have if name not in found)
+    except BuildRunning:
+        # Who builds still finishes later, and makes `out` then.
+        return tuple(c.name for c in components if not (_place(partial, c) / RECORD).exists())
 
 
 def component_key(*parts: object) -> str:
@@ -168,36 +195,6 @@ def _canonical(value: Any) -> object:
     if isinstance(value, PurePath):
         return value.as_posix()
     raise TypeError(f"a component key cannot hold {type(value).__name__}")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    path = out.with_name(f".{out.name}.lock")
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last owner may have removed the file between our opening and locking it.
-            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-                break
-        except BlockingIOError:
-            os.close(descriptor)
-            raise EngineError(
-                f"another build is writing {out}; wait until it is done or choose another --out"
-            ) from None
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _read_previous(out: Path) -> Manifest | None:
-    try:
-        return read_manifest(out)
-    except ManifestError:
-        return None
 
 
 def _find_cached(out: Path, previous: Manifest | None, component: Component) -> ComponentRecord | None:
@@ -249,39 +246,6 @@ def _seal(path: Path) -> FileRecord:
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return FileRecord(path.stat().st_size, file_sha256(path))
-
-
-def _assemble(engine: Path, roots: dict[str, Path], manifest: Manifest) -> None:
-    # Links come last, not as components are found: ONNX refuses external data with several links, and the engine in
-    # `out` stays usable while others are built.
-    shutil.rmtree(engine, ignore_errors=True)
-    engine.mkdir(parents=True)
-    for name, root in roots.items():
-        for file in manifest.components[name].files:
-            target = engine / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            assert not target.exists(), f"two components write {file}"
-            try:
-                os.link(root / file, target)
-            except OSError:
-                shutil.copy2(root / file, target)  # a file system without hard links
-    write_manifest(engine, manifest)
-    remember_verified(engine, manifest)
-
-
-def _swap(engine: Path, out: Path, replaced: Path) -> None:
-    try:
-        if out.exists():
-            out.rename(replaced)
-        engine.rename(out)
-    finally:
-        _put_back(replaced, out)
-
-
-def _put_back(replaced: Path, out: Path) -> None:
-    """Undo the first half of a swap whose second half never came."""
-    if replaced.exists() and not out.exists():
-        replaced.rename(out)
 
 
 def _explain(error: OSError, out: Path) -> EngineError:

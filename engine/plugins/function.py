@@ -31,3 +31,8 @@ def sgl_function(
 def constant(op: Any, value: int | Sequence[int], dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
     """An integer constant of a definite type, for bodies whose inputs have none when they are traced."""
     return op.Constant(value=ir.tensor(value, dtype=dtype))
+
+
+def uses_plugins(model: ir.Model) -> bool:
+    """Whether a graph needs plugins of our own to be registered before TensorRT reads it."""
+    return any("plugin_namespace" in node.attributes for function in model.functions.values() for node in function)

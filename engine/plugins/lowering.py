@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from engine.config import Target
+from engine.plugins.all_reduce import tensorrt as all_reduce_tensorrt
 from engine.plugins.cached_attention import onnxruntime as cached_attention_onnxruntime
 from engine.plugins.cached_attention import tensorrt_rtx as cached_attention_tensorrt
 from engine.plugins.full_attention import onnxruntime as full_attention_onnxruntime
@@ -31,6 +32,8 @@ class Lowering:
     visual_attention: Callable[[int, int, int], ir.Function]
     full_attention: Callable[[int], ir.Function]
     prune_visual_tokens: Callable[[], ir.Function]
+    all_reduce: Callable[[int], ir.Function] | None
+    """Made of the number of ranks; None where the graph is cut at it instead."""
 
 
 ONNXRUNTIME = Lowering(
@@ -39,6 +42,7 @@ ONNXRUNTIME = Lowering(
     visual_attention_onnxruntime.visual_attention,
     full_attention_onnxruntime.full_attention,
     prune_visual_tokens_onnxruntime.prune_visual_tokens,
+    all_reduce=None,
 )
 TENSORRT = Lowering(
     TENSORRT_OPSET,
@@ -46,15 +50,20 @@ TENSORRT = Lowering(
     visual_attention_tensorrt.visual_attention,
     full_attention_tensorrt.full_attention,
     prune_visual_tokens_tensorrt.prune_visual_tokens,
+    all_reduce_tensorrt.all_reduce,
 )
 TENSORRT_PLUGINS = replace(
     TENSORRT,
     visual_attention=visual_attention_plugin.visual_attention,
     prune_visual_tokens=prune_visual_tokens_plugin.prune_visual_tokens,
 )
-"""Of the full TensorRT, once the plugins are registered there."""
+"""Of the full TensorRT, which takes plugins."""
 
 
 def lowering_for(target: Target) -> Lowering:
     """Of one target."""
-    return ONNXRUNTIME if target is Target.ONNXRUNTIME else TENSORRT
+    return {
+        Target.ONNXRUNTIME: ONNXRUNTIME,
+        Target.TENSORRT_RTX: TENSORRT,
+        Target.TENSORRT: TENSORRT_PLUGINS,
+    }[target]

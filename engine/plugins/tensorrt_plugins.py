@@ -9,6 +9,7 @@ def register_plugins(capability: int, lazy_register: bool = False) -> None:
 
     capability: compute capability of the GPU, as in 90. lazy_register: only when one is used, not by name from a graph.
     The network wants the flag PREFER_AOT_PYTHON_PLUGINS, the builder the preview feature ALIASED_PLUGIN_IO_10_03.
+    TensorRT 11.1 and 11.2 keep some GPU memory at each change of a plugin's shapes (NVIDIA/TensorRT issue 4849).
     """
     visual_attention.register(capability, lazy_register)
     prune_visual_tokens.register(capability, lazy_register)

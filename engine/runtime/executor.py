@@ -1,6 +1,7 @@
 """What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,9 @@ class Buffers(Protocol):
 class Executor(Buffers, Protocol):
     """A loaded engine with named buffers bound to it."""
 
+    def release(self) -> None:
+        """Hold no more of a GPU's memory for what is bound; everything is bound anew before the next run."""
+
     def bind_input(self, name: str, array: Array) -> None:
         """Read this input from `array` at every run, until another is bound; contiguous.
 
@@ -40,6 +44,9 @@ class Executor(Buffers, Protocol):
 
 class HostBuffers:
     """Buffers in host memory; what is not given as an array is float32."""
+
+    def release(self) -> None:
+        """What is bound is held until something else is."""
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.float32)
@@ -69,6 +76,11 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
             f"rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
         )
+    if device is Device.CUDA and manifest.world_size > 1:
+        raise ManifestError(
+            f"{directory} was built for world size {manifest.world_size}, but ranks run on CPUs only; rebuild with "
+            f"--target {Target.ONNXRUNTIME} and run it on device {Device.CPU}, or rebuild with --tp 1"
+        )
     if device is Device.CUDA and target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import require_cuda
 
@@ -89,10 +101,15 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
     return device
 
 
-def load(target: Target, path: Path, threads: int, device: Device = Device.CPU) -> Executor:
+AllReduce = Callable[[np.ndarray], None]
+"""Replaces an array by its sum over all ranks, in place."""
+
+
+def load(target: Target, path: Path, threads: int | None, device: Device = Device.CPU) -> Executor:
     """Load one compiled engine; `path` without the suffix that its target gives the file. Raises EngineError.
 
-    threads: of the host's part of the work. device: as `resolve_device` found it.
+    threads: of the host's part of the work; None shares those of a process that has called `load_rank`. device: as
+    `resolve_device` found it.
     """
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
@@ -101,3 +118,11 @@ def load(target: Target, path: Path, threads: int, device: Device = Device.CPU) 
     from engine.runtime.executor_tensorrt import TensorRtExecutor
 
     return TensorRtExecutor.load(target, path.with_suffix(".plan"))
+
+
+def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
+    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only."""
+    assert target is Target.ONNXRUNTIME, "ranks of other targets are refused when a device is chosen"
+    from engine.runtime.executor_onnxruntime_stages import StagesExecutor
+
+    return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)

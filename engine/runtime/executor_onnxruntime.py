@@ -1,5 +1,6 @@
 """Executor on ONNX Runtime: its CPU provider, or its CUDA provider for what that has kernels for."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,35 @@ def require_cuda() -> None:
         )
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What a graph says of an input or output; a dimension is a number or a name."""
+
+    type: str
+    dims: tuple[int | str, ...]
+
+
+def share_threads(threads: int) -> None:
+    """Make pools of threads and memory that all engines loaded from here on share; once in a process."""
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
+
+
 class OnnxRuntimeExecutor(HostBuffers):
     """A session and its persistent binding; buffers are passed by address."""
 
-    def __init__(self, path: Path, threads: int, device: Device = Device.CPU) -> None:
+    def __init__(self, path: Path, threads: int | None, device: Device = Device.CPU) -> None:
+        """threads: of this engine; None shares the process's (`share_threads`), and its memory pool, with others."""
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        if threads is None:
+            options.use_per_session_threads = False
+            options.add_session_config_entry("session.use_env_allocators", "1")
+        else:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
         # Patterns are kept per input shape, and a server meets thousands of them.
         options.enable_mem_pattern = False
         options.log_severity_level = 4
@@ -46,6 +69,8 @@ class OnnxRuntimeExecutor(HostBuffers):
                 f"device {device} needs a GPU with NVIDIA's driver, CUDA and cuDNN, and {missing[0]} found none that "
                 f"it can use; install them or give --device {Device.CPU}"
             )
+        self.inputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_inputs()}
+        self.outputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_outputs()}
         self._binding = self._session.io_binding()
         # The binding holds addresses only: what is bound must stay alive here.
         self._bound: dict[str, np.ndarray] = {}

@@ -31,7 +31,7 @@ def require_runtime(directory: Path, manifest: Manifest) -> None:
     target, remedy = manifest.target, rebuild(directory, manifest)
     library = load_library(target)
     if not torch.cuda.is_available():
-        raise EngineError(
+        raise ManifestError(
             f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
             f"none; run it on a machine with one, or rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
         )
@@ -102,6 +102,12 @@ class TensorRtExecutor:
             raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with build_engines.py") from None
         captures = target is Target.TENSORRT and device == "cuda"
         return cls(library, plan, str(path), device, captures)
+
+    def release(self) -> None:
+        self._bound.clear()
+        self._uploads.clear()
+        self._copies.clear()
+        self._profile = self._graph = None
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(shape, dtype=self._dtypes[name], device=self._device)
@@ -174,12 +180,12 @@ class TensorRtExecutor:
         if not admitting:
             raise RuntimeError(f"{self._name} was not built for these shapes: {shapes}")
         context = self._contexts[admitting[-1]]
-        for name, shape in shapes.items():
-            assert context.set_input_shape(name, shape), (name, shape)
+        refused = [name for name, shape in shapes.items() if not context.set_input_shape(name, shape)]
         for name, tensor in self._addressed().items():
-            assert context.set_tensor_address(name, tensor.data_ptr()), name
-        missing = context.infer_shapes()
-        assert not missing, missing
+            if not context.set_tensor_address(name, tensor.data_ptr()):
+                refused.append(name)
+        if refused or context.infer_shapes():
+            raise RuntimeError(f"{self._name} does not take what is bound to {refused or context.infer_shapes()}")
         return admitting[-1]
 
     def _addressed(self) -> dict[str, torch.Tensor]:
@@ -205,7 +211,7 @@ class TensorRtExecutor:
 
     def _capture(self, stream: int) -> Any:
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin()
+        graph.capture_begin(capture_error_mode="thread_local")
         self._enqueue(stream)
         graph.capture_end()
         return graph

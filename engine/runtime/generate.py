@@ -9,7 +9,7 @@ import numpy as np
 from engine.config import SamplingConfig
 from engine.errors import EngineError, QuestionCancelled
 from engine.runtime.arrays import array_namespace, to_host
-from engine.runtime.language import Generation
+from engine.runtime.language import Prefilled
 from engine.runtime.sampling import Choice, Sampler, read
 from engine.runtime.tokenizer import TextStream, Tokenizer
 
@@ -99,7 +99,7 @@ def check_cancelled(is_cancelled: IsCancelled | None) -> None:
 
 
 def generate(
-    generation: Generation,
+    generation: Prefilled,
     tokenizer: Tokenizer,
     decodings: Sequence[Decoding],
     scored: np.ndarray,

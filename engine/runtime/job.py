@@ -185,6 +185,16 @@ class Stage(StrEnum):
 
 
 @contextmanager
+def fail_together(jobs: Sequence[Job]) -> Iterator[None]:
+    """An error of a stage ends all of its jobs."""
+    try:
+        yield
+    except EngineError as error:
+        for job in jobs:
+            job.error = job.error or error
+
+
+@contextmanager
 def timed(jobs: Sequence[Job], stage: Stage) -> Iterator[None]:
     """Note the time of a stage in each of its jobs."""
     start = time.perf_counter()

@@ -5,18 +5,37 @@ Shapes: B requests, S new tokens, V visual tokens, L layers, C hidden size.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from engine import bindings as names
 from engine.dims import UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
+from engine.parallel import Mapping
 from engine.runtime.arrays import Array
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.prompt import NewRows, Request, segment_rows
 from engine.runtime.rope import RopeTable
+
+
+class Prefilled(Protocol):
+    """A batch whose prompts have run, wherever its model is; the methods are those of `Generation`."""
+
+    logits: Array
+
+    def visual_scores(self, request: int) -> Array: ...
+
+    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array: ...
+
+    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> Array: ...
+
+
+class Language(Protocol):
+    """A language model of this process, or of several ranks."""
+
+    def prefill(self, requests: Sequence[Request], max_new_tokens: int) -> Prefilled: ...
 
 
 class LanguageModel:
@@ -28,9 +47,14 @@ class LanguageModel:
         config: LanguageConfig,
         prune_layers: Sequence[int] = (),
         scores: bool = False,
+        mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
         limits: Limits = UNBOUNDED,
     ) -> None:
-        self.executor, self.config, self.limits = executor, config, limits
+        """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
+
+        limits: of a plan; without one, buffers are as large as a call needs.
+        """
+        self.executor, self.config, self.mapping, self.limits = executor, config, mapping, limits
         self.prune_layers, self.scores = tuple(prune_layers), scores
         self.rope = RopeTable(config.rope, config.head_dim)
 
@@ -44,21 +68,18 @@ class Generation:
 
     def __init__(self, model: LanguageModel, requests: Sequence[Request], max_new_tokens: int) -> None:
         self._model, self._requests, self._executor = model, requests, model.executor
+        self._executor.release()  # the caches of two batches never exist at once
         batch, segments = len(requests), len(model.prune_layers) + 1
         kept = [segment_rows(request, model.prune_layers) for request in requests]
-        sizes = [
-            planned
-            if isinstance(planned := model.limits.cache(segment), int)
-            # What a request needs, and no more.
-            else max(len(rows[segment]) for rows in kept) + max_new_tokens
-            for segment in range(segments)
-        ]
-        config = model.config
-        self.kv_cache = KvCache(self._executor, config, config.num_kv_heads, model.prune_layers, batch, sizes)
+        sizes = [max(len(rows[segment]) for rows in kept) + max_new_tokens for segment in range(segments)]
+        if model.limits.planned:
+            sizes = [model.limits.segment_tokens(segment) for segment in range(segments)]
+        kv_heads = len(model.mapping.kv_heads(model.config.num_kv_heads))
+        self.kv_cache = KvCache(self._executor, model.config, kv_heads, model.prune_layers, batch, sizes)
         self._positions = np.array([len(request.prompt.ids) for request in requests])
         self._columns = _pad([request.score_columns() for request in requests], minimum=1)
         self._scores = self._zero_scores(batch)
-        logits = self._executor.zeros(names.LOGITS, (batch, 1, config.vocab_size))
+        logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
         # The rows of a planned call are as many for each of its requests, so prompts take turns.
         turns = [slice(i, i + 1) for i in range(batch)] if model.limits.planned else [slice(0, batch)]
         for turn in turns:
@@ -110,7 +131,7 @@ class Generation:
             np.concatenate([rows, len(prompt.ids) + np.arange(len(fed))]),
         )
         wanted = np.arange(len(rows) - 1, len(new.ids))
-        logits = self._executor.zeros(names.LOGITS, (1, len(wanted), self._model.config.vocab_size))
+        logits = self._executor.zeros(names.LOGITS, (1, len(wanted), self._vocabulary()))
         this, unused = slice(request, request + 1), self._zero_scores(1)
         self._decode_inputs = None
         self.kv_cache.bind(self._executor, this)
@@ -167,7 +188,7 @@ class Generation:
             changing[names.SCORE_WEIGHT] = fixed.pop(names.SCORE_WEIGHT)
         fixed[names.LOGIT_INDEX] = np.zeros((batch, 1), np.int64)
         self.kv_cache.bind(self._executor)
-        self._decode_logits = self._executor.zeros(names.LOGITS, (batch, 1, config.vocab_size))
+        self._decode_logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
         placed = {name: self._executor.put(name, array) for name, array in fixed.items()}
         self._bind(changing | placed, self._scores, self._decode_logits)
         return changing
@@ -211,6 +232,9 @@ class Generation:
             return None
         shape = batch, self._model.config.num_layers, self._columns.shape[1]
         return self._executor.zeros(names.VISUAL_SCORES, shape)
+
+    def _vocabulary(self) -> int:
+        return len(self._model.mapping.vocabulary(self._model.config.vocab_size))
 
     def _bind(self, inputs: dict[str, Any], scores: Array | None, logits: Array) -> None:
         """Bind inputs and outputs; the accumulator is updated in place."""

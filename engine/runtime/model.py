@@ -14,12 +14,15 @@ from engine.errors import RequestError
 from engine.families import Tiles, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
+from engine.parallel import SHARDED
 from engine.runtime.arrays import Array
 from engine.runtime.executor import load
-from engine.runtime.language import LanguageModel
+from engine.runtime.language import Language, LanguageModel
 from engine.runtime.prompt import PromptTokens, Request, segment_rows
+from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
+from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
-from engine.runtime.vision import VisionEncoder
+from engine.runtime.vision import Vision, VisionEncoder
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,7 @@ class VisionLanguageModel:
     """Tokenizer, vision encoder and language model of one side of a pair."""
 
     def __init__(
-        self,
-        built: EngineModel,
-        limits: Limits,
-        tokenizer: Tokenizer,
-        vision: VisionEncoder,
-        language: LanguageModel,
+        self, built: EngineModel, limits: Limits, tokenizer: Tokenizer, vision: Vision, language: Language
     ) -> None:
         self.config, self.tokenizer, self.vision, self.language = built.config, tokenizer, vision, language
         self._family = by_name(built.config.family)
@@ -90,18 +88,31 @@ class VisionLanguageModel:
 
     @classmethod
     def load(
-        cls, directory: Path, manifest: Manifest, role: str, threads: int, device: Device
+        cls,
+        directory: Path,
+        manifest: Manifest,
+        role: str,
+        threads: int,
+        device: Device,
+        ranks: Ranks | None = None,
     ) -> "VisionLanguageModel":
-        """`role` is small or large. Raises EngineError."""
+        """`role` is small or large; `ranks` run a large model built for several, None starts them.
+
+        Raises EngineError.
+        """
         model, limits, root = manifest.models[role], manifest.limits(role), directory / role
-        language = load(manifest.target, root / "rank0" / "language", threads, device)
-        return cls(
-            model,
-            limits,
-            Tokenizer.load(root / "tokenizer.json"),
-            VisionEncoder(load(manifest.target, root / "vision", threads, device), model.config.vision, limits),
-            LanguageModel(language, model.config.language, model.prune_layers, model.scores, limits),
-        )
+        vision: Vision
+        language: Language
+        if role == SHARDED and manifest.world_size > 1:
+            ranks = Group() if ranks is None else ranks
+            ranks.open(directory, manifest, threads)
+            vision, language = ShardedVision(ranks), ShardedLanguage(ranks)
+        else:
+            config = model.config
+            engine = load(manifest.target, root / "rank0" / "language", threads, device)
+            vision = VisionEncoder(load(manifest.target, root / "vision", threads, device), config.vision, limits)
+            language = LanguageModel(engine, config.language, model.prune_layers, model.scores, limits=limits)
+        return cls(model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language)
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:
         """Cut pictures up as this model wants them."""
@@ -122,14 +133,14 @@ class VisionLanguageModel:
         return Encoded(ids, positions, prompt.stop)
 
     def check_kept(self, request: Request, max_new_tokens: int) -> None:
-        """Raises RequestError when a plan has no room for what survives pruning and the answer."""
+        """Raises RequestError when what survives pruning and the answer exceed what the engine was built for."""
         for segment, rows in enumerate(segment_rows(request, self._prune_layers)):
-            room = self._limits.cache(segment)
-            if isinstance(room, int) and len(rows) + max_new_tokens > room:
+            most = self._limits.segment_tokens(segment)
+            if len(rows) + max_new_tokens > most:
                 raise RequestError(
-                    f"from the prune layer on, the prompt keeps {len(rows)} tokens, with max_new_tokens "
-                    f"{max_new_tokens} more than the engine's {room}; ask for less, lower the retention ratio, "
-                    "or rebuild with a larger --max-kept-tokens"
+                    f"after its first prune point the prompt keeps {len(rows)} tokens, with max_new_tokens "
+                    f"{max_new_tokens} more than the engine's {most}; ask for less, lower retention_ratio, or rebuild "
+                    "with a larger --max-kept-tokens"
                 )
 
     def encode(self, visuals: Sequence[Visuals]) -> list[Array]:

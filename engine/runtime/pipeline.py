@@ -17,11 +17,12 @@ from engine.runtime.executor import resolve_device, resolve_threads
 from engine.runtime.generate import Completion, Decoding, OnText, check_cancelled, generate
 from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
-from engine.runtime.job import Job, Question, Stage, View, timed
-from engine.runtime.language import Generation
+from engine.runtime.job import Job, Question, Stage, View, fail_together, timed
+from engine.runtime.language import Prefilled
 from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
 from engine.runtime.prompt import Request
 from engine.runtime.sampling import token_probabilities
+from engine.runtime.tensor_parallel import Ranks
 
 Outcome = Answer | EngineError
 """What became of one question of several."""
@@ -30,11 +31,11 @@ Outcome = Answer | EngineError
 class SglPipeline:
     """A built pair, ready to answer. One call at a time runs; other threads wait."""
 
-    def __init__(self, directory: Path, threads: int, device: Device | None = None) -> None:
+    def __init__(self, directory: Path, threads: int, ranks: Ranks | None = None, device: Device | None = None) -> None:
         self.directory = directory
         self.manifest = read_manifest(directory)
         self.device = resolve_device(directory, self.manifest, device)
-        self._threads = threads
+        self._threads, self._ranks = threads, ranks
         self._lock = threading.Lock()
 
     @classmethod
@@ -44,15 +45,17 @@ class SglPipeline:
         threads: int | None = None,
         preload: bool = True,
         models: Collection[str] = ("small", "large"),
+        ranks: Ranks | None = None,
         device: Device | None = None,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
 
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
         the first question needs it. models: those that this process runs; the files of the other are not needed.
-        device: what runs them; None is what the engine's target is for.
+        ranks: of a large model built for several; None starts them when it is loaded. device: what runs the engines;
+        None is what their target is for.
         """
-        pipeline = cls(Path(directory), resolve_threads(threads), device)
+        pipeline = cls(Path(directory), resolve_threads(threads), ranks, device)
         verify(pipeline.directory, pipeline.manifest, models=models)
         if preload:
             for model in models:
@@ -67,7 +70,9 @@ class SglPipeline:
     @cached_property
     def large(self) -> VisionLanguageModel:
         """The guided model."""
-        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads, self.device)
+        if self._ranks is not None:
+            _ = self.small  # one of the ranks is this process, which from here on has no threads for it
+        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads, self.device, self._ranks)
 
     def answer(
         self,
@@ -192,21 +197,22 @@ class SglPipeline:
                     job.question.on_text(completion.text)
 
     def _run_large(self, jobs: Sequence[Job]) -> None:
-        """Answer with the visual tokens that the guidance keeps."""
-        model = self.large
-        with timed(jobs, Stage.LARGE_VISION):
-            for job, view in self._look(model, jobs):
-                job.large = view
-        for source in GuidanceSource:
-            if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
-                self._score_large(source, ranked)
-        with timed(jobs, Stage.LARGE_PREFILL):
-            jobs, generation = _prefill(model, jobs, Job.large_request)
-        if generation is None:
-            return
-        with timed(jobs, Stage.LARGE_DECODE):
-            unscored = np.zeros(len(jobs), bool)
-            _complete(model, generation, jobs, [job.large for job in jobs], unscored, streams=True)
+        """Answer with the visual tokens that the guidance keeps; when the model fails, so do all of these questions."""
+        with fail_together(jobs):
+            model = self.large
+            with timed(jobs, Stage.LARGE_VISION):
+                for job, view in self._look(model, jobs):
+                    job.large = view
+            for source in GuidanceSource:
+                if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
+                    self._score_large(source, ranked)
+            with timed(jobs, Stage.LARGE_PREFILL):
+                going, generation = _prefill(model, jobs, Job.large_request)
+            if generation is None:
+                return
+            with timed(going, Stage.LARGE_DECODE):
+                unscored = np.zeros(len(going), bool)
+                _complete(model, generation, going, [job.large for job in going], unscored, streams=True)
 
     def _score_large(self, source: GuidanceSource, jobs: Sequence[Job]) -> None:
         """Let the large model rank its own visual tokens in a run that keeps them all."""
@@ -249,7 +255,7 @@ class SglPipeline:
 
 def _prefill(
     model: VisionLanguageModel, jobs: Sequence[Job], request: Callable[[Job], Request]
-) -> tuple[list[Job], Generation | None]:
+) -> tuple[list[Job], Prefilled | None]:
     """The jobs that have not failed, prefilled; None if there are none."""
     requests: list[tuple[Job, Request]] = []
     for job in jobs:
@@ -267,7 +273,7 @@ def _prefill(
 
 def _complete(
     model: VisionLanguageModel,
-    generation: Generation,
+    generation: Prefilled,
     jobs: Sequence[Job],
     views: Sequence[View | None],
     scored: np.ndarray,
@@ -291,7 +297,7 @@ def _complete(
     return completions
 
 
-def _decide(job: Job, generation: Generation, index: int, completion: Completion) -> ExitDecision:
+def _decide(job: Job, generation: Prefilled, index: int, completion: Completion) -> ExitDecision:
     """Whether the small model's answer is good enough; runs the consistency pass if the criterion asks for it."""
     agreement = None
     if job.wants_consistency():

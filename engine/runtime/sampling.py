@@ -79,8 +79,7 @@ def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
     tokens = xp.arange(len(logits), device=device(logits))
     if 0 < sampling.top_k < len(logits):
         # logits that equal the k-th stay; temperature keeps the order, so it can wait until few are left
-        smallest = xp.sort(logits, stable=False)[len(logits) - sampling.top_k]
-        tokens, logits = _keep(logits >= smallest, tokens, logits, -math.inf)
+        tokens, logits = _keep(logits >= _largest(logits, sampling.top_k), tokens, logits, -math.inf)
     temperature = max(sampling.temperature, float(np.finfo(np.float32).tiny))  # never 0 / 0
     with np.errstate(over="ignore", invalid="ignore"):
         weights = xp.exp((logits - xp.max(logits)) / temperature)
@@ -122,6 +121,13 @@ def _keep(kept: Array, tokens: Array, values: Array, nothing: float) -> tuple[Ar
         return tokens[kept], values[kept]
     xp = array_namespace(values)
     return tokens, xp.where(kept, values, xp.full_like(values, nothing))
+
+
+def _largest(values: Array, rank: int) -> Array:
+    """[N] -> []: the largest, the second largest, ..."""
+    place = len(values) - rank
+    # The array API has no partition, which on the host is several times faster than a sort.
+    return (np.partition(values, place) if is_host(values) else array_namespace(values).sort(values))[place]
 
 
 def _normalised(weights: Array) -> Array:

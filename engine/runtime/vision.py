@@ -1,5 +1,7 @@
 """A vision encoder at work: tiles -> visual features."""
 
+from typing import Protocol
+
 import numpy as np
 
 from engine.bindings import PIXEL_VALUES, VISUAL_FEATURES
@@ -10,6 +12,12 @@ from engine.runtime.executor import Executor
 
 TILES_PER_CALL = 1
 """Tiles that are encoded at once without a plan: on a CPU one fills all cores, and activations grow with each more."""
+
+
+class Vision(Protocol):
+    """A vision encoder of this process, or of several ranks; the method is that of `VisionEncoder`."""
+
+    def encode(self, pixel_values: np.ndarray) -> np.ndarray: ...
 
 
 class VisionEncoder:

@@ -1,6 +1,6 @@
 """int8 engines as a whole, against transformers and float32, and whether their reports are true."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,8 @@ from engine.build.targets.onnxruntime import write_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, Precision, SamplingConfig, Target
-from engine.errors import EngineError
 from engine.families import family_of
 from engine.manifest import read_manifest
-from engine.parallel import Mapping as RankMapping
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel
@@ -188,12 +186,3 @@ def test_pair_of_int8_engines_answers(tmp_path: Path) -> None:
     answer = pipeline.answer(picture, "What is this?", exit=never, sampling=SamplingConfig(max_new_tokens=4))
     assert answer.answered_by is AnsweredBy.LARGE
     assert np.isfinite(answer.probabilities).all()
-
-
-def test_int8_of_several_ranks_is_refused(tmp_path: Path) -> None:
-    several = replace(
-        BuildConfig(tmp_path, tmp_path, tmp_path / "out", precision=Precision.INT8), mapping=RankMapping(0, 2)
-    )
-    with pytest.raises(EngineError, match=r"precision int8 is built for one rank, not for world_size 2; choose"):
-        build_pair(several)
-    assert not (tmp_path / "out").exists()

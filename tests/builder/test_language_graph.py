@@ -5,7 +5,7 @@ import math
 import onnx_ir as ir
 import pytest
 
-from engine.bindings import language_bindings
+from engine.bindings import Bindings, language_bindings, partial_sum
 from engine.build.language import language_graph
 from engine.build.weights import parameters
 from engine.config import default_prune_layers
@@ -13,12 +13,13 @@ from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import by_name
 from engine.model_config import LanguageConfig, RopeConfig
-from engine.parallel import Mapping
+from engine.parallel import Mapping, check_shards
+from engine.plugins.all_reduce import NAME, cut
 from tests.families.fixtures import SIZES, published, read_size, write_config
 
 LIMITS = Limits(max_tokens=8192, max_batch=8, max_tiles=13)
-WORLD_SIZES = (1, 2, 4)
-REFUSED = {("1b", 4): "num_heads 14"}
+WORLD_SIZES = (1, 2, 4, 8)
+REFUSED = {("1b", 4): "num_heads 14", ("1b", 8): "num_heads 14"}
 
 
 def expected_parameters(config: LanguageConfig) -> int:
@@ -36,9 +37,12 @@ def test_every_size_and_world_size(size: str, world_size: int) -> None:
     points = default_prune_layers(config.num_layers)
     mappings = [Mapping(rank, world_size) for rank in range(world_size)]
     if (size, world_size) in REFUSED:
+        with pytest.raises(EngineError, match=f"the model: {REFUSED[size, world_size]} does not divide by world_size"):
+            check_shards(config, mappings[0], "the model")
         with pytest.raises(EngineError, match=REFUSED[size, world_size]):
             language_graph(config, LIMITS, points, mapping=mappings[0])
         return
+    check_shards(config, mappings[0], "the model")
     total = 0
     for mapping in (mappings[0], mappings[-1]):
         model = language_graph(config, LIMITS, points, scores=mapping.rank == 0, mapping=mapping)
@@ -46,6 +50,8 @@ def test_every_size_and_world_size(size: str, world_size: int) -> None:
         assert [value.name for value in model.graph.inputs] == [binding.name for binding in bound.inputs]
         assert [value.name for value in model.graph.outputs] == [binding.name for binding in bound.outputs]
         check_products(model)
+        if world_size == 2 and mapping.rank == 1:
+            check_stages(model, bound)
         total = sum(math.prod(weight.shape) for _, weight in parameters(model))
     if world_size == 1:
         assert total == expected_parameters(config)
@@ -75,6 +81,21 @@ def test_shards_cover_the_model_once(num_heads: int, num_kv_heads: int, world_si
                     covered = {i for rows in held[name] if rows[axis] is not None for i in rows[axis] or ()}
                     if rank == world_size - 1:
                         assert covered >= set(range(weight.stored[axis])), name
+
+
+def check_stages(model: ir.Model, bound: Bindings) -> None:
+    """Cut at the all-reduces, every stage reads what an earlier one has written or what the bindings name."""
+    reduced = sum(node.op_type == NAME for node in model.graph)
+    stages = cut(model)
+    assert len(stages) == reduced + 1
+    written = {binding.name for binding in bound.inputs}
+    for index, stage in enumerate(stages):
+        assert {value.name for value in stage.graph.inputs} <= written
+        outputs = {value.name for value in stage.graph.outputs}
+        assert not outputs & written
+        assert index == reduced or partial_sum(index) in outputs
+        written |= {name for name in outputs if name is not None}
+    assert {binding.name for binding in bound.outputs} <= written
 
 
 def check_products(model: ir.Model) -> None:

@@ -20,6 +20,7 @@ from engine.build.layers import Linear, Weight
 from engine.build.quantize import MAX_ERROR, Fidelity, Kernel, choose, fidelity, pack
 from engine.build.targets.onnxruntime import write_engine
 from engine.dims import Dim
+from engine.plugins.function import OPSET
 
 KERNELS = {"DynamicQuantizeMatMul": Kernel.PER_TENSOR, "MatMulNBits": Kernel.PER_BLOCK, "MatMul": Kernel.FLOAT32}
 
@@ -56,7 +57,7 @@ def build_matrix(directory: Path, matrix: np.ndarray, calibration: np.ndarray | 
         (Binding("x", "float32", (*dims, inputs)),),
         (Binding("y", "float32", (*dims, outputs)),),
     )
-    builder, values = declare("matrix", bound)
+    builder, values = declare("matrix", bound, OPSET)
     model = finish(builder, bound, {"y": OneMatrix((inputs, outputs), bias)(builder.op, values["x"])})
     reader: Any = Arrays({"proj.weight": matrix, "proj.bias": np.arange(outputs, dtype=np.float32)})
     path = directory / "matrix.onnx"

@@ -5,15 +5,22 @@ in for the library, and a name for the GPU. What is tested is everything around 
 import ctypes
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from engine.build import gpu
+from engine.build import builder, gpu
 from engine.build.builder import build_pair
-from engine.build.targets import tensorrt
+from engine.build.language import language_graph
+from engine.build.targets import tensorrt, tensorrt_compiler
+from engine.build.targets.tensorrt_compiler import Job, compile_plan
 from engine.config import BuildConfig, Precision, Target
+from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import read_manifest
+from engine.model_config import LanguageConfig, RopeConfig
+from engine.plugins import lowering
+from engine.plugins.function import uses_plugins
 from tools.make_random_pair import write_pair
 
 GPU = "Some GPU (9.0)"
@@ -28,6 +35,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.syspath_prepend(directory)
     monkeypatch.setenv("PYTHONPATH", str(directory))
     monkeypatch.setattr(tensorrt, "fingerprint", lambda: GPU)
+    monkeypatch.setattr(tensorrt, "triton_version", lambda: "some")
+    # TensorRT-RTX takes no plugins.
+    monkeypatch.setattr(builder, "lowering_for", lambda target: lowering.TENSORRT)
 
 
 def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_path: Path) -> None:
@@ -49,6 +59,37 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     assert set(files) == {f"large/vision.{suffix}" for suffix in ("plan", "layers.json", "timing")}
     (tmp_path / "out" / "small" / "vision.plan").unlink()
     assert build_pair(config).built == ("small/vision",), "the earlier measurements are accepted"
+
+
+@pytest.mark.parametrize("plugins", [False, True])
+def test_plugins_are_registered_before_the_graph_is_read(
+    plugins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library, order = MagicMock(), []
+    library.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=0, PREFER_AOT_PYTHON_PLUGINS=2)
+    library.ILogger = type("ILogger", (), {})
+    library.OnnxParser.return_value.parse_from_file.side_effect = lambda path: order.append("read") or True
+    library.Builder.return_value.build_serialized_network_to_stream.side_effect = RuntimeError("far enough")
+    monkeypatch.setattr(tensorrt_compiler, "load_library", lambda target: library)
+    monkeypatch.setattr(tensorrt_compiler, "make_writer", lambda library, file: None)
+    monkeypatch.setattr(tensorrt_compiler, "register_our_plugins", lambda: order.append("register"))
+    job = Job(Target.TENSORRT, *(tmp_path / name for name in ("onnx", "weights", "plan", "report")), (), plugins)
+    with pytest.raises(RuntimeError, match="far enough"):
+        compile_plan(job)
+    assert order == ["register", "read"] if plugins else ["read"]
+    flags = library.Builder.return_value.create_network.call_args.args[0]
+    assert flags == (0b101 if plugins else 0b001)
+    feature = library.Builder.return_value.create_builder_config.return_value.set_preview_feature
+    assert feature.call_count == plugins
+
+
+@pytest.mark.parametrize(("scores", "prune_layers"), [(True, ()), (False, (1,))])
+def test_graphs_of_full_tensorrt_use_plugins(scores: bool, prune_layers: tuple[int, ...]) -> None:
+    config = LanguageConfig(64, 2, 4, 2, 16, 160, 96, 1e-5, RopeConfig(1e6, 8192))
+    limits = Limits(max_tokens=64, max_batch=2, max_tiles=4, planned=True)
+    for target in Target:
+        graph = language_graph(config, limits, prune_layers, scores, lowering=lowering.lowering_for(target))
+        assert uses_plugins(graph) is (target is Target.TENSORRT)
 
 
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

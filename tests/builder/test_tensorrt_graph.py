@@ -1,5 +1,6 @@
 """The language graph as TensorRT gets it, run by ONNX's reference, against transformers and our CPU engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from numpy.testing import assert_allclose
+from onnx.reference.op_run import OpRun
 
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
@@ -16,10 +18,12 @@ from engine.build.weights import WeightReader
 from engine.config import Precision
 from engine.dims import Limits
 from engine.families import family_of
-from engine.plugins.lowering import TENSORRT
+from engine.plugins.lowering import TENSORRT, TENSORRT_PLUGINS, Lowering
 from engine.runtime.language import LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import Pair, build_pair
+from tests.plugins.simulated_tensorrt import plugin_ops
+from tests.plugins.tensorrt_stub import missing
 from tests.reference_executor import ReferenceExecutor
 from tests.tolerance import TOLERANCE
 
@@ -44,16 +48,18 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
     return Twins(directory, build_pair(directory, "qwen2", PRUNE_LAYERS, scores=True, **WIDE))
 
 
-def lower(twins: Twins, precision: Precision, path: Path) -> LanguageModel:
+def lower(
+    twins: Twins, precision: Precision, path: Path, lowering: Lowering = TENSORRT, plugins: Sequence[type[OpRun]] = ()
+) -> LanguageModel:
     """The engine of the lowered graph in float32, so that what differs is the lowering and the stored weights."""
     family, published = family_of(twins.directory)
     config = family.read_config(twins.directory, published)
     reader = WeightReader(Checkpoint(twins.directory), family.language_sources(config, twins.directory))
-    graph = language_graph(config.language, LIMITS, PRUNE_LAYERS, scores=True, lowering=TENSORRT)
+    graph = language_graph(config.language, LIMITS, PRUNE_LAYERS, scores=True, lowering=lowering)
     with WeightFile(path / "weights") as file:
         write_weights(graph, reader, file, precision, lambda fraction: None)
     ir.external_data.load_to_model(graph)
-    return LanguageModel(ReferenceExecutor(graph), config.language, PRUNE_LAYERS, scores=True)
+    return LanguageModel(ReferenceExecutor(graph, plugins), config.language, PRUNE_LAYERS, scores=True)
 
 
 def make_prompt() -> PromptTokens:
@@ -97,6 +103,20 @@ def test_scoring_pass_over_a_cached_prefix(twins: Twins, tmp_path: Path) -> None
     assert_allclose(results[0], results[1], **TOLERANCE["fp32"])
 
 
+def test_with_our_kernels_as_plugins(twins: Twins, tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="the compiler of the kernels is not installed")
+    if reason := missing():
+        pytest.skip(reason)
+    scored = Request(make_prompt(), score_rows=np.arange(16, 23))
+    pruned = Request(make_prompt(), Pruning(3, np.array([0, 1, 2, 3, 6, 11, 16, 17, 18, 19, 20, 21, 22])))
+    with plugin_ops(tmp_path) as plugins:
+        model = lower(twins, Precision.BF16, tmp_path, TENSORRT_PLUGINS, plugins)
+        for request in (scored, pruned):
+            (logits, scores), (expected, expected_scores) = (answer(x, request) for x in (model, twins.pair.engine))
+            assert_allclose(logits, expected, **TOLERANCE["fp32"])
+            assert_allclose(scores, expected_scores, **TOLERANCE["scores"])
+
+
 @pytest.mark.parametrize(
     ("precision", "stored", "least"),
     [(Precision.INT8, "INT8", 0.999), (Precision.FP8, "FLOAT8E4M3FN", 0.99), (Precision.INT4, "INT4", 0.95)],
@@ -111,6 +131,6 @@ def test_quantized_weights(twins: Twins, tmp_path: Path, precision: Precision, s
     graph = model.executor._evaluator.proto_.graph
     types = {tensor.name: ir.DataType(tensor.data_type).name for tensor in graph.initializer}
     matrices = {name: kind for name, kind in types.items() if name.endswith(".weight.data")}
-    assert len(matrices) == 5 * 7 + 1
+    assert len(matrices) == 5 * 4 + 1, "one for queries, keys and values, one for gate and up"
     assert set(matrices.values()) == {stored, "INT8"} if precision is Precision.INT4 else {stored}
     assert matrices[f"{HEAD}.data"] == ("INT8" if precision is Precision.INT4 else stored)

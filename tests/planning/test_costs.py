@@ -1,5 +1,7 @@
 """What graphs cost against formulas written down here, on one rank and on several."""
 
+from dataclasses import replace
+
 import pytest
 
 from engine.config import GuidanceConfig, Precision, Target
@@ -90,3 +92,12 @@ def test_latency_is_the_slower_of_computing_and_reading_and_then_the_sums() -> N
     found = latency(plan, WORKLOAD, chip)
     assert (found.first_token, found.next_token) == pytest.approx((expected.first_token, expected.next_token))
     assert found.answer(10) == pytest.approx(expected.first_token + 9 * expected.next_token)
+
+
+def test_where_memory_is_planned_a_batch_is_fed_prompt_by_prompt() -> None:
+    """At most two prompts a call: more questions add what they decode, little beside a prompt."""
+    plan = ModelPlan(CONFIG, BF16, Mapping(), scores=True, planned=True)
+    few, many = (plan.activation_bytes(replace(WORKLOAD, batch=batch)) for batch in (1, 16))
+    assert few == many == ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(WORKLOAD)
+    long = replace(WORKLOAD, text_tokens=4000)
+    assert plan.activation_bytes(long) < 0.2 * ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(long)

@@ -52,11 +52,11 @@ def run_kernel(described: Launch, inputs: Sequence[np.ndarray], attributes: dict
 
 def _kernel(name: str, inputs: Sequence[np.ndarray], attributes: dict[str, int]) -> Any:
     from engine.plugins.prune_visual_tokens.kernel import prune_kernel
-    from engine.plugins.visual_attention import kernel
+    from engine.plugins.visual_attention import kernel, kernel_receive
 
     if name == "prune_rows":
         return prune_kernel(inputs[0].shape[2], inputs[1].shape[2])
     heads = kernel.Heads(**attributes)
     if name == "attend":
         return kernel.attend_kernel(heads, kernel.prefill_tile(CAPABILITY))
-    return kernel.combine_splits_kernel(heads) if name == "combine_splits" else kernel.receive_kernel(heads)
+    return kernel.combine_splits_kernel(heads) if name == "combine_splits" else kernel_receive.receive_kernel(heads)

@@ -49,7 +49,7 @@ def test_attend_prefill(stub: ProcessPoolExecutor) -> None:
     assert result.grid == (3, 2, 3), "40 tokens of 7 heads in tiles of 128"
     assert result.scalars == [40, CACHE, 1]
     assert result.types == [["BF16"] * 3 + ["INT32"] * 2 + ["BF16"] + ["FLOAT"] * 3]
-    assert result.tactics == [1, 2]
+    assert result.tactics == [1, 2, 3]
 
 
 def test_attend_decode(stub: ProcessPoolExecutor) -> None:

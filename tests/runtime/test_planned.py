@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -125,21 +124,8 @@ def test_each_phase_runs_in_its_profile(planned: SglPipeline, picture: Image.Ima
 
 
 def test_more_kept_tokens_than_planned_are_refused(planned: SglPipeline, picture: Image.Image) -> None:
-    large = planned.manifest.models["large"]
-    assert large.prune_layers
-    with pytest.raises(RequestError, match=r"the prompt keeps \d+ tokens, with max_new_tokens .* the engine's 280; ask"):
-        sampling = SamplingConfig(max_new_tokens=300 - prompt_tokens(planned, picture))
-        planned.answer([picture], QUESTION, sampling=sampling, guidance=GuidanceConfig(enabled=False), exit=ANSWER_ALL)
-
-
-def prompt_tokens(pipeline: SglPipeline, picture: Image.Image) -> int:
-    settings = {"sampling": SamplingConfig(max_new_tokens=1), "guidance": GuidanceConfig(enabled=False)}
-    return pipeline.answer([picture], QUESTION, exit=ANSWER_ALL, **settings).prompt_tokens  # type: ignore[arg-type]
-
-
-def test_caches_have_the_planned_length(planned: SglPipeline) -> None:
-    for role in ("small", "large"):
-        language = getattr(planned, role).language
-        lengths = {language.limits.cache(segment) for segment in range(len(language.prune_layers) + 1)}
-        assert lengths == ({300} if role == "small" else {300, 280})
-    assert np.all([planned.manifest.max_kept_tokens == 280])
+    guidance = GuidanceConfig(enabled=False)
+    short = planned.answer([picture], QUESTION, sampling=SamplingConfig(max_new_tokens=1), guidance=guidance)
+    sampling = SamplingConfig(max_new_tokens=300 - short.prompt_tokens)
+    with pytest.raises(RequestError, match=r"keeps \d+ tokens, with max_new_tokens \d+ more than the engine's 280;"):
+        planned.answer([picture], QUESTION, sampling=sampling, guidance=guidance, exit=ANSWER_ALL)

@@ -4,31 +4,28 @@ import base64
 import io
 import json
 import queue
-import shutil
-import signal
-import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 from engine.build.builder import build_pair
 from engine.config import BuildConfig
 from engine.runtime.pipeline import SglPipeline
-from tests.serving.server_environment import locate
 from tools.export_triton_repository import write_repository
 from tools.make_random_pair import write_pair
 from tools.scenes import make_scene
+from tools.triton import server_process
 from tools.triton.serve_config import ServeConfig
+from tools.triton.server_environment import UnsuitableMachine
+from tools.triton.server_process import ServerProcess
 from tools.triton.tensors import MODELS
 
 KINDS = {tensor.name: tensor.kind for model in MODELS for tensor in model.inputs}
@@ -37,17 +34,8 @@ TYPES |= {kind: (kind, getattr(np, kind.lower())) for kind in ("UINT8", "INT32",
 SECONDS = 120.0
 
 
-@dataclass
-class Server:
-    """A running server and its clients."""
-
-    process: subprocess.Popen[bytes]
-    ports: dict[str, int]
-    log: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['http']}"
+class Server(ServerProcess):
+    """A running server with clients."""
 
     def post(self, path: str, content: dict[str, Any]) -> bytes:
         """Over HTTP; raises urllib's HTTPError."""
@@ -69,46 +57,20 @@ class Server:
             return read_stream(results)
 
     @contextmanager
-    def grpc(self) -> Iterator[tuple[Any, "queue.Queue[Any]"]]:
-        """A client with an open stream, and where its results arrive."""
-        from tritonclient.grpc import InferenceServerClient
-
+    def grpc(self, cancel: bool = False) -> Iterator[tuple[Any, "queue.Queue[Any]"]]:
+        """A client with an open stream, and where its results arrive. cancel: at the end, what is not answered."""
         results: queue.Queue[Any] = queue.Queue()
         client = InferenceServerClient(f"127.0.0.1:{self.ports['grpc']}")
         client.start_stream(lambda result, error: results.put((result, error)))
         try:
             yield client, results
         finally:
-            client.stop_stream(cancel_requests=True)
+            client.stop_stream(cancel_requests=cancel)
             client.close()
-
-    def metric(self, name: str, model: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=SECONDS) as response:
-            lines = response.read().decode().splitlines()
-        found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line]
-        return float(found[0].split()[-1])
-
-    def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
-
-    def stop(self) -> int:
-        """Like an orchestrator: ask, wait, and only then kill."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(60)
-        finally:
-            self.process.kill()
 
 
 def grpc_inputs(inputs: Mapping[str, Any]) -> list[Any]:
     """Values as tensors with a batch dimension."""
-    from tritonclient.grpc import InferInput
-
     tensors = []
     for name, value in inputs.items():
         kind, dtype = TYPES[KINDS[name]]
@@ -148,39 +110,13 @@ def encode(image: Image.Image) -> bytes:
 
 
 @contextmanager
-def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
-    """Start the server and wait until it is ready."""
-    pytest.importorskip("tritonclient.grpc", reason="the extra [triton] is not installed")
-    environment = locate()
-    ports = _free_ports()
-    addresses = [f"--{name}-{what}={value}" for name, port in ports.items() for what, value in _address(port)]
-    log = directory / "server.log"
-    shutil.rmtree(directory / "backends", ignore_errors=True)
-    command = [*environment.command(repository, directory / "backends"), *addresses, *options]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment.variables()
-        )
-    server = Server(process, ports, log)
+def serve(repository: Path, directory: Path) -> Iterator[Server]:
+    """Start the server and wait until it is ready; a machine that cannot run it skips the test."""
     try:
-        deadline = time.monotonic() + SECONDS
-        while not server.is_ready():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.2)
-        yield server
-    finally:
-        server.stop()
-
-
-def _address(port: int) -> list[tuple[str, Any]]:
-    return [("address", "127.0.0.1"), ("port", port)]
-
-
-def _free_ports() -> dict[str, int]:
-    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
-        for open_socket in (one, two, three):
-            open_socket.bind(("127.0.0.1", 0))
-        return {"http": one.getsockname()[1], "grpc": two.getsockname()[1], "metrics": three.getsockname()[1]}
+        with server_process.serve(repository, directory) as process:
+            yield Server(process.process, process.ports, process.log)
+    except UnsuitableMachine as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -201,11 +137,10 @@ def pipeline(engine_directory: Path) -> SglPipeline:
 def server(engine_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Its repository was moved after the export."""
     directory = tmp_path_factory.mktemp("server")
-    config = ServeConfig(threads=1, max_tokens=6, queue_delay_us=50_000)
+    config = ServeConfig(threads=1, max_tokens=6, queue_delay_us=50_000, allow_image_urls=True)
     write_repository(engine_directory, directory / "exported", config)
     (directory / "exported").rename(directory / "repository")
-    explicit = ["--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS)]
-    with serve(directory / "repository", directory, *explicit) as running:
+    with serve(directory / "repository", directory) as running:
         yield running
 
 

@@ -1,18 +1,34 @@
-"""A dead model process, on a server of its own."""
+"""A dead model process, and the end of a server; each on a server of its own."""
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.serving.conftest import Server, serve
+from engine.config import ExitConfig, SamplingConfig
+from engine.runtime.pipeline import SglPipeline
+from tests.serving.conftest import Server, data_url, serve
 from tools.export_triton_repository import write_repository
 from tools.sgl import main
 from tools.triton.serve_config import ServeConfig
 from tools.triton.tensors import MODELS
 
 pytestmark = pytest.mark.xdist_group("server")
+ASK = "What colour is the large circle?"
+NEVER = 1.1
+MANY = 12
+
+
+@pytest.fixture
+def own_server(engine_directory: Path, tmp_path: Path) -> Iterator[Server]:
+    write_repository(engine_directory, tmp_path / "repository", ServeConfig(threads=1, max_tokens=40), link=True)
+    with serve(tmp_path / "repository", tmp_path) as server:
+        yield server
 
 
 def stubs(server: Server) -> dict[str, int]:
@@ -32,18 +48,58 @@ def stubs(server: Server) -> dict[str, int]:
     return found
 
 
-def test_a_killed_model_is_detected_and_recovered(
-    engine_directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def ask(server: Server, picture: bytes) -> dict[str, Any]:
+    return server.generate("sgl", text_input=ASK, image_url_input=[data_url(picture)], exit_threshold=NEVER)
+
+
+def wait_for_questions(server: Server) -> None:
+    """Until all have arrived and the large model has answered one."""
+    while (
+        server.metric("sgl_questions_total", "sgl") < MANY or server.metric("sgl_invocations_total", "large_vlm") == 0
+    ):
+        time.sleep(0.02)
+
+
+def test_a_killed_model_is_detected_and_recovered(own_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    health = ["health", "--url", own_server.url]
+    assert main(health) == 0
+    assert capsys.readouterr().out.count("answers after") == 3
+    os.kill(stubs(own_server)["large_vlm"], signal.SIGKILL)
+    assert main(health) == 2
+    assert "large_vlm does not answer" in capsys.readouterr().err
+    assert own_server.is_ready()
+    assert main([*health, "--recover"]) == 0
+    assert main(health) == 0
+
+
+def test_a_drained_server_answered_every_question(
+    own_server: Server, pipeline: SglPipeline, picture: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_repository(engine_directory, tmp_path / "repository", ServeConfig(threads=1), link=True)
-    explicit = ["--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS)]
-    with serve(tmp_path / "repository", tmp_path, *explicit) as server:
-        health = ["health", "--url", server.url]
-        assert main(health) == 0
-        assert capsys.readouterr().out.count("answers after") == 3
-        os.kill(stubs(server)["large_vlm"], signal.SIGKILL)
-        assert main(health) == 2
-        assert "large_vlm does not answer" in capsys.readouterr().err
-        assert server.is_ready()
-        assert main([*health, "--recover"]) == 0
-        assert main(health) == 0
+    sampling = SamplingConfig(max_new_tokens=40)
+    expected = pipeline.answer(picture, ASK, exit=ExitConfig(exit_threshold=NEVER), sampling=sampling).text
+    with ThreadPoolExecutor(MANY) as pool:
+        answers = [pool.submit(ask, own_server, picture) for _ in range(MANY)]
+        wait_for_questions(own_server)
+        assert not all(answer.done() for answer in answers)
+        assert main(["drain", "--url", own_server.url, "--metrics-url", own_server.metrics_url]) == 0
+        assert "answered its last question" in capsys.readouterr().out
+        assert "error" in ask(own_server, picture)
+        processes = stubs(own_server)
+        assert own_server.stop() == 0
+    assert [answer.result().get("text_output") for answer in answers] == [expected] * MANY
+    assert not any(Path(f"/proc/{process}").exists() for process in processes.values())
+
+
+def test_a_shutdown_ends_every_question(own_server: Server, pipeline: SglPipeline, picture: bytes) -> None:
+    """Whole answers for those that the large model had, one sentence for the others, and no process is left."""
+    sampling = SamplingConfig(max_new_tokens=40)
+    expected = pipeline.answer(picture, ASK, exit=ExitConfig(exit_threshold=NEVER), sampling=sampling).text
+    with ThreadPoolExecutor(MANY) as pool:
+        answers = [pool.submit(ask, own_server, picture) for _ in range(MANY)]
+        wait_for_questions(own_server)
+        processes = stubs(own_server)
+        assert own_server.stop() == 0
+    for answer in (answer.result() for answer in answers):
+        assert answer.get("text_output") == expected or "ask again, or another server" in answer["error"]
+    assert any("text_output" in answer.result() for answer in answers)
+    assert not any(Path(f"/proc/{process}").exists() for process in processes.values())

@@ -1,4 +1,7 @@
-"""The benchmark on tiny models: every question has its rows, what is missing is named, people's text stays."""
+"""The benchmark on tiny models: every question has its rows, what is missing is named, people's text stays.
+
+tests/serving asks the question that needs a server.
+"""
 
 import json
 import os
@@ -20,7 +23,7 @@ from tools.benchmark.report import Row, Section, Unit, section_markdown, write_m
 from tools.benchmark.worker import Worker, WorkerError
 
 ABSENT = replace(PEERS[0], name="absent engine", modules={"absent-package": "no_such_module"})
-ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8, "plans": 8}
+ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8, "tensor_parallel": 9, "plans": 8}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("benchmark")
     arguments = ["--size", "tiny", "--loads", "1", "--runs", "1", "--threads", "1", "--work", str(directory / "work")]
     arguments += ["--out", str(directory / "report.md"), "--json", str(directory / "figures.json")]
+    arguments += ["--only", ",".join(ROWS)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peers_question, "PEERS", (PEERS[0], ABSENT))
         patch.setattr(plans_question, "CASES", plans_question.CASES[:2])
@@ -63,7 +67,7 @@ def test_nothing_is_left_in_the_work_directory(run: Path) -> None:
 def test_what_people_wrote_stays(run: Path) -> None:
     report = run / "report.md"
     text = report.read_text()
-    assert all(text.count(f"<!-- benchmark {name} {edge} -->") == 1 for name in QUESTIONS for edge in ("begin", "end"))
+    assert all(text.count(f"<!-- benchmark {name} {edge} -->") == 1 for name in ROWS for edge in ("begin", "end"))
     generated = text[text.index("<!-- benchmark scores begin -->") : text.index("<!-- benchmark scores end -->")]
     by_hand = text.replace(generated, "<!-- benchmark scores begin -->\nold\n") + "\nOur finding, \\1 by hand.\n"
     report.write_text(by_hand)
@@ -138,4 +142,5 @@ def test_an_unknown_question_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "scores,speed"])
     assert stopped.value.code == 2
-    assert "'speed' is none of scores, peers, int8, consistency, memory, plans" in capsys.readouterr().err
+    said = "'speed' is none of scores, peers, int8, consistency, memory, tensor_parallel, plans"
+    assert said in capsys.readouterr().err

@@ -259,3 +259,21 @@ def test_progress_stays_on_stderr(pair: Path, tmp_path: Path, sgl: Callable[...,
     assert run.status == 0
     assert run.err.splitlines().count("small/vision done") == 1
     assert run.out.startswith(str(tmp_path / "engine"))
+
+
+def test_ranks_are_built_one_by_one(build: Callable[..., dict[str, Any]], pair: Path, tmp_path: Path) -> None:
+    out = tmp_path / "engine"
+    first = build(*options(pair, out, "--max-tokens", 64, "--tp", 2, "--rank", 1))
+    assert first["built"] == ["large/language/rank1"]
+    assert (set(first["missing"]), first["bytes"]) == (COMPONENTS, 0)
+    last = build(*options(pair, out, "--max-tokens", 64, "--tp", 2, "--rank", 0))
+    assert (set(last["built"]), last["missing"]) == (COMPONENTS, [])
+    manifest = read_manifest(out)
+    assert (manifest.world_size, last["bytes"]) == (2, manifest.total_bytes())
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(2, 2), (0, 0), (-1, 2)])
+def test_a_rank_outside(sgl: Callable[..., Run], pair: Path, tmp_path: Path, rank: int, ranks: int) -> None:
+    run = sgl("build", *options(pair, tmp_path / "engine", "--tp", ranks, "--rank", rank))
+    assert run.status == 2
+    assert len(run.err.splitlines()) == 1

@@ -1,6 +1,7 @@
 """The miniature pair: scenes and questions are as they say, training sees what the engine sees, and steps learn."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,23 @@ from tools.miniature.checkpoint import CONFIGS, Miniature, export, make_config, 
 from tools.miniature.grade import engine_answers
 from tools.miniature.language_stage import Encoder, make_batch
 from tools.miniature.model import VISUAL_MARK, WORD_MARK, WORD_STD
-from tools.miniature.optimiser import Clock, Optimiser
-from tools.miniature.questions import Kind, Question, ask, box_text, exam, overlap, picture, read_box, render, score
-from tools.miniature.scenes import CELL, COLOURS, SIDE, Split, draw, make_crowd, make_scene
-from tools.miniature.train import LANGUAGE_SEEDS, RECIPES, RUNS, SCENES, Stage
+from tools.miniature.optimiser import Optimiser
+from tools.miniature.questions import (
+    LONGEST_ANSWER,
+    Kind,
+    Question,
+    ask,
+    box_text,
+    exam,
+    overlap,
+    picture,
+    read_box,
+    render,
+    score,
+)
+from tools.miniature.scenes import CELL, COLOURS, SIDE, TILE, TILES, Split, draw, make_crowd, make_scene
+from tools.miniature.train import LANGUAGE_SEEDS, RECIPES, RUNS, SCENES, Stage, Steps
+from tools.miniature.vocabulary import COUNTS
 from tools.random_checkpoint import tensor_shapes
 from tools.train_miniature import main
 
@@ -57,16 +71,12 @@ def test_training_stays_in_its_split() -> None:
 @settings(max_examples=30, deadline=None)
 def test_objects_do_not_meet(seed: int) -> None:
     for items in (make_scene(seed), make_crowd(seed)):
-        numbers = {item.number for item in items}
-        assert len(numbers) == len(items)
         assert len({vision_stage.token_of(item) for item in items}) == len(items)
         for item in items:
-            assert item.radius <= item.x + 1 and item.x + item.radius <= SIDE + 1
             assert all(0 <= edge < SIDE // CELL for edge in item.box())
-            for other in items:
-                apart = max(abs(item.x - other.x), abs(item.y - other.y))
-                assert other is item or apart >= item.radius + other.radius
-    assert len({(item.colour, item.shape) for item in make_scene(seed)}) == len(make_scene(seed))
+            assert item.radius + max(abs(item.right), abs(item.down)) <= CELL
+    scene = make_scene(seed)
+    assert len({(item.colour, item.shape) for item in scene}) == len({item.number for item in scene}) == len(scene)
 
 
 def test_an_object_is_drawn_where_it_says() -> None:
@@ -75,8 +85,8 @@ def test_an_object_is_drawn_where_it_says() -> None:
     image = draw(3, items)
     assert np.array_equal(image, draw(3, items))
     for item in items:
-        half = item.radius // 2
-        part = image[item.y : item.y + item.radius, item.x - half : item.x + half + 1]
+        left, top, right, bottom = (edge * CELL for edge in item.box())
+        part = image[top + CELL : bottom + CELL, left + CELL // 2 : right + CELL // 2]
         assert np.abs(np.median(part, (0, 1)) - COLOURS[item.colour]).max() < 20
 
 
@@ -90,23 +100,21 @@ def test_an_answer_follows_from_the_scene(kind: Kind) -> None:
         numbers = {str(item.number): item for item in items}
         match question.kind:
             case Kind.NUMBER:
-                assert [words[-2], words[-1]] == [numbers[question.answer].colour, numbers[question.answer].shape]
+                told = [item for item in items if [item.colour, item.shape][: len(words) - 2] == words[2:]]
+                assert told == [numbers[question.answer]]
             case Kind.COLOUR | Kind.SHAPE:
                 assert question.answer == getattr(numbers[words[-1]], kind)
             case Kind.LOCATE:
-                item, box = numbers[words[-1]], read_box(question.answer)
-                assert box is not None
-                assert box[0] * CELL <= item.x < (box[2] + 1) * CELL
-                assert box[1] * CELL <= item.y < (box[3] + 1) * CELL
+                assert read_box(question.answer) == numbers[words[-1]].box()
             case Kind.COMPARE:
                 loser = words[1] if words[3] == question.answer else words[3]
-                assert numbers[question.answer].y < numbers[loser].y
+                assert numbers[question.answer].row < numbers[loser].row
             case Kind.COUNT:
                 alike = [i for i in items if words[-1] in (i.colour, i.shape + "s")]
-                assert question.answer == str(len(alike))
+                assert question.answer == COUNTS[len(alike)]
 
 
-boxes = st.tuples(*[st.integers(0, 7)] * 2, *[st.integers(8, 15)] * 2)
+boxes = st.tuples(*[st.integers(0, 7)] * 2, *[st.integers(8, 23)] * 2)
 
 
 @given(one=boxes, two=boxes)
@@ -131,9 +139,9 @@ def test_other_answers_are_right_only_if_exact() -> None:
 
 
 def test_a_rendered_scene_can_be_asked_about() -> None:
-    image, questions = render(5)
+    image, question = render(5, Kind.LOCATE)
     assert image.size == (SIDE, SIDE)
-    assert len(questions) == len(Kind)
+    assert question.text.startswith("Where is ")
     assert {seed for seed, _ in exam(Split.TEST, 12)} <= set(Split.TEST.value[:12])
 
 
@@ -166,11 +174,11 @@ def test_training_reads_the_ids_of_the_engine(checkpoints: Path, tmp_path: Path)
     encoder = Encoder()
     for kind in Kind:
         question = ask(kind, make_scene(1), np.random.default_rng(1))
-        text = render_prompt(config, question.text, [language_stage.TILES]).text
+        text = render_prompt(config, question.text, [TILES**2]).text
         assert tokenizer.encode(text) == [*encoder.prefix, *encoder.tail(question.text)]
         said = encoder.answer(question.answer)
         assert tokenizer.decode(said) == question.answer
-        assert len(said) <= language_stage.LONGEST_ANSWER
+        assert len(said) <= LONGEST_ANSWER
 
 
 def test_training_sees_the_tiles_of_the_engine(checkpoints: Path) -> None:
@@ -181,8 +189,9 @@ def test_training_sees_the_tiles_of_the_engine(checkpoints: Path) -> None:
     np.testing.assert_allclose(vision_stage.to_tiles(image[None]).numpy(), tiles.pixel_values, atol=1e-6)
     boxes = family.token_boxes(config, tiles.boxes) * SIDE
     for item in make_scene(2):
-        left, top, right, bottom = boxes[vision_stage.token_of(item)]
-        assert left <= item.x < right and top <= item.y < bottom
+        left, top, right, bottom = item.box()
+        cells = np.array([left, top, right + 1, bottom + 1])
+        np.testing.assert_allclose(boxes[vision_stage.token_of(item)], cells * CELL)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -195,9 +204,10 @@ def test_language_model_is_llama(checkpoints: Path) -> None:
     """Against transformers, on the checkpoint's own weights; packed questions give what each gives alone."""
     model, encoder = restore(checkpoints / "small"), Encoder()
     oracle = load_oracle(checkpoints / "small", TINY["llm_config"])
-    batch = make_batch(encoder, range(2), np.random.default_rng(0))
+    gallery = language_stage.make_gallery(model.vision_model, range(3))
+    batch = make_batch(encoder, gallery, np.random.default_rng(0), size=2)
     with torch.no_grad():
-        embeds = language_stage.embed(model, encoder, batch.ids, batch.tiles)
+        embeds = language_stage.embed(model, encoder, batch.ids, batch.features)
         packed = model.language_model(embeds, batch.positions, batch.mask)
         for question in (0, 5, 31):
             scene = int((batch.asked == question).any(1).nonzero())
@@ -208,7 +218,7 @@ def test_language_model_is_llama(checkpoints: Path) -> None:
 
 def test_the_engine_answers_like_torch(checkpoints: Path, tmp_path: Path) -> None:
     """Token by token, through the ordinary build, for a question of each kind and both models of a pair."""
-    build_pair(BuildConfig(checkpoints / "small", checkpoints / "large", tmp_path, max_tokens=128, max_batch=3))
+    build_pair(BuildConfig(checkpoints / "small", checkpoints / "large", tmp_path, max_tokens=256, max_batch=3))
     pipeline, encoder, questions = SglPipeline.load(tmp_path, threads=1), Encoder(), exam(Split.TEST, len(Kind))
     for name, large in (("small", False), ("large", True)):
         model, firsts = restore(checkpoints / name), set()
@@ -219,7 +229,7 @@ def test_the_engine_answers_like_torch(checkpoints: Path, tmp_path: Path) -> Non
             ids = torch.tensor([[*encoder.prefix, *encoder.tail(question.text)]])
             mask = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
             with torch.no_grad():
-                embeds = language_stage.embed(model, encoder, ids, tiles)
+                embeds = language_stage.embed(model, encoder, ids, vision_stage.encode(model.vision_model, tiles))
                 hidden = model.language_model(embeds, torch.arange(ids.shape[1])[None], mask)[0, -1]
                 first = model.language_model.logits(hidden).softmax(-1).max().item()
             assert answer.probabilities[0] == pytest.approx(first, rel=1e-3)
@@ -233,7 +243,7 @@ def test_marks_lead_words_to_the_picture() -> None:
     model, encoder = Miniature(TINY), Encoder()
     size, number = TINY["llm_config"]["hidden_size"], encoder.tail("Colour of 37?")[2]
     words = WORD_STD * torch.randn(TINY["llm_config"]["vocab_size"], size)
-    tiles = torch.zeros(4, 3, 112, 112)
+    tiles = torch.zeros(TILES**2, 3, TILE, TILE)
     language_stage.start(model, words, tiles)
     decoder = model.language_model.model
     ids = torch.tensor([[*encoder.prefix, *encoder.tail("Colour of 37?")]])
@@ -260,46 +270,59 @@ def test_steps_learn() -> None:
     model, encoder = Miniature(TINY), Encoder()
     language = TINY["llm_config"]
     labeller = vision_stage.Labeller(language["vocab_size"], language["hidden_size"])
-    tiles, labels = vision_stage.batch(0)
-    tiles, labels = tiles[:8], labels[:2]
-    batch = make_batch(encoder, range(1), np.random.default_rng(0))
-    modules = torch.nn.ModuleList([model, labeller])
-    for loss in (
-        lambda: vision_stage.loss_of(model.vision_model, labeller, tiles, labels).total,
-        lambda: language_stage.loss_of(model, encoder, batch).total,
+    tiles, labels = vision_stage.batch(range(1))
+    gallery = language_stage.make_gallery(model.vision_model, range(1))
+    batch = make_batch(encoder, gallery, np.random.default_rng(0), size=1)
+    for modules, loss in (
+        ([model.vision_model, labeller], lambda: vision_stage.loss_of(model.vision_model, labeller, tiles, labels)),
+        ([model.language_model], lambda: language_stage.loss_of(model, encoder, batch)),
     ):
-        optimiser = Optimiser(modules.parameters(), 3e-2, Clock(1e9))
-        first = loss().item()
+        optimiser = Optimiser(list(torch.nn.ModuleList(modules).parameters()), 0.2, total=1000)
+        first = loss().total.item()
         for _ in range(12):
-            optimiser.step(loss())
-        assert loss().item() < 0.8 * first
+            optimiser.step(loss().total)
+        assert loss().total.item() < 0.8 * first
 
 
 def test_a_stage_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     def stage() -> Stage:
-        modules = torch.nn.ModuleList([torch.nn.Linear(3, 2)])
-        return Stage(tmp_path / "stage.pt", modules, Optimiser(modules.parameters(), 0.1, Clock(1e9)))
+        return Stage(tmp_path / "stage.pt", torch.nn.ModuleList([torch.nn.Linear(3, 2)]), Steps(9, 0.1))
+
+    def step(stage: Stage) -> None:
+        stage.optimiser.step(stage.modules[0](torch.ones(3, dtype=torch.bfloat16)).square().sum())
 
     stopped, resumed = stage(), stage()
-    for step in stopped.steps(lambda stage, fraction, figures: None):
-        stopped.optimiser.step(stopped.modules[0](torch.ones(3)).square().sum())
-        if step == 4:
+    for number in stopped.steps(lambda stage, fraction, figures: None):
+        step(stopped)
+        if number == 4:
             break
     stopped.save()
     assert next(iter(resumed.steps(lambda stage, fraction, figures: None))) == 5
     for again in (stopped, resumed):
-        again.optimiser.step(again.modules[0](torch.ones(3)).square().sum())
+        step(again)
+    assert torch.equal(stopped.optimiser.exact[0], resumed.optimiser.exact[0])
     assert torch.equal(stopped.modules[0].weight, resumed.modules[0].weight)
+
+
+def test_small_steps_add_up() -> None:
+    """Steps too small for bfloat16 are not lost."""
+    parameter = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    optimiser = Optimiser([parameter], 1e-4, total=10_000)
+    for _ in range(200):
+        optimiser.step(parameter.sum())
+    assert parameter.max() < 1
 
 
 def test_the_command_trains_and_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both stages on a budget that the first steps spend; run again, it finds nothing left to do."""
+    """Two steps of every stage; run again, it finds nothing left to do."""
+    recipe = replace(
+        RECIPES["small"], vision=Steps(2, 1e-3), shallow=Steps(2, 1e-3), language=Steps(2, 1e-3), gallery=8
+    )
+    monkeypatch.setitem(RECIPES, "small", recipe)
     monkeypatch.setitem(CONFIGS, "small", TINY)
     monkeypatch.setattr("tools.train_miniature.VALIDATION", 6)
-    monkeypatch.setattr("tools.miniature.optimiser.LONGEST_STEP", 1e9)
-    monkeypatch.setattr("tools.miniature.optimiser.Clock.fraction", lambda clock: min(1.0, clock.steps / 2))
     arguments = ["--only", "small", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     weights = []
     for _ in range(2):

@@ -28,11 +28,16 @@ def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:
         "KV cache, layers from 4 on",
         "together, as the models take turns",
         "such questions at once, or one of",
+        "engines of exactly this size: --max-tokens 3520 --max-batch 1 --prune-layers 4 --max-kept-tokens 857",
         "communication: 49 all-reduces a call",
         "PREDICTED latency, not measured",
         "a roofline of NVIDIA H100 SXM",
     ):
         assert part in " ".join(run.out.split()), part
+
+
+def test_any_layer_can_be_pruned_at(sgl: Sgl) -> None:
+    assert "KV cache, layers below 7" in sgl("plan", *PUBLISHED, "--prune-layer", 7).out
 
 
 def test_json_adds_up(sgl: Sgl) -> None:
@@ -86,39 +91,27 @@ def test_what_fits_is_the_most_that_does(plan: PairPlan) -> None:
     workload = Workload(tiles, new_tokens=new_tokens)
     found = fit(plan, workload, budget)
     assert found.batch > 1
-    assert not found.context_of_model
+    assert not found.context_of_models
     assert total(batch=found.batch) <= budget < total(batch=found.batch + 1)
     text = found.context - 16 * tiles - new_tokens
     assert total(text_tokens=text) <= budget < total(text_tokens=text + 1)
 
 
 def test_the_context_ends_where_the_model_does(plan: PairPlan) -> None:
-    assert fit(plan, Workload(tiles=1), 10**12) == Fit(batch=1024, context=8192, context_of_model=True)
+    assert fit(plan, Workload(tiles=1), 10**12) == Fit(batch=1024, context=8192, context_of_models=True)
 
 
 def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair: Path, sgl: Sgl) -> None:
+    models = ("--small", pair / "small", "--large", pair / "large")
+    question = ("--tiles", 2, "--text-tokens", 4, "--max-new-tokens", 2)
+
     def ask(*options: str, memory: str = "4.1MB") -> Run:
-        models = ("--small", pair / "small", "--large", pair / "large")
-        return sgl(
-            "plan",
-            *models,
-            "--gpu-memory",
-            memory,
-            "--reserve",
-            "0.1MB",
-            "--tiles",
-            2,
-            "--text-tokens",
-            4,
-            "--max-new-tokens",
-            2,
-            *options,
-        )
+        return sgl("plan", *models, *question, "--gpu-memory", memory, "--reserve", "0.1MB", *options)
 
     run = ask()
     assert (run.status, run.out) == (2, "")
     assert run.err == (
-        "large in bf16 with small needs 4.6 MB on rank 0 of 1 for one question of 38 tokens, 649.8 kB more than the "
+        "large in bf16 with small needs 4.7 MB on rank 0 of 1 for one question of 38 tokens, 668.5 kB more than the "
         "4.0 MB that it can use; give --tp 2 or --precision int8\n"
     )
     assert ask("--tp", "2").status == 0
@@ -138,7 +131,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
             ("--small", "1B", "--large", "1B", "--precision", "fp32"),
             "target tensorrt is not built in precision fp32; choose bf16 or",
         ),
-        (("--small", "1B", "--large", "1B", "--prune-layer", "5"), "prune_layer 5 was not built; choose one of"),
+        (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "prune_layer 24 is outside 0..23"),
         (
             ("--small", "1B", "--large", "1B", "--gpu-memory", "1GB"),
             "--reserve 1.1 GB leaves nothing of --gpu-memory 1.0 GB",

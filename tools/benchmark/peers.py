@@ -200,7 +200,9 @@ def export_gguf(checkpoint: Path, out: Path) -> None:
     _add_vocabulary(writer, checkpoint, config["vocab_size"])
     tensor_names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, layers)
     for name, tensor in load_file(checkpoint / WEIGHTS).items():
-        writer.add_tensor(tensor_names.get_name(name, (".weight", ".bias")), tensor.float().numpy())
+        known = tensor_names.get_name(name, (".weight", ".bias"))
+        assert known is not None, f"GGUF has no place for {name}"
+        writer.add_tensor(known, tensor.float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

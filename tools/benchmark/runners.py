@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
+from engine.manifest import read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.runtime.answer import Answer
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
@@ -13,6 +14,8 @@ from engine.runtime.guidance import score_rows
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning, Request
+from engine.runtime.tensor_parallel import ShardedLanguage
+from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.vision import VisionEncoder
 from tools.benchmark.memory_meter import AnonymousPeak, status_bytes
 
@@ -72,6 +75,43 @@ class EngineRunner:
         """[L,V] of the prompt and what was decoded after it."""
         assert self.generation is not None, "a prompt comes first"
         return self.generation.visual_scores(0)
+
+
+@dataclass(frozen=True)
+class ShardedEngine:
+    """The large model of an engine directory built for several ranks; called, they are started."""
+
+    directory: Path
+    threads: int
+
+    def __call__(self) -> "ShardedRunner":
+        ranks = Group()
+        ranks.open(self.directory, read_manifest(self.directory), self.threads)
+        return ShardedRunner(ranks)
+
+
+class ShardedRunner:
+    """Several ranks at work on one prompt at a time."""
+
+    def __init__(self, ranks: Group) -> None:
+        self._ranks = ranks
+
+    def prefill(self, prompt: PromptTokens, new_tokens: int) -> np.ndarray:
+        """-> logits [vocab] of the prompt's last token."""
+        self._generation = ShardedLanguage(self._ranks).prefill([Request(prompt)], new_tokens)
+        return self._generation.logits[0]
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """[G] fed one by one -> logits [vocab] of the last."""
+        everyone, nobody = np.ones(1, bool), np.zeros(1, bool)
+        for token in tokens:
+            logits = self._generation.decode(np.array([token]), everyone, nobody)
+        return logits[0]
+
+    def seconds_in_sums(self) -> float:
+        """Rank 0's, since it was started."""
+        seconds: float = self._ranks.call("seconds_in_sums")
+        return seconds
 
 
 @dataclass(frozen=True)

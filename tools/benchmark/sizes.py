@@ -29,7 +29,7 @@ class Size:
 
     models: in words. small, large: of a pair; questions about one model are about the small one.
     short, long: prompts. decode_tokens: fed after a prompt. answer_tokens: of the small model's answer that the
-    consistency pass scores.
+    consistency pass scores. questions: of each case of serving.
     """
 
     models: str
@@ -39,8 +39,26 @@ class Size:
     long: PromptSize
     decode_tokens: int
     answer_tokens: int
+    questions: int
 
 
+MID_SMALL: Published = SMALL | {
+    "force_image_size": 224,
+    "llm_config": SMALL["llm_config"]
+    | {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 8},
+    "vision_config": SMALL["vision_config"]
+    | {
+        "hidden_size": 192,
+        "image_size": 224,
+        "intermediate_size": 768,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 4,
+    },
+}
+MID_LARGE: Published = MID_SMALL | {
+    "llm_config": LARGE["llm_config"]
+    | {"hidden_size": 640, "intermediate_size": 2560, "num_attention_heads": 10, "num_hidden_layers": 16},
+}
 TINY: Published = SMALL | {
     "llm_config": LARGE["llm_config"]
     | {
@@ -61,6 +79,17 @@ SIZES = {
         PromptSize(7, 64),
         decode_tokens=20,
         answer_tokens=10,
+        questions=24,
+    ),
+    "mid": Size(
+        "of our own: 8 layers of width 256, InternLM2 layout; the large one of a pair: 16 of width 640, Llama layout",
+        MID_SMALL,
+        MID_LARGE,
+        PromptSize(3, 32),
+        PromptSize(7, 64),
+        decode_tokens=8,
+        answer_tokens=8,
+        questions=24,
     ),
     "tiny": Size(
         "tiny, whose times mean nothing",
@@ -70,6 +99,7 @@ SIZES = {
         PromptSize(3, 12),
         decode_tokens=3,
         answer_tokens=4,
+        questions=5,
     ),
 }
 

@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 from engine.plugins.visual_attention import launch
-from engine.plugins.visual_attention.kernel import Tile
+from engine.plugins.visual_attention.kernel import COMPACT, Tile
 from tools.gpu_check.check import Check, Line, Measured, Missing, at_least, at_most
 from tools.gpu_check.kernels import HEADS
 from tools.gpu_check.machine import milliseconds
@@ -31,7 +31,7 @@ TILES = (
     Tile(128, 128, 8, 2),
     Tile(128, 64, 8, 3),
     Tile(64, 64, 4, 2),
-    Tile(64, 32, 4, 3),
+    COMPACT,
 )
 
 

@@ -8,8 +8,8 @@ from engine.plugins.visual_attention.kernel import (
     attend_kernel,
     combine_splits_kernel,
     prefill_tile,
-    receive_kernel,
 )
+from engine.plugins.visual_attention.kernel_receive import receive_kernel
 
 HEADS = Heads(num_heads=16, num_kv_heads=8, head_dim=128)
 WIDTH = 2048

@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tools.miniature.model import LanguageModel, VisionModel
+from tools.miniature.model import LanguageModel, VisionModel, idle_layer
+from tools.miniature.scenes import TILE, TILES
 from tools.miniature.vocabulary import make_tokenizer, write_tokenizer
 
 COMMON: dict[str, Any] = {
     "architectures": ["InternVLChatModel"],
     "downsample_ratio": 0.5,
     "dynamic_image_size": True,
-    "force_image_size": 112,
-    "max_dynamic_patch": 4,
-    "min_dynamic_patch": 4,
+    "force_image_size": TILE,
+    "max_dynamic_patch": TILES**2,
+    "min_dynamic_patch": TILES**2,
     "model_type": "internvl_chat",
     "ps_version": "v2",
     "select_layer": -1,
@@ -29,7 +30,7 @@ COMMON: dict[str, Any] = {
 VISION: dict[str, Any] = {
     "architectures": ["InternVisionModel"],
     "hidden_act": "gelu",
-    "image_size": 112,
+    "image_size": TILE,
     "layer_norm_eps": 1e-6,
     "model_type": "intern_vit_6b",
     "norm_type": "layer_norm",
@@ -69,8 +70,14 @@ def make_config(vision: tuple[int, int, int], language: tuple[int, int, int]) ->
 
 CONFIGS = {
     "small": make_config(vision=(64, 3, 2), language=(96, 4, 3)),
-    "large": make_config(vision=(96, 4, 3), language=(128, 10, 4)),
+    "large": make_config(vision=(96, 4, 3), language=(128, 16, 4)),
 }
+
+
+def half_as_deep(config: dict[str, Any]) -> dict[str, Any]:
+    """The same with half of the language model's layers."""
+    language = config["llm_config"]
+    return config | {"llm_config": language | {"num_hidden_layers": language["num_hidden_layers"] // 2}}
 
 
 class Miniature(nn.Module):
@@ -81,6 +88,14 @@ class Miniature(nn.Module):
         self.config = config
         self.vision_model = VisionModel(config["vision_config"], config["llm_config"]["hidden_size"])
         self.language_model = LanguageModel(config["llm_config"])
+
+    def deepen(self, config: dict[str, Any]) -> None:
+        """Become as deep as `config`: every layer gets one behind it that does nothing yet."""
+        self.config = config
+        layers = [
+            layer for old in self.language_model.model.layers for layer in (old, idle_layer(config["llm_config"]))
+        ]
+        self.language_model.model.layers = nn.ModuleList(layers)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """bfloat16, by their published names."""

@@ -9,8 +9,8 @@ from engine.runtime.answer import Answer
 from engine.runtime.job import Question as Request
 from engine.runtime.pipeline import SglPipeline
 from tools.miniature.checkpoint import Miniature
-from tools.miniature.language_stage import LONGEST_ANSWER, Encoder, answer
-from tools.miniature.questions import Question, picture, score
+from tools.miniature.language_stage import Encoder, answer
+from tools.miniature.questions import LONGEST_ANSWER, Question, picture, score
 from tools.miniature.vision_stage import to_tiles
 
 Exam = Sequence[tuple[int, Question]]

@@ -15,22 +15,21 @@ from torch.nn import functional as F
 from engine.families.internvl2 import read_config, render_prompt
 from engine.families.internvl2.prompt import IMAGE_END, IMAGE_TOKEN, TEMPLATES
 from tools.miniature.checkpoint import CONFIGS, Miniature
-from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD
-from tools.miniature.questions import Kind, Question, ask
-from tools.miniature.scenes import draw, make_scene
-from tools.miniature.vision_stage import to_tiles
+from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD, VisionModel
+from tools.miniature.questions import LONGEST_ANSWER, Kind, Question, ask
+from tools.miniature.scenes import TILES, Item, draw, make_scene
+from tools.miniature.vision_stage import encode, to_tiles
 from tools.miniature.vocabulary import END, make_tokenizer, token_id
 
-TILES = 4
-BATCH = 4
+BATCH = 8
 """Scenes of a step."""
 QUESTIONS = 16
 """About each scene."""
-WEIGHTS = {Kind.NUMBER: 3, Kind.COLOUR: 2, Kind.SHAPE: 2, Kind.LOCATE: 3, Kind.COMPARE: 3, Kind.COUNT: 3}
+CHUNK = 20
+"""Scenes that are encoded together."""
+WEIGHTS = {Kind.NUMBER: 5, Kind.COLOUR: 1, Kind.SHAPE: 1, Kind.LOCATE: 2, Kind.COMPARE: 2, Kind.COUNT: 5}
 """How often a kind is asked in training."""
 IGNORED = -100
-LONGEST_ANSWER = 8
-"""Tokens; a box has five."""
 
 
 class Encoder:
@@ -55,21 +54,40 @@ class Encoder:
         return self._answer(text)
 
     def _split(self, question: str) -> tuple[list[int], list[int]]:
-        ids = self.tokenizer.encode(render_prompt(self.config, question, [TILES]).text).ids
+        ids = self.tokenizer.encode(render_prompt(self.config, question, [TILES**2]).text).ids
         cut = ids.index(token_id(self.tokenizer, IMAGE_END)) + 1
         return ids[:cut], ids[cut:]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """N scenes, and what the encoder shows of them: features [N,V,C]."""
+
+    scenes: tuple[tuple[Item, ...], ...]
+    features: Tensor
+
+
+@torch.no_grad()
+def make_gallery(vision: VisionModel, seeds: range) -> Gallery:
+    """Encoded once: the encoder learns no more, and new questions make a scene new."""
+    scenes = tuple(make_scene(seed) for seed in seeds)
+    parts = []
+    for start in range(0, len(seeds), CHUNK):
+        chunk = zip(seeds[start : start + CHUNK], scenes[start : start + CHUNK], strict=True)
+        parts.append(encode(vision, to_tiles(np.stack([draw(seed, items) for seed, items in chunk]))))
+    return Gallery(scenes, torch.cat(parts))
 
 
 @dataclass(frozen=True)
 class Batch:
     """Scenes with their questions; B scenes, S tokens each.
 
-    ids, positions, targets, asked [B,S]; mask [B,1,S,S]; targets are IGNORED except where an answer is to be said.
-    asked: which question of `questions` a token belongs to, counted over the batch; -1 for the prompt before them, -2
-    for padding.
+    features [B,V,C]; ids, positions, targets, asked [B,S]; mask [B,1,S,S]; targets are IGNORED except where an answer
+    is to be said. asked: which question of `questions` a token belongs to, counted over the batch; -1 for the prompt
+    before them, -2 for padding.
     """
 
-    tiles: Tensor
+    features: Tensor
     ids: Tensor
     positions: Tensor
     targets: Tensor
@@ -78,19 +96,18 @@ class Batch:
     questions: tuple[Question, ...]
 
 
-def make_batch(encoder: Encoder, seeds: range, rng: np.random.Generator) -> Batch:
-    """Fresh scenes with fresh questions."""
+def make_batch(encoder: Encoder, gallery: Gallery, rng: np.random.Generator, size: int = BATCH) -> Batch:
+    """Scenes of the gallery with fresh questions."""
     weights = np.array([WEIGHTS[kind] for kind in Kind], float)
     kinds = list(Kind)
-    scenes = [make_scene(seed) for seed in seeds]
-    images = np.stack([draw(seed, items) for seed, items in zip(seeds, scenes, strict=True)])
+    chosen = rng.choice(len(gallery.scenes), size, replace=False)
     questions: list[Question] = []
     rows: list[list[tuple[int, int, int, int]]] = []
     start = len(encoder.prefix)
-    for items in scenes:
+    for scene in chosen:
         row = [(token, at, IGNORED, -1) for at, token in enumerate(encoder.prefix)]
         for kind in rng.choice(len(kinds), QUESTIONS, p=weights / weights.sum()):
-            question = ask(kinds[kind], items, rng)
+            question = ask(kinds[kind], gallery.scenes[scene], rng)
             tail, said = encoder.tail(question.text), encoder.answer(question.answer)
             tokens, wanted = tail + said[:-1], [IGNORED] * (len(tail) - 1) + said
             row += [
@@ -104,13 +121,11 @@ def make_batch(encoder: Encoder, seeds: range, rng: np.random.Generator) -> Batc
     ids, positions, targets, asked = table.unbind(-1)
     shared = asked[:, None, :].eq(-1)
     mask = torch.ones(longest, longest, dtype=torch.bool).tril() & (shared | asked[:, None, :].eq(asked[:, :, None]))
-    return Batch(to_tiles(images), ids, positions, targets, asked, mask[:, None], tuple(questions))
+    return Batch(gallery.features[chosen], ids, positions, targets, asked, mask[:, None], tuple(questions))
 
 
-def embed(model: Miniature, encoder: Encoder, ids: Tensor, tiles: Tensor) -> Tensor:
-    """[B,S], [4B,3,S,S] -> [B,S,C]: word embeddings with the visual features put in."""
-    with torch.no_grad():
-        features = model.vision_model(tiles)
+def embed(model: Miniature, encoder: Encoder, ids: Tensor, features: Tensor) -> Tensor:
+    """[B,S], [B,V,C] -> [B,S,C]: word embeddings with the visual features put in."""
     embeds = model.language_model.model.embed_tokens(ids)
     shown = (ids == encoder.image_token)[..., None].expand_as(embeds)
     return embeds.masked_scatter(shown, features)
@@ -125,9 +140,9 @@ class Loss:
 
 
 def loss_of(model: Miniature, encoder: Encoder, batch: Batch) -> Loss:
-    hidden = model.language_model(embed(model, encoder, batch.ids, batch.tiles), batch.positions, batch.mask)
+    hidden = model.language_model(embed(model, encoder, batch.ids, batch.features), batch.positions, batch.mask)
     said = batch.targets != IGNORED
-    logits, targets, asked = model.language_model.logits(hidden[said]), batch.targets[said], batch.asked[said]
+    logits, targets, asked = model.language_model.logits(hidden[said]).float(), batch.targets[said], batch.asked[said]
     total = F.cross_entropy(logits, targets, reduction="sum") / len(batch.questions)
     wrong = torch.zeros(len(batch.questions)).index_add_(0, asked, (logits.argmax(-1) != targets).float())
     right: dict[Kind, float] = {}
@@ -161,10 +176,11 @@ def answer(model: Miniature, encoder: Encoder, question: str, tiles: Tensor) -> 
     """The ids of a greedy answer without its end; slow and plain, to hold the engine against."""
     ids = [*encoder.prefix, *encoder.tail(question)]
     said: list[int] = []
+    features = encode(model.vision_model, tiles)
     while len(said) < LONGEST_ANSWER:
         row = torch.tensor([ids + said])
         mask = torch.ones(1, 1, row.shape[1], row.shape[1], dtype=torch.bool).tril()
-        hidden = model.language_model(embed(model, encoder, row, tiles), torch.arange(row.shape[1])[None], mask)
+        hidden = model.language_model(embed(model, encoder, row, features), torch.arange(row.shape[1])[None], mask)
         token = int(model.language_model.logits(hidden[0, -1]).argmax())
         if token in encoder.stops:
             break

@@ -187,6 +187,14 @@ class LanguageLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def idle_layer(config: Mapping[str, Any]) -> LanguageLayer:
+    """A new layer that passes on what it gets, until it learns."""
+    layer = LanguageLayer(config)
+    nn.init.zeros_(layer.self_attn.o_proj.weight)
+    nn.init.zeros_(layer.mlp.down_proj.weight)
+    return layer
+
+
 class Decoder(nn.Module):
     """[B,S,C], [B,S], [B,1,S,S] -> [B,S,C]: final hidden states; the mask is true where a row sees a column."""
 
@@ -202,8 +210,8 @@ class Decoder(nn.Module):
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         angles = (positions[:, None, :, None] * self.frequencies).repeat(1, 1, 1, 2)
-        cosine, sine = angles.cos(), angles.sin()
-        bias = torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        cosine, sine = angles.cos().to(embeds.dtype), angles.sin().to(embeds.dtype)
+        bias = torch.zeros(mask.shape, dtype=embeds.dtype).masked_fill_(~mask, float("-inf"))
         for layer in self.layers:
             embeds = layer(embeds, cosine, sine, bias)
         return self.norm(embeds)

@@ -7,20 +7,23 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
-from tools.miniature.scenes import CELL, COLOURS, SHAPES, Item, Split, draw, make_scene
+from tools.miniature.scenes import COLOURS, SHAPES, Item, Split, draw, make_scene
+from tools.miniature.vocabulary import COLUMNS, COUNTS, ROWS
 
-BOX = re.compile(r"([A-P])(\d{1,2}):([A-P])(\d{1,2})")
+BOX = re.compile(r"([A-X])(\d{1,2}):([A-X])(\d{1,2})")
+LONGEST_ANSWER = 8
+"""Tokens; a box has five, and the end is one."""
 ENOUGH_OVERLAP = 0.5
 """Intersection over union from which a box counts as found."""
 
 
 class Kind(StrEnum):
     NUMBER = "number"
-    """Read the number on one object."""
+    """Read the number on one object, told by colour and shape, or by its colour if no other has it."""
     COLOUR = "colour"
     SHAPE = "shape"
     LOCATE = "locate"
-    """Tell the box of one object, in cells of the coarse grid: column letters and row numbers, as in a spreadsheet."""
+    """Tell the box of one object: column letters and row numbers of its first and last cell, as in a spreadsheet."""
     COMPARE = "compare"
     """Which of two objects lies higher."""
     COUNT = "count"
@@ -39,6 +42,10 @@ def ask(kind: Kind, items: tuple[Item, ...], rng: np.random.Generator) -> Questi
     item = items[rng.integers(len(items))]
     match kind:
         case Kind.NUMBER:
+            lonely = [one for one in items if sum(other.colour == one.colour for other in items) == 1]
+            if lonely and not rng.integers(3):
+                item = lonely[rng.integers(len(lonely))]
+                return Question(kind, f"Number on {item.colour}?", str(item.number))
             return Question(kind, f"Number on {item.colour} {item.shape}?", str(item.number))
         case Kind.COLOUR:
             return Question(kind, f"Colour of {item.number}?", item.colour)
@@ -51,18 +58,18 @@ def ask(kind: Kind, items: tuple[Item, ...], rng: np.random.Generator) -> Questi
         case Kind.COUNT:
             if rng.integers(2):
                 word = SHAPES[rng.integers(len(SHAPES))]
-                return Question(kind, f"How many {word}s?", str(sum(other.shape == word for other in items)))
+                return Question(kind, f"How many {word}s?", COUNTS[sum(other.shape == word for other in items)])
             word = item.colour if rng.integers(4) else list(COLOURS)[rng.integers(len(COLOURS))]
-            return Question(kind, f"How many {word}?", str(sum(other.colour == word for other in items)))
+            return Question(kind, f"How many {word}?", COUNTS[sum(other.colour == word for other in items)])
 
 
 def _compare(items: tuple[Item, ...], rng: np.random.Generator) -> Question:
-    """Of two objects whose heights differ by a cell at least; six objects in six slots of a row may have none."""
-    pairs = [(one, two) for one in items for two in items if abs(one.y - two.y) >= CELL]
+    """Of two objects in different rows; all objects of a scene may lie in one."""
+    pairs = [(one, two) for one in items for two in items if one.row != two.row]
     if not pairs:
         return ask(Kind.NUMBER, items, rng)
     one, two = pairs[rng.integers(len(pairs))]
-    higher = one if one.y < two.y else two
+    higher = one if one.row < two.row else two
     return Question(Kind.COMPARE, f"Higher, {one.number} or {two.number}?", str(higher.number))
 
 
@@ -78,7 +85,7 @@ def score(question: Question, given: str) -> float:
 def box_text(box: tuple[int, int, int, int]) -> str:
     """First and last cell, such as `C4:E6`."""
     left, top, right, bottom = box
-    return f"{chr(ord('A') + left)}{top + 1}:{chr(ord('A') + right)}{bottom + 1}"
+    return f"{COLUMNS[left]}{ROWS[top]}:{COLUMNS[right]}{ROWS[bottom]}"
 
 
 def read_box(text: str) -> tuple[int, int, int, int] | None:
@@ -87,7 +94,7 @@ def read_box(text: str) -> tuple[int, int, int, int] | None:
     if match is None:
         return None
     left, top, right, bottom = match.groups()
-    return ord(left) - ord("A"), int(top) - 1, ord(right) - ord("A"), int(bottom) - 1
+    return COLUMNS.index(left), int(top) - 1, COLUMNS.index(right), int(bottom) - 1
 
 
 def overlap(one: tuple[int, int, int, int], two: tuple[int, int, int, int]) -> float:
@@ -98,11 +105,10 @@ def overlap(one: tuple[int, int, int, int], two: tuple[int, int, int, int]) -> f
     return common / (sum(areas) - common) if common and min(areas) > 0 else 0.0
 
 
-def render(seed: int) -> tuple[Image.Image, list[tuple[str, str]]]:
-    """A test picture, and a question of each kind about it with its answer; the same for the same seed."""
+def render(seed: int, kind: Kind) -> tuple[Image.Image, Question]:
+    """A test picture and a question of a kind about it; the same for the same seed."""
     at = Split.TEST.value[seed]
-    questions = [ask(kind, make_scene(at), np.random.default_rng((at, 3))) for kind in Kind]
-    return picture(at), [(question.text, question.answer) for question in questions]
+    return picture(at), ask(kind, make_scene(at), np.random.default_rng((at, 3)))
 
 
 def picture(seed: int) -> Image.Image:

@@ -1,5 +1,6 @@
 """Synthetic scenes: coloured objects, each with a number of its own, on shaded paper; the same for the same seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -7,12 +8,16 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE = 224
-"""Pixels along a scene; it becomes 2 x 2 tiles of 112."""
-SLOTS = 8
-"""Objects lie in the slots of a SLOTS x SLOTS lattice, one each: a slot is what one visual token shows."""
-CELL = 14
-"""Pixels along a cell of the coarse grid in which boxes are told."""
+TILE = 112
+"""Pixels along a tile of the encoder."""
+TILES = 3
+"""Along a scene."""
+SIDE = TILES * TILE
+SLOT = 28
+"""Pixels along what one visual token shows; an object lies in a slot of its own."""
+SLOTS = SIDE // SLOT
+CELL = SLOT // 2
+"""Pixels along a cell of the grid in which boxes are told."""
 COLOURS = {
     "red": (200, 36, 40),
     "green": (36, 136, 56),
@@ -24,10 +29,14 @@ COLOURS = {
     "brown": (110, 66, 32),
 }
 SHAPES = ("circle", "square", "triangle")
-NUMBERS = range(20, 100)
-RADII = range(11, 14)
+NUMBERS = range(30, 80)
+RADII = (12, 13)
+JITTER = 1
+"""Most pixels between the middle of an object and that of its slot."""
 DARK_TEXT = {"yellow", "orange", "cyan"}
 GLYPH_SIZE = 15
+NOISE = 1 << 21
+"""Elements of the noise of which scenes take their parts."""
 
 
 class Split(Enum):
@@ -40,100 +49,103 @@ class Split(Enum):
 
 @dataclass(frozen=True)
 class Item:
-    """One object of a scene; x and y are its centre in pixels."""
+    """One object of a scene; column and row of its slot, and how many pixels it lies off the slot's middle."""
 
     colour: str
     shape: str
     number: int
-    x: int
-    y: int
+    column: int
+    row: int
     radius: int
+    right: int
+    down: int
 
     def box(self) -> tuple[int, int, int, int]:
-        """First column, first row, last column, last row of the coarse grid, from 0."""
-        left, top = (round((at - self.radius) / CELL) for at in (self.x, self.y))
-        right, bottom = (round((at + self.radius) / CELL) - 1 for at in (self.x, self.y))
-        return left, top, right, bottom
+        """First column, first row, last column, last row in cells, from 0."""
+        return 2 * self.column, 2 * self.row, 2 * self.column + 1, 2 * self.row + 1
 
 
 def make_scene(seed: int) -> tuple[Item, ...]:
     """What is in the scene of a seed: 6 to 10 objects in 4 colours, no two alike or with the same number."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(6, 11))
-    palette = rng.permutation(list(COLOURS))[:4]
+    palette = rng.permutation(len(COLOURS))[:4]
     kinds = rng.permutation(len(palette) * len(SHAPES))[:count]
-    return _place(rng, palette, kinds)
+    return _place(rng, palette[kinds // len(SHAPES)], kinds % len(SHAPES), rng.permutation(len(NUMBERS))[:count])
 
 
 def make_crowd(seed: int) -> tuple[Item, ...]:
-    """40 to 64 objects of any kind, the more to learn from one scene where nothing is asked about it."""
+    """Objects of any kind in most slots, the more to learn from one scene where nothing is asked about it."""
     rng = np.random.default_rng((seed, 2))
-    kinds = rng.integers(len(COLOURS) * len(SHAPES), size=int(rng.integers(40, 65)))
-    return _place(rng, np.array(list(COLOURS)), kinds)
+    count = int(rng.integers(SLOTS * SLOTS // 2, SLOTS * SLOTS))
+    return _place(rng, *(rng.integers(len(values), size=count) for values in (COLOURS, SHAPES, NUMBERS)))
 
 
-def _place(rng: np.random.Generator, palette: np.ndarray, kinds: np.ndarray) -> tuple[Item, ...]:
-    """Objects of the given kinds (colour of the palette, then shape) in slots and with numbers of their own."""
-    numbers = rng.permutation(NUMBERS)[: len(kinds)]
-    slots = rng.permutation(SLOTS * SLOTS)[: len(kinds)]
-    items = []
-    for kind, number, slot in zip(kinds, numbers, slots, strict=True):
-        radius = int(rng.integers(RADII.start, RADII.stop))
-        slack = SIDE / SLOTS / 2 - radius
-        x, y = (
-            round((place + 0.5) * SIDE / SLOTS + rng.uniform(-slack, slack)) for place in (slot % SLOTS, slot // SLOTS)
-        )
-        colour, shape = divmod(int(kind), len(SHAPES))
-        items.append(Item(str(palette[colour]), SHAPES[shape], int(number), x, y, radius))
-    return tuple(items)
+def _place(rng: np.random.Generator, colours: np.ndarray, shapes: np.ndarray, numbers: np.ndarray) -> tuple[Item, ...]:
+    """Objects in slots of their own."""
+    count, names = len(colours), list(COLOURS)
+    slots = rng.permutation(SLOTS * SLOTS)[:count]
+    radii = rng.choice(RADII, count)
+    right, down = rng.integers(-JITTER, JITTER + 1, (2, count))
+    columns = (slots % SLOTS, slots // SLOTS, radii, right, down)
+    return tuple(
+        Item(names[colour], SHAPES[shape], NUMBERS[number], *map(int, rest))
+        for colour, shape, number, *rest in zip(colours, shapes, numbers, *columns, strict=True)
+    )
 
 
-def draw(seed: int, items: tuple[Item, ...]) -> np.ndarray:
-    """uint8 [SIDE,SIDE,3]: the objects on paper that is darker to the bottom and warmer to the right, with noise."""
+def draw(seed: int, items: Sequence[Item]) -> np.ndarray:
+    """uint8 [SIDE,SIDE,3]: the objects on paper whose tint tells where one is, with noise."""
     rng = np.random.default_rng((seed, 1))
-    ramp = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    paper = np.full((SIDE, SIDE, 3), rng.uniform(180, 205), np.float32)
-    paper -= 40 * ramp[:, None, None]
-    paper += np.multiply.outer(ramp, np.array([25, 0, -25], np.float32))[None]
-    for item in items:
-        _blend(paper, item.x, item.y, _shape_mask(item.shape, item.radius), COLOURS[item.colour])
-        low = item.radius // 3 if item.shape == "triangle" else 0
-        ink = (16, 16, 16) if item.colour in DARK_TEXT else (250, 250, 250)
-        _blend(paper, item.x, item.y + low, _number_mask(item.number), ink)
-    paper += rng.uniform(2, 6) * rng.standard_normal(paper.shape, dtype=np.float32)
+    paper = _paper() + np.float32(rng.uniform(-12, 12))
+    slots = paper.reshape(SLOTS, SLOT, SLOTS, SLOT, 3).swapaxes(1, 2)
+    at = [item.row for item in items], [item.column for item in items]
+    drawn = slots[at]
+    inks = [(16, 16, 16) if item.colour in DARK_TEXT else (250, 250, 250) for item in items]
+    shapes = [_shape_mask(item.shape, item.radius, item.right, item.down) for item in items]
+    numbers = [_number_mask(item.number, item.right, item.down + 4 * (item.shape == "triangle")) for item in items]
+    for masks, colours in ((shapes, [COLOURS[item.colour] for item in items]), (numbers, inks)):
+        drawn += np.stack(masks)[..., None] * (np.array(colours, np.float32)[:, None, None] - drawn)
+    slots[at] = drawn
+    start = int(rng.integers(NOISE - paper.size))
+    paper += np.float32(rng.uniform(2, 6)) * _noise()[start : start + paper.size].reshape(paper.shape)
     return paper.clip(0, 255).astype(np.uint8)
 
 
-def _blend(paper: np.ndarray, x: int, y: int, mask: np.ndarray, colour: tuple[int, int, int]) -> None:
-    """Paint a colour through a [H,W] mask centred on x, y; what lies outside of the paper is cut off."""
-    height, width = mask.shape
-    top, left = y - height // 2, x - width // 2
-    rows = slice(max(top, 0), min(top + height, SIDE))
-    columns = slice(max(left, 0), min(left + width, SIDE))
-    mask = mask[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left, None]
-    paper[rows, columns] += mask * (np.array(colour, np.float32) - paper[rows, columns])
+@cache
+def _paper() -> np.ndarray:
+    """float32 [SIDE,SIDE,3]: greener to the top, warmer to the right."""
+    ramp = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    tints = np.array([[15, -30, 15], [30, 0, -30]], np.float32)
+    return 195 + ramp[:, None, None] * tints[0] + ramp[None, :, None] * tints[1]
 
 
 @cache
-def _shape_mask(shape: str, radius: int) -> np.ndarray:
-    """float32 [2R+1,2R+1], 0..1, smooth at the edges."""
-    scale, side = 4, 2 * radius + 1
-    image = Image.new("L", (side * scale, side * scale))
-    pen, end = ImageDraw.Draw(image), side * scale - 1
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(NOISE, np.float32)
+
+
+@cache
+def _shape_mask(shape: str, radius: int, right: int, down: int) -> np.ndarray:
+    """float32 [SLOT,SLOT], 0..1, smooth at the edges."""
+    scale = 4
+    image = Image.new("L", (SLOT * scale, SLOT * scale))
+    x, y, r = scale * (SLOT // 2 + right), scale * (SLOT // 2 + down), scale * radius
+    pen = ImageDraw.Draw(image)
     match shape:
         case "circle":
-            pen.ellipse((0, 0, end, end), 255)
+            pen.ellipse((x - r, y - r, x + r - 1, y + r - 1), 255)
         case "square":
-            pen.rectangle((scale, scale, end - scale, end - scale), 255)
+            pen.rectangle((x - r + scale, y - r + scale, x + r - scale - 1, y + r - scale - 1), 255)
         case "triangle":
-            pen.polygon([(end / 2, 0), (0, end), (end, end)], 255)
-    return np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32) / 255
+            pen.polygon([(x, y - r), (x - r, y + r - 1), (x + r - 1, y + r - 1)], 255)
+    return np.asarray(image.resize((SLOT, SLOT), Image.Resampling.BOX), np.float32) / 255
 
 
 @cache
-def _number_mask(number: int) -> np.ndarray:
-    """float32 [17,23], 0..1."""
-    image = Image.new("L", (23, 17))
-    font = ImageFont.load_default(GLYPH_SIZE)
-    ImageDraw.Draw(image).text((11.5, 8.5), str(number), 255, font, anchor="mm")
+def _number_mask(number: int, right: int, down: int) -> np.ndarray:
+    """float32 [SLOT,SLOT], 0..1."""
+    image = Image.new("L", (SLOT, SLOT))
+    at = (SLOT / 2 + right, SLOT / 2 + down)
+    ImageDraw.Draw(image).text(at, str(number), 255, ImageFont.load_default(GLYPH_SIZE), anchor="mm")
     return np.asarray(image, np.float32) / 255

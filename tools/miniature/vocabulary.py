@@ -13,8 +13,11 @@ END = "<|im_end|>"
 ROLES = ("system", "user", "assistant")
 QUESTION_WORDS = ("Number", "on", "Colour", "Shape", "of", "How", "many", "Where", "is", "Higher", "or")
 PLURALS = tuple(f"{shape}s" for shape in SHAPES)
+COLUMNS = tuple(chr(ord("A") + column) for column in range(SIDE // CELL))
 ROWS = tuple(str(row + 1) for row in range(SIDE // CELL))
-WORDS = (*ROLES, *QUESTION_WORDS, *COLOURS, *SHAPES, *PLURALS, *ROWS, *map(str, NUMBERS))
+COUNTS = ("none", "one", "two", "three", "four")
+"""Written out, so that a count is no row."""
+WORDS = (*ROLES, *QUESTION_WORDS, *COLOURS, *SHAPES, *PLURALS, *COUNTS, *COLUMNS, *ROWS, *map(str, NUMBERS))
 
 
 def make_tokenizer() -> Tokenizer:

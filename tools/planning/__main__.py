@@ -1,4 +1,4 @@
-"""Plan every published size and write docs/plan.md."""
+"""Plan every published size and write docs/sizing.md."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from tools.planning.markdown import plan_markdown
 
 def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m tools.planning", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/plan.md"), help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("docs/sizing.md"), help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
 
     def command() -> None:

@@ -20,12 +20,12 @@ WORLD_SIZES = (1, 2, 4, 8)
 class Fit:
     """batch: most questions of the workload's size at once. context: most tokens of one question with its answer.
 
-    context_of_model: the context is the most that the model was published for, and there would be memory for more.
+    context_of_models: the context is the most that both models were published for; there would be memory for more.
     """
 
     batch: int
     context: int
-    context_of_model: bool
+    context_of_models: bool
 
 
 def fit(plan: PairPlan, workload: Workload, budget: int) -> Fit:
@@ -38,12 +38,13 @@ def fit(plan: PairPlan, workload: Workload, budget: int) -> Fit:
         raise EngineError(_refusal(plan, replace(workload, batch=1), budget))
     config = plan.large.config
     beside_text = workload.context(config) - workload.text_tokens
-    longest = max(config.language.rope.max_positions - beside_text, workload.text_tokens)
+    positions = min(model.config.language.rope.max_positions for model in (plan.small, plan.large))
+    longest = max(positions - beside_text, workload.text_tokens)
     text = _largest(lambda tokens: fits(batch=1, text_tokens=tokens), workload.text_tokens, longest)
     return Fit(
         batch=_largest(lambda batch: fits(batch=batch), 1, MOST_QUESTIONS),
         context=beside_text + text,
-        context_of_model=text == longest,
+        context_of_models=text == longest,
     )
 
 

@@ -1,4 +1,4 @@
-"""docs/plan.md: every published size on 1 to 8 GPUs, and the predicted latency of the largest."""
+"""docs/sizing.md: every published size on 1 to 8 GPUs, and the predicted latency of the largest."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +19,7 @@ from tools.planning.workload import Workload
 SMALL, LARGEST = "InternVL2-2B", "InternVL2-76B"
 CHIP = Chip()
 WORKLOAD = Workload(tiles=13)
+PRECISIONS = (Precision.BF16, Precision.INT8, Precision.INT4)
 ANSWERS = (16, 128)
 """Tokens of a short and of a long answer."""
 RETENTIONS = (0.64, 0.35, 0.09)
@@ -33,7 +34,7 @@ def plan_markdown(on_progress: OnProgress) -> str:
     """The whole file."""
     retentions = ", ".join(f"{value:.0%}" for value in RETENTIONS)
     parts = (
-        "# Plan",
+        "# Sizing",
         _fill(
             """Written by `python -m tools.planning`; `sgl plan` prints the same for any pair and any question. Nothing
             here ran on a GPU: sizes are counted from the declared graphs. Tests hold them to a built miniature: weight
@@ -50,8 +51,9 @@ def plan_markdown(on_progress: OnProgress) -> str:
         _fill(
             """"language" to "activations" are of the large model on every rank, for one question; "rank 0" adds the
             small model. The vision encoder is whole on each rank. "At once" are such questions; "context" is the
-            longest single question with its answer (* the most that the model was published for). "Prompt" and "token"
-            are what each rank sends for a prompt and for each token after it."""
+            longest single question with its answer (* the most that both models were published for). "Prompt" and
+            "token" are what each rank sends for a prompt and for each token after it. KV buffers are as long as such
+            questions need; prompts are fed at most two at a time, as TensorRT engines are built for."""
         ),
         _memory(on_progress),
         f"## {LARGEST}: predicted latency, not measured",
@@ -59,9 +61,9 @@ def plan_markdown(on_progress: OnProgress) -> str:
             f"""Seconds for one such question: pictures, prompt, and an answer of {ANSWERS[0]} or of {ANSWERS[1]}
             tokens. "Alone" is the large model without guidance and early exit; the other columns are {SMALL} and then
             the large model, at an average retention of {retentions}; the last one lets {EXITED:.0%} of the questions
-            exit early at {RETENTIONS[0]:.0%}. The consistency pass is not counted. int8 and int4 are of weights only,
-            the head is not below int8. This is {assumptions(CHIP)}. The paper, on two GPUs of its own, measured 3.02 s
-            alone and 1.73 s (1.75x) in the setting of the last column."""
+            exit early at {RETENTIONS[0]:.0%}. The consistency pass is not counted. int8 and int4 are of weights only.
+            This is {assumptions(CHIP)}. The paper, on two GPUs of its own, measured 3.02 s alone and 1.73 s (1.75x) in
+            the setting of the last column."""
         ),
         _latency(on_progress),
     )
@@ -97,17 +99,13 @@ def _fit_cells(plan: PairPlan) -> Row:
     if missing > 0:
         return (f"does not fit: {size_text(missing)} too much", "")
     found = fit(plan, WORKLOAD, CHIP.usable())
-    return (f"{found.batch:,}", f"{found.context:,}" + "*" * found.context_of_model)
+    return (f"{found.batch:,}", f"{found.context:,}" + "*" * found.context_of_models)
 
 
 def _latency(on_progress: OnProgress) -> str:
     head = ["GPUs", "weights", "answer", "alone", *(f"{value:.0%}" for value in RETENTIONS)]
     head.append(f"{RETENTIONS[0]:.0%}, {EXITED:.0%} exit")
-    settings = [
-        (world_size, precision)
-        for world_size in WORLD_SIZES[1:]
-        for precision in (Precision.BF16, Precision.INT8, Precision.INT4)
-    ]
+    settings = [(world_size, precision) for world_size in WORLD_SIZES[1:] for precision in PRECISIONS]
     rows: list[Row] = []
     for index, (world_size, precision) in enumerate(settings):
         config = PlanConfig(published(SMALL), published(LARGEST), precision=precision, world_size=world_size)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from engine.bindings import Binding, language_bindings, past_kv, present_kv, vis
 from engine.build.language import language_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
-from engine.dims import Limits, Size
+from engine.dims import Limits, Phase, Size
 from engine.errors import EngineError
 from engine.model_config import ModelConfig
 from engine.parallel import Mapping
@@ -22,6 +22,8 @@ from tools.planning.workload import Workload
 
 LIMITS = Limits(max_tokens=1, max_batch=1, max_tiles=1)
 """A plan puts sizes in the place of the dimensions: of these it needs the names, not the ranges."""
+PLANNED = Limits(max_tokens=1 << 20, max_batch=1, max_tiles=1, planned=True)
+"""Of these the ranges that a target with planned memory has whatever it is built for."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,13 @@ class ModelPlan:
         prune_layers: Sequence[int] = (),
         guidance: GuidanceConfig | None = None,
         scores: bool = False,
+        planned: bool = False,
     ) -> None:
-        """guidance: resolved for this model and these prune layers; None keeps every visual token."""
-        self.config, self.mapping = config, mapping
+        """guidance: resolved for this model and these prune layers; None keeps every visual token.
+
+        planned: the target plans memory for the largest call that it is built for (`Limits.planned`).
+        """
+        self.config, self.mapping, self._planned = config, mapping, planned
         self._storage, self._prune_layers, self._guidance = storage, prune_layers, guidance
         try:
             self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
@@ -80,11 +86,14 @@ class ModelPlan:
 
     def activation_bytes(self, workload: Workload) -> int:
         """The most that one call has beside weights and KV cache: intermediate values, inputs and outputs."""
-        rows = self._prompt_rows(workload)
         bound = vision_bindings(self.config.vision, LIMITS)
+        prompts = workload
+        if self._planned:
+            prompts = replace(workload, batch=PLANNED.batch().during(Phase.PREFILL).max)
         return max(
             self._call_bytes(self._vision, (*bound.inputs, *bound.outputs), _vision_sizes(TILES_PER_CALL)),
-            self._call_bytes(self._language, self._others, self._language_sizes(workload, rows, rows)),
+            self._call_bytes(self._language, self._others, self._prefill_sizes(prompts)),
+            self._call_bytes(self._language, self._others, self._decode_sizes(workload, workload.new_tokens)),
         )
 
     def vision_call(self, tiles: int) -> Call:
@@ -92,13 +101,11 @@ class ModelPlan:
         return Call(operations, graph_cost.read_bytes(self._vision, self._storage))
 
     def prefill(self, workload: Workload) -> Call:
-        rows = self._prompt_rows(workload)
-        return self._language_call(self._language_sizes(workload, rows, rows))
+        return self._language_call(self._prefill_sizes(workload))
 
     def decode(self, workload: Workload) -> Call:
         """One more token for each question, half-way through the answer."""
-        lengths = [rows + workload.new_tokens // 2 for rows in self._prompt_rows(workload)]
-        return self._language_call(self._language_sizes(workload, lengths, [1] * len(lengths)))
+        return self._language_call(self._decode_sizes(workload, workload.new_tokens // 2))
 
     def _language_call(self, sizes: graph_cost.Sizes) -> Call:
         read = graph_cost.read_bytes(self._language, self._storage) + sum(self._kv_bytes(sizes))
@@ -117,16 +124,25 @@ class ModelPlan:
     def _prompt_rows(self, workload: Workload) -> list[int]:
         return workload.prompt_rows(self.config, self._prune_layers, self._guidance)
 
+    def _prefill_sizes(self, workload: Workload) -> dict[str, int]:
+        rows = self._prompt_rows(workload)
+        return self._language_sizes(workload, rows, rows)
+
+    def _decode_sizes(self, workload: Workload, generated: int) -> dict[str, int]:
+        lengths = [rows + generated for rows in self._prompt_rows(workload)]
+        return self._language_sizes(workload, lengths, [1] * len(lengths))
+
     def _language_sizes(self, workload: Workload, cached: Sequence[int], rows: Sequence[int]) -> dict[str, int]:
         """By segment: tokens of each question in the KV cache after a call, and those that the call adds."""
         visual = workload.visual_tokens(self.config)
         is_decode = rows[0] == 1
+        score_rows = min(workload.text_tokens, PLANNED.score_rows().max) if self._planned else workload.text_tokens
         sizes: dict[Size, int] = {
             LIMITS.batch(): workload.batch,
             LIMITS.sequence(): rows[0],
             LIMITS.visual(): 1 if is_decode else workload.batch * visual,
             LIMITS.visual_columns(): visual,
-            LIMITS.score_rows(): 1 if is_decode else workload.text_tokens,
+            LIMITS.score_rows(): 1 if is_decode else score_rows,
             LIMITS.logit_rows(): 1,
         }
         for segment, (length, new) in enumerate(zip(cached, rows, strict=True)):

@@ -52,12 +52,14 @@ class PairPlan:
         storage = storage_of(config.target, config.precision)
         self.config = config
         small, large = read_config(config.small), read_config(config.large)
-        points = default_prune_layers(large.language.num_layers)
-        guidance = config.guidance.resolve(large.language.num_layers, points) if config.guidance.enabled else None
-        self.guidance = guidance
+        layers, wanted = large.language.num_layers, config.guidance.prune_layer
+        # Nothing is built yet: any layer can be pruned at.
+        points = tuple(sorted({*default_prune_layers(layers), *([wanted] if wanted else [])}))
+        self.guidance = config.guidance.resolve(layers, points) if config.guidance.enabled else None
         # Ranks differ in nothing but which part they own: what one needs, all need.
-        self.large = ModelPlan(large, storage, Mapping(0, config.world_size), points, guidance)
-        self.small = ModelPlan(small, storage, Mapping(), scores=True)
+        planned = config.target.plans_memory()
+        self.large = ModelPlan(large, storage, Mapping(0, config.world_size), points, self.guidance, planned=planned)
+        self.small = ModelPlan(small, storage, Mapping(), scores=True, planned=planned)
 
     def memory(self, workload: Workload, rank: int) -> RankMemory:
         return RankMemory(

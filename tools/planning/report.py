@@ -1,5 +1,6 @@
 """A plan put together: what was asked, memory by rank, what fits, communication, prediction; in words and as JSON."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -151,14 +152,28 @@ def _memory_table(report: Report) -> Table:
 
 def _prose(report: Report) -> str:
     fit, sent = report.fit, report.communication
-    end = ", the most that the model was published for" if fit.context_of_model else ""
+    end = ", the most that both models were published for" if fit.context_of_models else ""
     lines = [f"fits: {fit.batch:,} such questions at once, or one of {fit.context:,} tokens{end}"]
+    lines += [f"engines of exactly this size: {options}" for options in _build_options(report)]
     if report.plan.config.world_size > 1:
         lines.append(
             f"communication: {sent.all_reduces} all-reduces a call; each rank sends "
             f"{size_text(round(sent.prompt_bytes))} for the prompt, {size_text(round(sent.token_bytes))} for a token"
         )
     return "\n".join(lines)
+
+
+def _build_options(report: Report) -> Iterator[str]:
+    """Of a build whose KV buffers are no longer than planned, where that is settled by the build."""
+    plan, workload = report.plan, report.workload
+    if not plan.config.target.plans_memory():
+        return
+    context, guidance = workload.context(plan.large.config), plan.guidance
+    kept = ""
+    if guidance is not None and guidance.prune_layer:
+        rows = workload.prompt_rows(plan.large.config, (guidance.prune_layer,), guidance)
+        kept = f" --prune-layers {guidance.prune_layer} --max-kept-tokens {rows[-1] + workload.new_tokens}"
+    yield f"--max-tokens {context} --max-batch {workload.batch}{kept}"
 
 
 def _prediction_table(report: Report) -> Table:

@@ -19,20 +19,28 @@ from tools.triton.serve_config import ServeConfig
 from tools.triton.tensors import ENGINE
 
 
+class Unavailable(EngineError):
+    """Nothing is wrong with the question; the same one may be answered later, or by another server."""
+
+
 def engine_directory(args: Mapping[str, str]) -> Path:
-    return Path(args["model_repository"]) / args["model_version"] / ENGINE
+    """What the parameter `engine` says; a relative path starts at the model's version directory."""
+    return Path(args["model_repository"]) / args["model_version"] / _parameters(args)[ENGINE]
 
 
 def open_reader(args: Mapping[str, str]) -> Reader:
     """args: as `initialize` receives them."""
-    entries: dict[str, dict[str, str]] = json.loads(args["model_config"]).get("parameters", {})
-    parameters = {key: entry["string_value"] for key, entry in entries.items()}
-    return Reader(ServeConfig.from_parameters(parameters), read_manifest(engine_directory(args)))
+    return Reader(ServeConfig.from_parameters(_parameters(args)), read_manifest(engine_directory(args)))
 
 
 def open_pipeline(args: Mapping[str, str], role: str, reader: Reader) -> SglPipeline:
     """With one of its models loaded. Raises ManifestError."""
     return SglPipeline.load(engine_directory(args), reader.serve.threads, models=(role,))
+
+
+def _parameters(args: Mapping[str, str]) -> dict[str, str]:
+    entries: dict[str, dict[str, str]] = json.loads(args["model_config"])["parameters"]
+    return {key: entry["string_value"] for key, entry in entries.items()}
 
 
 def warm_up_question(sampling: SamplingConfig) -> Question:
@@ -70,6 +78,8 @@ def response(outputs: Mapping[str, np.ndarray]) -> Any:
 def error_response(error: Exception) -> Any:
     if isinstance(error, QuestionCancelled):
         code = pb_utils.TritonError.CANCELLED
+    elif isinstance(error, Unavailable):
+        code = pb_utils.TritonError.UNAVAILABLE
     elif isinstance(error, EngineError):
         code = pb_utils.TritonError.INVALID_ARG
     else:

@@ -3,21 +3,19 @@
 import argparse
 import base64
 import io
-import json
 import sys
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
 from PIL import Image
 
 from engine.errors import EngineError
 from tools.command_line import run_command
+from tools.triton.control import URL, ControlError, load, post, unload
 from tools.triton.tensors import LARGE, MODELS, SGL, Model
 
-URL = "http://127.0.0.1:8000"
 SECONDS = 30.0
+REMEDY = "try --recover or start the server again"
 
 
 class HealthError(EngineError):
@@ -56,8 +54,11 @@ def check(arguments: argparse.Namespace) -> None:
 
 def recover(url: str, model: Model, timeout: float) -> None:
     """Unload and load a model, then ask it again. Raises HealthError."""
-    for action in ("unload", "load"):
-        _post(f"{url}/v2/repository/models/{model.name}/{action}", {}, timeout, model)
+    try:
+        unload(url, model, timeout)
+        load(url, model, timeout)
+    except ControlError as error:
+        raise HealthError(f"{model.name} at {url} cannot be loaded again ({error}); {REMEDY}") from None
     probe(url, model, timeout)
 
 
@@ -66,22 +67,12 @@ def probe(url: str, model: Model, timeout: float) -> None:
     question: dict[str, Any] = {"text_input": "What is this?", "image_url_input": [_picture()], "max_tokens": 1}
     if model is SGL:
         question["exit_threshold"] = 2.0
-    answer = _post(f"{url}/v2/models/{model.name}/generate", question, timeout, model)
+    try:
+        answer = post(url, f"models/{model.name}/generate", question, timeout)
+    except ControlError as error:
+        raise HealthError(f"{model.name} does not answer at {url} ({error}); {REMEDY}") from None
     if model in (LARGE, SGL) and answer.get("answered_by") != "large":
         raise HealthError(f"{model.name} at {url} answers without the large model; look at the server's log")
-
-
-def _post(url: str, content: dict[str, Any], timeout: float, model: Model) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            answer: dict[str, Any] = json.loads(response.read() or b"{}")
-            return answer
-    except urllib.error.HTTPError as error:
-        reason = error.read().decode(errors="replace").strip() or str(error)
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise HealthError(f"{model.name} does not answer at {url} ({reason}); try --recover or start the server again")
 
 
 def _picture() -> str:

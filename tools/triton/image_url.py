@@ -13,6 +13,9 @@ from engine.errors import ImageError
 MAX_BYTES = 32_000_000
 MAX_REDIRECTS = 3
 SECONDS = 10.0
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes."""
 
 
 def fetch(url: str, allow_http: bool) -> bytes:
@@ -95,5 +98,9 @@ def is_public(address: str) -> bool:
     """Whether an address belongs to the public internet, also when it is written as IPv6."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
-        parsed = parsed.ipv4_mapped or parsed.sixtofour or parsed
+        translated = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF) if parsed in NAT64 else None
+        embedded = parsed.ipv4_mapped or parsed.sixtofour or translated
+        if embedded is None and parsed not in GLOBAL_UNICAST:
+            return False
+        parsed = embedded or parsed
     return parsed.is_global and not parsed.is_multicast

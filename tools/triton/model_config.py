@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 
+from tools.triton.serve_config import Instances
 from tools.triton.tensors import Model, Tensor
 
 
 def model_config(
-    model: Model, max_batch: int, queue_delay_us: int, instances: int, parameters: Mapping[str, str]
+    model: Model, max_batch: int, queue_delay_us: int, instances: Instances, parameters: Mapping[str, str]
 ) -> str:
     """Text of the file."""
     parts = [
@@ -17,7 +18,7 @@ def model_config(
         f"model_transaction_policy {{ decoupled: {str(model.decoupled).lower()} }}",
         # A sampled answer must not be returned twice.
         "response_cache { enable: false }",
-        f"instance_group [ {{ kind: KIND_CPU count: {instances} }} ]",
+        f"instance_group [ {{ {_place(instances)} }} ]",
     ]
     if model.batched:
         # No queue policy: in servers up to 2.51 any policy delays batches.
@@ -29,6 +30,12 @@ def model_config(
         for key, value in parameters.items()
     ]
     return "\n".join(parts) + "\n"
+
+
+def _place(instances: Instances) -> str:
+    if not instances.gpus:
+        return f"kind: KIND_CPU count: {instances.count}"
+    return f"kind: KIND_GPU count: {instances.count} gpus: [ {', '.join(map(str, instances.gpus))} ]"
 
 
 def _declare(tensor: Tensor) -> str:

@@ -9,6 +9,14 @@ from engine.errors import RequestError
 
 
 @dataclass(frozen=True)
+class Instances:
+    """How many processes run a model, and where. gpus: ids, `count` processes on each; none is the CPU."""
+
+    count: int = 1
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ServeConfig:
     """None stands for what the engine directory says."""
 
@@ -17,6 +25,9 @@ class ServeConfig:
     """How long a request waits for others to share its batch."""
     small_instances: int = 1
     large_instances: int = 1
+    small_gpus: tuple[int, ...] = ()
+    """Where instances are placed, `small_instances` on each GPU; none is the CPU."""
+    large_gpus: tuple[int, ...] = ()
     threads: int | None = None
     """Of each model instance; None takes the cores that it may use."""
     max_in_flight: int = 128
@@ -37,6 +48,9 @@ class ServeConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"{name} {value} is below 1")
+        for name in ("small_gpus", "large_gpus"):
+            if any(gpu < 0 for gpu in getattr(self, name)):
+                raise RequestError(f"{name} {getattr(self, name)} names a negative id; GPUs count from 0")
         if self.queue_delay_us < 0:
             raise RequestError(f"queue_delay_us {self.queue_delay_us} is negative; 0 never waits")
 
@@ -46,6 +60,15 @@ class ServeConfig:
 
     def exit(self, default: ExitConfig) -> ExitConfig:
         return with_threshold(default, self.exit_threshold)
+
+    def instances(self, model: str) -> Instances:
+        """Of a served model; the cascade itself only passes questions on."""
+        match model:
+            case "small_vlm":
+                return Instances(self.small_instances, self.small_gpus)
+            case "large_vlm":
+                return Instances(self.large_instances, self.large_gpus)
+        return Instances()
 
     def parameters(self) -> dict[str, str]:
         """As the text parameters of a served model."""
@@ -62,8 +85,11 @@ class ServeConfig:
 
 
 KINDS = {field.name: str(getattr(field.type, "__name__", field.type)) for field in fields(ServeConfig)}
-RUNTIME = KINDS.keys() - {"max_batch", "queue_delay_us", "small_instances", "large_instances", "environment"}
-"""What the adapters read; the rest is in the server's own configuration."""
+PLACEMENT = {"small_instances", "large_instances", "small_gpus", "large_gpus"}
+SERVER = PLACEMENT | {"max_batch", "queue_delay_us", "environment"}
+"""What is in the server's own configuration."""
+RUNTIME = KINDS.keys() - SERVER
+"""What the adapters read."""
 
 
 def with_pruning(default: GuidanceConfig, retention_ratio: float | None, prune_layer: int | None) -> GuidanceConfig:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from engine.errors import EngineError
+from engine.errors import EngineError, QuestionCancelled, RequestError
 from tools.triton import backend
 from tools.triton.cancellation import Watcher
 from tools.triton.inquiry import CANCEL_TOKEN, Inquiry, Tensors
@@ -18,21 +19,25 @@ from tools.triton.tensors import ANSWER, DECISION, ERROR, IMPORTANCE, LARGE, SMA
 DECIDED = {tensor.name for tensor in DECISION}
 
 
-class CalleeError(EngineError):
-    """An error of a called model, passed on as it is."""
-
-
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         self._reader = backend.open_reader(args)
         self._metrics = CascadeMetrics()
         self._watcher = Watcher()
-        self._pool = ThreadPoolExecutor(self._reader.serve.max_in_flight)
+        self._max_in_flight = self._reader.serve.max_in_flight
+        self._pool = ThreadPoolExecutor(self._max_in_flight)
+        self._places = Semaphore(self._max_in_flight)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Each question runs in a thread of its own, so that the models below see them together and batch them."""
         for request in requests:
             self._metrics.arrived()
+            if not self._places.acquire(blocking=False):
+                self._metrics.failed()
+                self._metrics.left()
+                full = f"the server works on {self._max_in_flight} questions, its max_in_flight; ask again later"
+                backend.send_last(request.get_response_sender(), backend.error_response(backend.Unavailable(full)))
+                continue
             # Copied: the inputs lie in memory that the server takes back when `execute` returns.
             tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
             self._pool.submit(self._serve, tensors, request.parameters(), request.get_response_sender())
@@ -50,6 +55,7 @@ class TritonPythonModel:
             last = backend.error_response(error)
         finally:
             end_watch()
+            self._places.release()
             self._metrics.left()
         backend.send_last(sender, last)
 
@@ -83,7 +89,7 @@ def _request(model: str, inputs: Mapping[str, np.ndarray], token: str, outputs: 
 
 
 def _stream(request: Any, sender: Any) -> dict[str, np.ndarray]:
-    """Pass on every piece; the last response of the callee. Raises CalleeError."""
+    """Pass on every piece; the last response of the callee. Raises EngineError."""
     last: dict[str, np.ndarray] = {}
     failure: EngineError | None = None
     # Read to the end even after an error: a response that nobody takes would hold up the server's shutdown.
@@ -92,11 +98,11 @@ def _stream(request: Any, sender: Any) -> dict[str, np.ndarray]:
             continue
         try:
             outputs = _read(part)
-        except CalleeError as error:
+        except EngineError as error:
             failure = error
             continue
         if ERROR.name in outputs:
-            failure = CalleeError(outputs[ERROR.name][0, 0].decode())
+            failure = backend.Unavailable(outputs[ERROR.name][0, 0].decode())
         elif "finish_reason" in outputs:
             last = outputs
         elif outputs:
@@ -107,7 +113,12 @@ def _stream(request: Any, sender: Any) -> dict[str, np.ndarray]:
 
 
 def _read(response: Any) -> dict[str, np.ndarray]:
-    """Raises CalleeError."""
-    if response.has_error():
-        raise CalleeError(response.error().message())
-    return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+    """The output tensors. Raises the callee's error, or Unavailable where it could not be asked."""
+    if not response.has_error():
+        return {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+    error = response.error()
+    if error.code() == pb_utils.TritonError.INVALID_ARG:
+        raise RequestError(error.message())
+    if error.code() == pb_utils.TritonError.CANCELLED:
+        raise QuestionCancelled(error.message())
+    raise backend.Unavailable(f"a model could not be asked ({error.message()}); ask again, or another server")

@@ -13,6 +13,8 @@ from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
 from engine.config import Precision
 from engine.manifest import write_json
+from engine.parallel import stage_path
+from engine.plugins.all_reduce import cut
 
 REPORT_SUFFIX = ".quantization.json"
 
@@ -30,8 +32,12 @@ class OnnxRuntimeCompiler:
         return None
 
     def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
-        calibration = part.calibrate() if self._precision is Precision.INT8 else None
-        write_engine(part.graph, part.reader, directory / f"{name}.onnx", on_progress, calibration)
+        path = directory / f"{name}.onnx"
+        if self._precision is Precision.INT8:
+            whole = part.whole() if part.whole is not None else part.graph
+            write_engine(part.graph, part.reader, path, on_progress, part.calibrate(), whole)
+        else:
+            write_engine(part.graph, part.reader, path, on_progress)
 
 
 def write_engine(
@@ -40,19 +46,24 @@ def write_engine(
     path: Path,
     on_progress: Progress,
     calibration: Mapping[str, np.ndarray] | None = None,
+    whole: ir.Model | None = None,
 ) -> None:
     """Fill the graph's parameters and write `path` (.onnx) and its weights (.weights) beside it.
 
+    The graph of one of several ranks becomes a file per stage, `stage_path`; all share the weights.
     calibration: inputs that the graph is run on to quantize it to int8, with a report beside it; None is float32.
+    whole: the graph that runs on them, where `model` is one rank's share of it.
     """
     reader.check(model)
     with WeightFile(path.with_suffix(".weights")) as file:
         if calibration is None:
             _write_weights(model, reader, file, on_progress)
         else:
-            report = write_int8_weights(model, reader, calibration, file, on_progress)
+            report = write_int8_weights(model, whole or model, reader, calibration, file, on_progress)
             write_json(path.with_suffix(REPORT_SUFFIX), report)
-    ir.save(model, path)
+    stages = cut(model)
+    for index, stage in enumerate(stages):
+        ir.save(stage, path if len(stages) == 1 else stage_path(path, index))
 
 
 def _write_weights(model: ir.Model, reader: WeightReader, file: WeightFile, on_progress: Progress) -> None:

@@ -3,6 +3,9 @@
 The graph runs once on a calibration input, node by node and in two versions side by side: float32, whose activations
 decide, and the int8 engine as it comes about. So the peak is one matrix in its forms, and at the end both outputs are
 there to compare. Kernels are judged by running them: sums that this CPU clips (x86 without VNNI) count as error too.
+
+One rank's share of a model is never run alone, for its sums want the other ranks. The whole model is, and its matrices'
+kernels are what the share's get: every rank comes to the same decisions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,16 +44,20 @@ class Twin:
 
 def write_int8_weights(
     model: ir.Model,
+    whole: ir.Model,
     reader: WeightReader,
     calibration: Mapping[str, np.ndarray],
     file: WeightFile,
     on_progress: Progress,
 ) -> QuantizationReport:
-    """Write the graph's parameters to `file`, matrices as int8, and put int8 kernels in the place of their MatMul."""
-    quantizer = _Quantizer(model, reader, file)
+    """Write the graph's parameters to `file`, matrices as int8, and put int8 kernels in the place of their MatMul.
+
+    whole: runs on the calibration input; `model` itself, or what it is one rank's share of.
+    """
+    quantizer = _Quantizer(model, whole, reader, file)
     twins = {name: Twin(array, array) for name, array in calibration.items()}
-    output = model.graph.outputs[0]
-    result = interpret(model.graph, twins, output, quantizer.load, quantizer.step, on_progress)
+    output = whole.graph.outputs[0]
+    result = interpret(whole.graph, twins, output, quantizer.load, quantizer.step, on_progress)
     for replace in quantizer.replacements:
         replace()
     assert all(weight.const_value is not None for _, weight in parameters(model)), "every weight leads to the output"
@@ -66,8 +73,8 @@ def write_int8_weights(
 class _Quantizer:
     """What `interpret` asks while it walks: weights are written when they are loaded, matrices once they are judged."""
 
-    def __init__(self, model: ir.Model, reader: WeightReader, file: WeightFile) -> None:
-        self._model, self._reader, self._file = model, reader, file
+    def __init__(self, model: ir.Model, whole: ir.Model, reader: WeightReader, file: WeightFile) -> None:
+        self._model, self._whole, self._reader, self._file = model, whole, reader, file
         self.matrices: dict[str, MatrixReport] = {}
         # Made at the end: the graph stays as it is while it is walked.
         self.replacements: list[Callable[[], None]] = []
@@ -75,7 +82,8 @@ class _Quantizer:
     def load(self, value: ir.Value) -> Twin:
         array = load_initializer(value, self._reader)
         if isinstance(value, Weight) and not any(_is_matmul(node) for node in value.consumers()):
-            self._write(value, array)
+            share = self._share(value)
+            self._write(share, array if share is value else self._read(share))
         return Twin(array, array)
 
     def step(self, node: ir.Node, arguments: Sequence[Twin | None]) -> list[Twin]:
@@ -91,7 +99,16 @@ class _Quantizer:
         return [Twin(*pair) for pair in zip(exact, quantized, strict=True)]
 
     def _run(self, node: ir.Node, arguments: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-        return run_node(node, arguments, self._model)
+        return run_node(node, arguments, self._whole)
+
+    def _share(self, weight: Weight) -> Weight:
+        """The same parameter of the graph that is written."""
+        share = self._model.graph.initializers[weight.name or ""]
+        assert isinstance(share, Weight)
+        return share
+
+    def _read(self, weight: Weight) -> np.ndarray:
+        return self._reader.read(weight.name or "", weight)
 
     def _multiply(self, node: ir.Node, activations: Twin, matrix: np.ndarray) -> Twin:
         """Try the kernels on float32's activations, write the matrix for the chosen one, go on with both versions."""
@@ -106,18 +123,24 @@ class _Quantizer:
         kernel = choose(measured)
         self.matrices[weight.name] = MatrixReport(kernel, measured)
         if kernel is Kernel.FLOAT32:
-            self._write(weight, matrix)
             (quantized,) = self._run(node, [activations.quantized, matrix])
         else:
-            self._replace(node, weight, kernel, forms[kernel], matrix.shape)
             quantized = self._run_kernel(kernel, forms[kernel], activations.quantized, matrix.shape)
+        share = self._share(weight)
+        if share is not weight:
+            forms, matrix = {}, self._read(share)
+        if kernel is Kernel.FLOAT32:
+            self._write(share, matrix)
+        else:
+            (used,) = share.consumers()
+            self._replace(used, share, kernel, forms.get(kernel) or pack(kernel, matrix), matrix.shape)
         return Twin(exact, quantized)
 
     def _run_kernel(self, kernel: Kernel, packed: Packed, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         names = ir.Value(name="x"), ir.Value(name="data"), ir.Value(name="scale")
         node = _kernel_node(kernel, shape, *names)
         arrays = [x, packed.data, packed.scale]
-        (result,) = run_node(node, arrays, self._model, constant=True)
+        (result,) = run_node(node, arrays, self._whole, constant=True)
         return result
 
     def _replace(self, node: ir.Node, weight: Weight, kernel: Kernel, packed: Packed, shape: tuple[int, ...]) -> None:

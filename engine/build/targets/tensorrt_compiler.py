@@ -43,6 +43,7 @@ class Job:
     plan: Path
     report: Path
     profiles: tuple[Profile, ...]
+    plugins: bool
     timing: tuple[Path, Path] | None = None
 
 
@@ -51,12 +52,19 @@ def compile_plan(job: Job) -> None:
     library = load_library(job.target)
     log = make_log(library)
     builder = library.Builder(log)
-    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flags = library.NetworkDefinitionCreationFlag
+    network_flags = 1 << int(flags.STRONGLY_TYPED)
+    if job.plugins:
+        register_our_plugins()
+        network_flags |= 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
+    network = builder.create_network(network_flags)
     parser = library.OnnxParser(network, log)
     if not parser.parse_from_file(str(job.onnx)):
         raise failure(job, log.errors or [parser.get_error(0).desc()])
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if job.plugins:
+        config.set_preview_feature(library.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     for profile in job.profiles:
         shapes = builder.create_optimization_profile()
         for name, (least, typical, most) in profile.shapes.items():
@@ -71,6 +79,14 @@ def compile_plan(job: Job) -> None:
     if job.timing is not None:
         job.timing[1].write_bytes(config.get_timing_cache().serialize())
     write_json(job.report, parse_log(log.messages, job.weights.stat().st_size))
+
+
+def register_our_plugins() -> None:
+    """For the GPU of this machine. Only here: a graph without plugins is compiled without Triton."""
+    from engine.plugins.compile import device_capability
+    from engine.plugins.tensorrt_plugins import register_plugins
+
+    register_plugins(device_capability())
 
 
 def use_measurements(config: Any, path: Path) -> None:

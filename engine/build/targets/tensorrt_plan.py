@@ -20,6 +20,7 @@ from engine.config import Precision, Target
 from engine.dims import Dim, Phase, Size
 from engine.errors import EngineError
 from engine.manifest import write_json
+from engine.plugins.function import uses_plugins
 
 PLAN_SUFFIX = ".plan"
 WEIGHTS_SHARE = 0.5
@@ -52,6 +53,7 @@ def write_plan(
         plan=directory / f"{name}{PLAN_SUFFIX}",
         report=directory / f"{name}{REPORT_SUFFIX}",
         profiles=make_profiles(part.bindings),
+        plugins=uses_plugins(part.graph),
         timing=timing,
     )
     write_json(job_file, job)

@@ -1,7 +1,10 @@
 """Weights for TensorRT: of the activations' type, or matrices in few bits behind a DequantizeLinear."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.convenience import replace_all_uses_with
 
 from engine.build.compiler import Progress
 from engine.build.layers import Weight
@@ -12,47 +15,102 @@ from engine.config import Precision
 
 HEAD = "lm_head.weight"
 """Turns what a model knows into words: never less than INT8."""
+ALIGNMENT = 16
+"""Of the outputs of a matrix in few bits: one of odd width is turned back in a kernel of its own, on every call."""
 
 
 def write_weights(
     model: ir.Model, reader: WeightReader, file: WeightFile, precision: Precision, on_progress: Progress
 ) -> None:
-    """Write the graph's parameters to `file`, one at a time; matrices as `precision` says. Raises CheckpointError."""
-    weights = list(parameters(model))
-    for index, (name, weight) in enumerate(weights):
-        assert weight.dtype is not None
-        dtype, data = weight.dtype.numpy(), reader.read(name, weight)
-        quantized = None
-        if precision not in (Precision.BF16, Precision.FP16) and is_matrix(weight):
-            least = Precision.INT8 if name == HEAD and precision is Precision.INT4 else precision
-            quantized = quantize(data, least, dtype)
-        if quantized is None:
-            weight.const_value = file.add(name, data.astype(dtype))
-        else:
-            _replace(model.graph, weight, quantized, file)
-        on_progress((index + 1) / len(weights))
+    """Write the graph's parameters to `file`, a few at a time; matrices as `precision` says. Raises CheckpointError."""
+    weights = [weight for _, weight in parameters(model)]
+    few_bits = precision not in (Precision.BF16, Precision.FP16)
+    done = 0
+    for products in group_products(model) if few_bits else ():
+        matrices = [matrix for product in products if isinstance(matrix := product.inputs[1], Weight)]
+        parts = [reader.read(matrix.name or "", matrix) for matrix in matrices]
+        padding = np.zeros((len(parts[0]), -sum(part.shape[1] for part in parts) % ALIGNMENT), np.float32)
+        least = Precision.INT8 if matrices[0].name == HEAD and precision is Precision.INT4 else precision
+        quantized = quantize(np.concatenate([*parts, padding], axis=1), least, _dtype(matrices[0]))
+        if quantized is not None:
+            _replace(model.graph, products, quantized, file)
+            done += len(products)
+            on_progress(done / len(weights))
+    for name, weight in list(parameters(model)):
+        weight.const_value = file.add(name, reader.read(name, weight).astype(_dtype(weight)))
+        done += 1
+        on_progress(done / len(weights))
+
+
+def group_products(model: ir.Model) -> list[list[ir.Node]]:
+    """Products of activations and a matrix, those of the same activations together: one kernel can compute them.
+
+    TensorRT finds that out by itself for matrices of 16 bits only.
+    """
+    groups: dict[ir.Value, list[ir.Node]] = {}
+    for _, weight in parameters(model):
+        if is_matrix(weight):
+            (product,) = weight.consumers()
+            activations = product.inputs[0]
+            assert activations is not None
+            groups.setdefault(activations, []).append(product)
+    return list(groups.values())
 
 
 def is_matrix(weight: ir.Value) -> bool:
-    """Whether activations are multiplied by it, and nothing else happens to it."""
-    return all(node.op_type == "MatMul" and node.inputs[1] is weight for node in weight.consumers())
+    """Whether activations are multiplied by it once, and nothing else happens to it."""
+    users = list(weight.consumers())
+    return len(users) == 1 and users[0].op_type == "MatMul" and users[0].inputs[1] is weight
 
 
-def _replace(graph: ir.Graph, weight: Weight, quantized: Quantized, file: WeightFile) -> None:
-    """Put a DequantizeLinear of what is stored in the weight's place."""
+def _replace(graph: ir.Graph, products: Sequence[ir.Node], quantized: Quantized, file: WeightFile) -> None:
+    """Put one product with a DequantizeLinear of what is stored in the place of several, and split what comes out."""
+    matrices = [product.inputs[1] for product in products]
+    name = _join([matrix.name or "" for matrix in matrices if matrix is not None], ".")
     parts = {"data": quantized.data, "scale": quantized.scale}
-    values = [_initializer(graph, f"{weight.name}.{part}", array, file) for part, array in parts.items()]
+    stored = [_initializer(graph, f"{name}.{part}", array, file) for part, array in parts.items()]
     attributes = {"axis": quantized.axis} | ({"block_size": quantized.block} if quantized.block else {})
-    node = ir.node("DequantizeLinear", values, attributes, name=f"{weight.name}.dequantize")
-    result = node.outputs[0]
-    result.name, result.type, result.shape = f"{weight.name}.dequantized", weight.type, weight.shape
-    for user, index in weight.uses():
-        user.replace_input_with(index, result)
-    graph.insert_before(graph[0], node)
-    del graph.initializers[weight.name or ""]
+    restored = ir.node("DequantizeLinear", stored, attributes, name=f"{name}.dequantize")
+    restored.outputs[0].name = f"{name}.dequantized"
+    wide = ir.node(
+        "MatMul",
+        [products[0].inputs[0], *restored.outputs],
+        name=_join([product.name or "" for product in products], "/"),
+    )
+    wide.outputs[0].name = f"{name}.product"
+    widths = [matrix.part.shape(matrix.stored)[1] for matrix in matrices if isinstance(matrix, Weight)]
+    if padding := quantized.data.shape[1] - sum(widths):
+        widths.append(padding)
+    sizes = ir.node("Constant", [], {"value": ir.tensor(widths, dtype=ir.DataType.INT64)})
+    sizes.outputs[0].name = f"{name}.widths"
+    split = ir.node(
+        "Split", [*wide.outputs, *sizes.outputs], {"axis": -1}, num_outputs=len(widths), name=f"{name}.split"
+    )
+    graph.insert_before(products[0], [restored, wide, sizes, split])
+    for index, result in enumerate(split.outputs):
+        result.name = f"{name}.part{index}"
+    for product, result in zip(products, split.outputs, strict=False):
+        before = product.outputs[0]
+        result.name, result.type, result.shape = before.name, before.type, before.shape
+        replace_all_uses_with(before, result, replace_graph_outputs=True)
+    graph.remove(products, safe=True)
+    for matrix in matrices:
+        assert matrix is not None and matrix.name is not None
+        del graph.initializers[matrix.name]
+
+
+def _join(names: Sequence[str], separator: str) -> str:
+    """[`a.q.weight`, `a.k.weight`] -> `a.q+k.weight`"""
+    scopes = [name.split(separator) for name in names]
+    return separator.join([*scopes[0][:-2], "+".join(scope[-2] for scope in scopes), scopes[0][-1]])
 
 
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray, file: WeightFile) -> ir.Value:
     value = ir.Value(name=name, const_value=file.add(name, array))
     graph.register_initializer(value)
     return value
+
+
+def _dtype(weight: Weight) -> np.dtype:
+    assert weight.dtype is not None
+    return weight.dtype.numpy()

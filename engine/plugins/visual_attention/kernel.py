@@ -1,12 +1,11 @@
-"""Triton kernels of `sgl::visual_attention`: attention over a KV cache, and the attention that visual tokens received.
+"""Triton kernels of `sgl::visual_attention`: attention over a KV cache.
 
     attend          flash attention; also the log-sum-exp of each row
     combine_splits  one row over a long cache is attended in splits: their sum
-    receive         per visual token and KV head, the probabilities of the scored rows, recomputed from the log-sum-exp
+    receive         what visual tokens received, from that log-sum-exp: kernel_receive.py
 
 No atomics, and every sum has a fixed order: two runs give the same bits. The query heads of a KV head are packed into
 the rows of one tile (row = token * GROUP + head of the group), so that each key is read once for all of them.
-`score_mask` is not read: it must be causal, and that follows from past_length.
 
 Arguments of every kernel: inputs, int32 sizes, outputs, constants.
 """
@@ -59,7 +58,8 @@ class Tile:
 
 
 DECODE = Tile(rows=16, columns=64, num_warps=4, num_stages=3)
-RECEIVE = Tile(rows=64, columns=64, num_warps=4, num_stages=2)
+COMPACT = Tile(rows=64, columns=32, num_warps=4, num_stages=2)
+"""Needs no more shared memory than any kernel may have without asking (48 KiB), at head sizes up to 128."""
 SPLIT_KEYS = 256
 """Keys of one split, about."""
 COMBINED_SPLITS = 16
@@ -77,7 +77,7 @@ def prefill_tile(capability: int) -> Tile:
 def attend_kernel(heads: Heads, tile: Tile) -> Kernel:
     """T: of query, caches and output."""
     types = ("*T", "*T", "*T", "*i32", "*i32", "i32", "i32", "i32", "*T", "*fp32", "*fp32", "*fp32")
-    return _tiled(attend, types, heads, tile)
+    return tiled_kernel(attend, types, heads, tile)
 
 
 def combine_splits_kernel(heads: Heads) -> Kernel:
@@ -86,31 +86,22 @@ def combine_splits_kernel(heads: Heads) -> Kernel:
     return Kernel(combine_splits, types, heads.constants() | {"BLOCK_SPLITS": COMBINED_SPLITS}, num_warps=4)
 
 
-def receive_kernel(heads: Heads) -> Kernel:
-    """T: of query and keys."""
-    types = ("*T", "*T", "*i32", "*fp32", "*i64", "*fp32", "*i64", "i32", "i32", "i32", "i32", "*fp32")
-    return _tiled(receive, types, heads, RECEIVE)
-
-
 def num_splits(sequence: Size, cache: Size) -> Size:
     """S, T -> P of attend: one row has too few programs to read a long cache, so several share it."""
-    return (sequence == 1) * (_ceil_div(cache, SPLIT_KEYS) - 1) + 1
+    return (sequence == 1) * (ceil_div(cache, SPLIT_KEYS) - 1) + 1
 
 
 def attend_grid(heads: Heads, tile: Tile, batch: Size, sequence: Size, cache: Size) -> tuple[Size, Size, Size]:
-    tiles = _ceil_div(sequence * heads.group(), tile.rows)
+    tiles = ceil_div(sequence * heads.group(), tile.rows)
     return tiles * num_splits(sequence, cache), heads.num_kv_heads, batch
 
 
-def receive_grid(heads: Heads, batch: Size, visual: Size) -> tuple[Size, Size, Size]:
-    return _ceil_div(visual, RECEIVE.rows), heads.num_kv_heads, batch
-
-
-def _ceil_div(a: Size, b: int) -> Size:
+def ceil_div(a: Size, b: int) -> Size:
     return (a + (b - 1)) // b
 
 
-def _tiled(function: Any, types: Sequence[str], heads: Heads, tile: Tile) -> Kernel:
+def tiled_kernel(function: Any, types: Sequence[str], heads: Heads, tile: Tile) -> Kernel:
+    """One that scales logits and works on tiles."""
     constants = {
         "SCALE": heads.scale(),
         **heads.constants(),
@@ -266,56 +257,3 @@ def combine_splits(
         place = (request * NUM_KV_HEADS * GROUP + head) * HEAD_DIM + dim
         tl.store(output + place, (mean / total_weight).to(output.dtype.element_ty), mask=is_dim)
         tl.store(log_sum_exp + request * NUM_KV_HEADS * GROUP + head, largest + tl.log2(total_weight))
-
-
-@triton.jit
-def receive(
-    query,  # [B,S,H*D]
-    key_cache,  # [B,Hkv,T,D]
-    past_length,  # int32 [B]
-    log_sum_exp,  # float32 [B,H,S], base 2
-    score_row,  # int64 [B,R]
-    score_weight,  # float32 [B,R]
-    visual_column,  # int64 [B,V]
-    sequence,  # S
-    cache,  # T
-    scored,  # R
-    visual,  # V
-    received,  # float32 [B,Hkv,V]: what each KV head's queries give; their sum over Hkv is the op's output
-    SCALE: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-):
-    """Grid: `receive_grid`."""
-    kv_head = tl.program_id(1)
-    request = tl.program_id(2)
-    past = tl.load(past_length + request)
-    token = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    is_token = token < visual
-    column = tl.load(visual_column + request * visual + token, mask=is_token, other=0)
-    dim = tl.arange(0, BLOCK_DIM)
-    is_dim = dim < HEAD_DIM
-    base = (request.to(tl.int64) * NUM_KV_HEADS + kv_head) * cache * HEAD_DIM
-    key_place = base + column[:, None] * HEAD_DIM + dim[None, :]
-    k = tl.load(key_cache + key_place, mask=is_token[:, None] & is_dim[None, :], other=0.0)
-
-    total = tl.zeros([BLOCK_ROWS], tl.float32)
-    for first in range(0, scored * GROUP, BLOCK_COLUMNS):
-        packed = first + tl.arange(0, BLOCK_COLUMNS)
-        is_row = packed < scored * GROUP
-        index = request * scored + packed // GROUP
-        row = tl.load(score_row + index, mask=is_row, other=0)
-        weight = tl.load(score_weight + index, mask=is_row, other=0.0)
-        head = kv_head * GROUP + packed % GROUP
-        place = ((request.to(tl.int64) * sequence + row) * (NUM_KV_HEADS * GROUP) + head) * HEAD_DIM
-        q = tl.load(query + place[:, None] + dim[None, :], mask=is_row[:, None] & is_dim[None, :], other=0.0)
-        exponent = tl.load(log_sum_exp + (request * (NUM_KV_HEADS * GROUP) + head) * sequence + row, mask=is_row)
-        probability = tl.exp2(tl.dot(k, tl.trans(q), input_precision="ieee") * SCALE - exponent[None, :])
-        # A selection, not a product: padding rows may hold anything.
-        counts = (column[:, None] <= past + row[None, :]) & (weight != 0.0)[None, :]
-        total += tl.sum(tl.where(counts, probability * weight[None, :], 0.0), axis=1)
-    tl.store(received + (request * NUM_KV_HEADS + kv_head) * visual + token, total, mask=is_token)

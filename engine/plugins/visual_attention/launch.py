@@ -14,9 +14,8 @@ from engine.plugins.visual_attention.kernel import (
     combine_splits_kernel,
     num_splits,
     prefill_tile,
-    receive_grid,
-    receive_kernel,
 )
+from engine.plugins.visual_attention.kernel_receive import receive_grid, receive_kernel
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tensorrt.plugin import TensorDesc
 from engine.plugins.function import DOMAIN
 from engine.plugins.tensorrt_aot import FLOAT, Compiled, combinations, compiled
 from engine.plugins.visual_attention.kernel import (
+    COMPACT,
     DECODE,
     Heads,
     attend_grid,
@@ -16,9 +17,8 @@ from engine.plugins.visual_attention.kernel import (
     combine_splits_kernel,
     num_splits,
     prefill_tile,
-    receive_grid,
-    receive_kernel,
 )
+from engine.plugins.visual_attention.kernel_receive import receive_grid, receive_kernel
 
 
 def register(capability: int, lazy_register: bool) -> None:
@@ -30,8 +30,8 @@ def register(capability: int, lazy_register: bool) -> None:
 
 def _register_attend(capability: int, lazy_register: bool) -> None:
     name = f"{DOMAIN}::attend"
-    # The builder measures each at the shapes of each profile.
-    tactics = {1: prefill_tile(capability), 2: DECODE}
+    # The builder measures each at the shapes of each profile; the last one runs wherever a kernel runs.
+    tactics = {1: prefill_tile(capability), 2: DECODE, 3: COMPACT}
 
     @trtp.register(name, lazy_register=lazy_register)
     def describe(

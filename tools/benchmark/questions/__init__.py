@@ -9,6 +9,8 @@ from tools.benchmark.questions.memory import measure_memory
 from tools.benchmark.questions.peers import measure_peers
 from tools.benchmark.questions.plans import measure_plans
 from tools.benchmark.questions.scores import measure_scores
+from tools.benchmark.questions.serving import measure_serving
+from tools.benchmark.questions.tensor_parallel import measure_tensor_parallel
 from tools.benchmark.report import Section
 
 QUESTIONS: dict[str, Callable[[Bench], Section]] = {
@@ -17,5 +19,7 @@ QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "int8": measure_int8,
     "consistency": measure_consistency,
     "memory": measure_memory,
+    "tensor_parallel": measure_tensor_parallel,
     "plans": measure_plans,
+    "serving": measure_serving,
 }

@@ -3,6 +3,7 @@
 import resource
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.build.builder import language_part, open_compiler, read_role, vision_part
@@ -10,6 +11,7 @@ from engine.build.layer_report import REPORT_SUFFIX, LayerReport
 from engine.build.targets.tensorrt_plan import PLAN_SUFFIX
 from engine.config import BuildConfig, Precision, Target
 from engine.manifest import read_json
+from engine.parallel import Mapping
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import spread
 from tools.benchmark.report import Row, Section, Unit, not_measured
@@ -72,7 +74,7 @@ class PlanBuild:
             self.checkpoint, self.checkpoint, self.out, target=Target.TENSORRT_RTX, precision=case.precision
         )
         role = read_role(config, "small", self.checkpoint, (), case.scores, lambda name, fraction: None)
-        declare = language_part if case.part == LANGUAGE else vision_part
+        declare = partial(language_part, mapping=Mapping()) if case.part == LANGUAGE else vision_part
         self.out.mkdir()
         open_compiler(config).write(declare(config, role), self.out, case.part, lambda fraction: None)
         seconds = time.monotonic() - started

@@ -1,20 +1,23 @@
-"""A Triton Inference Server with a Python environment of its own, from the package registry."""
+"""A Triton Inference Server from the package registry in an environment of its own, for tests and benchmarks."""
 
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from engine.errors import EngineError
 
 ROOT = Path(__file__).parent.parent.parent
 VENV = ROOT / ".server-venv"
 WHEEL = "nvidia-pytriton==0.7.0"
 """Carries the server's binary, version 2.51, whose Python backend wants numpy 1."""
+NEEDS = "the server needs Linux x86_64 with glibc 2.35 and a Python 3.11, 3.12 or 3.13 that has a shared libpython"
+VERSIONS = ("3.11", "3.12", "3.13")
 STUB = "triton_python_backend_stub"
 PROBE = """
 import sys, sysconfig, pathlib
@@ -22,6 +25,14 @@ directory = sysconfig.get_config_var("LIBDIR")
 shared = pathlib.Path(directory, sysconfig.get_config_var("INSTSONAME") or "-").exists()
 print("%d.%d" % sys.version_info[:2], directory if shared else "")
 """
+
+
+class ServerError(EngineError):
+    """A server that cannot be installed or does not start."""
+
+
+class UnsuitableMachine(ServerError):
+    """This machine cannot run the server."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,10 @@ class Environment:
         return os.environ | {"PATH": path, "LD_LIBRARY_PATH": self.libraries, "OMP_NUM_THREADS": "1"}
 
 
-def locate() -> Environment:
-    """Made at the first call, by one process; skips the test where it cannot be had."""
-    if sys.platform != "linux":
-        pytest.skip("the server runs on Linux")
+def install() -> Environment:
+    """Make it at the first call, by one process. Raises ServerError."""
     interpreter, version, libraries = _interpreter()
-    with (ROOT / ".server-venv.lock").open("w") as lock:
+    with VENV.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _make(interpreter, version)
     server = VENV / "lib" / f"python{version}" / "site-packages" / "pytriton" / "tritonserver"
@@ -65,15 +74,18 @@ def locate() -> Environment:
 
 
 def _interpreter() -> tuple[str, str, str]:
-    """One that the server has a stub for, with its shared library."""
-    for name in (sys.executable, "python3.13", "python3.12", "python3.11"):
-        path = shutil.which(name)
-        probed = subprocess.run([path, "-c", PROBE], capture_output=True, text=True) if path else None
-        if path and probed and probed.returncode == 0:
-            version, _, libraries = probed.stdout.strip().partition(" ")
-            if version in ("3.11", "3.12", "3.13") and libraries:
-                return path, version, libraries
-    pytest.skip("the server needs Python 3.11 to 3.13 with a shared libpython")
+    """One that the server has a stub for, with its shared library: path, version, the library's directory."""
+    name, version = platform.libc_ver()
+    suits = sys.platform == "linux" and platform.machine() == "x86_64" and name == "glibc"
+    if suits and tuple(map(int, version.split("."))) >= (2, 35):
+        for candidate in (sys.executable, *(f"python{version}" for version in VERSIONS)):
+            path = shutil.which(candidate)
+            probed = subprocess.run([path, "-c", PROBE], capture_output=True, text=True) if path else None
+            if path and probed and probed.returncode == 0:
+                version, _, libraries = probed.stdout.strip().partition(" ")
+                if version in VERSIONS and libraries:
+                    return path, version, libraries
+    raise UnsuitableMachine(NEEDS)
 
 
 def _make(interpreter: str, version: str) -> None:
@@ -82,13 +94,15 @@ def _make(interpreter: str, version: str) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(VENV, ignore_errors=True)
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [sys.executable, "-m", "pip", "--python", str(VENV), "install", "--quiet", "--disable-pip-version-check"]
     for command in (
-        [interpreter, "-m", "venv", str(VENV)],
+        [interpreter, "-m", "venv", "--without-pip", str(VENV)],
+        # Without the wheel's own Python interface and what that needs.
         [*pip, "--no-deps", WHEEL],
-        [*pip, "numpy<2", "--editable", str(ROOT)],
+        [*pip, "numpy<2", "--editable", f"{ROOT}[mpi]"],
     ):
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"no server: {' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+            reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            raise ServerError(f"{' '.join(command)} failed ({reason[0]}); run it by hand")
     stamp.write_text(wanted)

@@ -1,0 +1,166 @@
+"""Ranks of their own that a process starts when it needs them, and again when one of them died.
+
+Never by MPI itself: a killed spawned rank would take its parent along. The group is `mpiexec` in a session of its own,
+and rank 0 answers over a unix socket, so that a dead group is an end of file.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import engine
+from engine.errors import EngineError
+from engine.manifest import Manifest
+from engine.runtime.tensor_parallel import OPEN, Ranks, identify
+
+ANSWER_SECONDS = 600.0
+"""A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection."""
+START_SECONDS = 60.0
+STOP_SECONDS = 3.0
+FIRST = ("encode", "prefill")
+"""Methods that need nothing of an earlier call: if the ranks died since then, nobody has to know."""
+LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
+"""Of a launcher that started this process; the group has its own."""
+
+
+class Group(Ranks):
+    """The ranks of one engine directory on this machine. They end with this object, and with this process."""
+
+    def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
+        self._answer_seconds = answer_seconds
+        self._running: _Running | None = None
+
+    def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
+        self._directory, self._world_size, self._threads = directory, manifest.world_size, threads
+        self._identity = identify(manifest)
+        self._start()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        if method in FIRST and self._running is not None and self._running.process.poll() is not None:
+            self.close()
+        return self._ask(self._running or self._start(), method, *arguments)
+
+    def close(self) -> None:
+        """End the ranks; the next call starts them again."""
+        if self._running is not None:
+            self._running.finalizer()
+            self._running = None
+
+    def process_ids(self) -> tuple[int, ...]:
+        """Of the ranks that run now."""
+        return self._running.ranks if self._running is not None else ()
+
+    def _start(self) -> "_Running":
+        running = _launch(self._directory, self._world_size)
+        running.finalizer = weakref.finalize(self, running.stop)
+        self._running = running
+        running.ranks = tuple(self._ask(running, OPEN, self._identity, self._threads))
+        return running
+
+    def _ask(self, running: "_Running", method: str, *arguments: Any) -> Any:
+        try:
+            running.connection.send((method, arguments))
+            if not running.connection.poll(self._answer_seconds):
+                raise TimeoutError(f"did not answer within {self._answer_seconds:g} s")
+            outcome = running.connection.recv()
+        except (EOFError, OSError) as error:
+            self.close()
+            reason = str(error) if isinstance(error, TimeoutError) else "died"
+            raise EngineError(
+                f"a rank of {self._directory} {reason} during {method}; ask again: the ranks are started anew"
+            ) from None
+        except BaseException:
+            self.close()  # interrupted: what the ranks say next would answer another call
+            raise
+        if isinstance(outcome, EngineError):
+            if method == OPEN:
+                self.close()
+            raise outcome
+        return outcome
+
+
+@dataclass
+class _Running:
+    """A started group. ranks: process ids, known once it is open."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    ranks: tuple[int, ...] = ()
+    finalizer: Any = None
+
+    def stop(self) -> None:
+        """Let rank 0 see the end of its socket, then insist. mpiexec gives each rank a session of its own."""
+        self.connection.close()
+        for end in (None, signal.SIGTERM, signal.SIGKILL):
+            if end is not None:
+                self._signal(end)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+                return
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+        for rank in self.ranks if number is signal.SIGKILL else ():
+            with suppress(ProcessLookupError):
+                os.kill(rank, number)
+
+
+def _launch(directory: Path, world_size: int) -> _Running:
+    """Start mpiexec and wait until rank 0 has connected. Raises EngineError."""
+    with tempfile.TemporaryDirectory(prefix="sgl-") as place, socket.socket(socket.AF_UNIX) as listener:
+        path, log = f"{place}/socket", Path(place) / "log"
+        listener.bind(path)
+        listener.listen(1)
+        listener.settimeout(0.05)
+        program = [_python(), "-m", "engine.runtime.tensor_parallel_rank", str(directory.resolve()), path]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [_mpiexec(), "-n", str(world_size), *program],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=_environment(),
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                connection, _ = listener.accept()
+                connection.setblocking(True)
+                return _Running(process, Connection(connection.detach()))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        reason = said[-1] if said else "it said nothing"
+        raise EngineError(f"mpiexec could not start {world_size} ranks of {directory} ({reason}); mend that")
+
+
+def _environment() -> dict[str, str]:
+    """This process's, for the package that runs now, wherever it was imported from."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
+    return kept | {"PYTHONPATH": str(Path(engine.__file__).parents[1])}
+
+
+def _python() -> str:
+    """This environment's; in a server that embeds Python, `sys.executable` is the server."""
+    return shutil.which("python3", path=f"{sys.prefix}/bin") or sys.executable
+
+
+def _mpiexec() -> str:
+    """Of this environment, else of the machine. Raises EngineError."""
+    found = shutil.which("mpiexec", path=f"{sys.prefix}/bin") or shutil.which("mpiexec")
+    if found is None:
+        raise EngineError("mpiexec was not found; an engine of several ranks needs it: pip install 'sgl-engine[mpi]'")
+    return found

@@ -1,0 +1,217 @@
+"""One rank of a tensor-parallel model, linked to the others by MPI; `python -m` runs the ranks of a `Group`."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from engine.errors import EngineError, ManifestError
+from engine.manifest import Manifest, read_manifest, verify
+from engine.parallel import SHARDED, Mapping
+from engine.runtime.executor import load, load_rank
+from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.prompt import Request
+from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, started_by_mpiexec
+from engine.runtime.vision import VisionEncoder
+
+COMMAND = 1
+"""Tag of the message that announces a command."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 1e-5, 5e-3
+"""Seconds between two looks for a command, longer and longer. MPI itself would look all the time, on a busy core."""
+
+
+class Rank:
+    """A share of a model. All ranks call the same method with the same arguments; rank 0's result counts."""
+
+    def __init__(self, world: MPI.Comm, directory: Path) -> None:
+        self._world, self._directory = world, directory
+        self._generation: Generation | None = None
+        self._seconds_in_sums = 0.0
+
+    def open(self, expected: Identity, threads: int) -> list[int]:
+        """Load this rank's share, if all ranks fit together -> process ids by rank. Raises EngineError on all ranks."""
+        neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED).size
+        error = None
+        try:
+            # Nothing in here may wait for another rank, which may have failed.
+            self._load(expected, max(1, threads // neighbours))
+        except EngineError as problem:
+            error = f"rank {self._world.rank} on {MPI.Get_processor_name()}: {problem}"
+        if errors := [said for said in self._world.allgather(error) if said is not None]:
+            raise EngineError(errors[0])
+        return self._world.allgather(os.getpid())
+
+    def prefill(self, requests: list[Request], max_new_tokens: int) -> np.ndarray:
+        """Like `LanguageModel.prefill` -> logits."""
+        self._generation = None  # frees its caches before the new ones are made
+        self._generation = self._language.prefill(requests, max_new_tokens)
+        return self._gather_logits(self._generation.logits)
+
+    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray:
+        assert self._generation is not None
+        return self._gather_logits(self._generation.decode(tokens, active, scored))
+
+    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray:
+        assert self._generation is not None
+        return self._gather_logits(self._generation.score(request, visual_kept, answer))
+
+    def visual_scores(self, request: int) -> np.ndarray:
+        assert self._generation is not None
+        return self._generation.visual_scores(request)
+
+    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
+        """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
+        mine = np.array_split(pixel_values, self._world.size)[self._world.rank]
+        parts = self._world.gather(self._vision.encode(mine))
+        return np.concatenate(parts) if parts is not None else np.empty(0, np.float32)
+
+    def seconds_in_sums(self) -> float:
+        """Spent so far in all-reduces, waiting for the other ranks included."""
+        return self._seconds_in_sums
+
+    def _load(self, expected: Identity, threads: int) -> None:
+        manifest, world = read_manifest(self._directory), self._world
+        refuse_other_size(self._directory, manifest, world.size)
+        if difference := expected.difference(identify(manifest)):
+            raise ManifestError(f"{self._directory} {difference}; give all ranks the same engine and packages")
+        name = f"{SHARDED}/language/rank{world.rank}"
+        verify(self._directory, manifest, components=[name, f"{SHARDED}/vision"])
+        model, root = manifest.models[SHARDED], self._directory / SHARDED
+        self._config = model.config.language
+        executor = load_rank(manifest.target, root / f"rank{world.rank}" / "language", threads, self._sum)
+        mapping = Mapping(world.rank, world.size)
+        self._language = LanguageModel(executor, self._config, model.prune_layers, model.scores, mapping)
+        self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision)
+
+    def _sum(self, partial: np.ndarray) -> None:
+        start = time.perf_counter()
+        self._world.Allreduce(MPI.IN_PLACE, partial, MPI.SUM)
+        self._seconds_in_sums += time.perf_counter() - start
+
+    def _gather_logits(self, logits: np.ndarray) -> np.ndarray:
+        """[..., this rank's part of the vocabulary] -> on rank 0, [..., vocabulary]."""
+        parts = np.empty((self._world.size, *logits.shape), np.float32) if self._world.rank == 0 else None
+        self._world.Gather(np.ascontiguousarray(logits), parts)
+        return logits if parts is None else np.concatenate([*parts], axis=-1)[..., : self._config.vocab_size]
+
+
+class World(Ranks):
+    """The ranks that one `mpiexec` started, this process among them."""
+
+    def __init__(self, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> None:
+        self._world, self._rank = world, Rank(world, directory)
+        _forget_segments(world)
+
+    def is_leader(self) -> bool:
+        return bool(self._world.rank == 0)
+
+    def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
+        self.call(OPEN, identify(manifest), threads)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self._announce(method, arguments)
+        return self._do(method, arguments)
+
+    def stop(self) -> None:
+        """The leader's last word."""
+        self._announce(None, ())
+
+    def serve(self) -> None:
+        """What the other ranks do until the leader stops them."""
+        while True:
+            self._wait()
+            method, arguments = self._world.bcast(None)
+            if method is None:
+                return
+            with suppress(EngineError):  # the leader has the same one and says it
+                self._do(method, arguments)
+
+    def _do(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self._rank, method)(*arguments)
+        except BaseException as error:
+            if isinstance(error, EngineError) and method == OPEN:
+                raise
+            # The others wait for this rank in a sum; nothing but the end of all of them frees them.
+            if not isinstance(error, KeyboardInterrupt):
+                traceback.print_exc()
+                sys.stderr.flush()
+            self._world.Abort(1)
+
+    def _announce(self, method: str | None, arguments: tuple[Any, ...]) -> None:
+        for rank in range(1, self._world.size):
+            self._world.send(None, rank, COMMAND)
+        self._world.bcast((method, arguments))
+
+    def _wait(self) -> None:
+        pause = SHORTEST_PAUSE
+        while not self._world.iprobe(0, COMMAND):
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, 1.5 * pause)
+        self._world.recv(source=0, tag=COMMAND)
+
+
+def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
+    """Started by mpiexec: rank 0 leads, the others serve it.
+
+    Raises EngineError when there are more or fewer than the engine was built for.
+    """
+    world = World(directory)
+    if not world.is_leader():
+        world.serve()
+        return
+    try:
+        refuse_other_size(directory, read_manifest(directory), MPI.COMM_WORLD.size)
+        lead(world)
+    finally:
+        world.stop()
+
+
+def refuse_other_size(directory: Path, manifest: Manifest, size: int) -> None:
+    """Raises ManifestError."""
+    if manifest.world_size != size:
+        raise ManifestError(
+            f"{directory} was built for world size {manifest.world_size}, but mpiexec started {size}; "
+            f"give mpiexec -n {manifest.world_size}, or rebuild with --tp {size}"
+        )
+
+
+def _forget_segments(world: MPI.Comm) -> None:
+    """Unlink MPICH's shared memory once every rank has mapped it: a killed rank then leaves nothing in /dev/shm."""
+    world.Barrier()
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        if "/dev/shm/mpich_shm_" in line and "(deleted)" not in line:
+            Path(line.split()[-1]).unlink(missing_ok=True)
+
+
+def main(directory: str, socket: str) -> int:
+    """A rank of a `Group`: rank 0 takes calls from the socket until it closes."""
+    world = World(Path(directory))
+    if not world.is_leader():
+        world.serve()
+        return 0
+    with Client(socket, family="AF_UNIX") as connection:
+        try:
+            while True:
+                method, arguments = connection.recv()
+                try:
+                    outcome = world.call(method, *arguments)
+                except EngineError as error:
+                    outcome = error
+                connection.send(outcome)
+        except (EOFError, OSError):
+            world.stop()  # whoever asked has gone
+    return 0
+
+
+if __name__ == "__main__":
+    assert started_by_mpiexec()
+    sys.exit(main(*sys.argv[1:]))

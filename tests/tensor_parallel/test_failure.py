@@ -1,0 +1,245 @@
+"""Ranks that die, hang, or do not fit together; nothing is left behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.config import ExitConfig, ExitCriterion, SamplingConfig
+from engine.errors import EngineError
+from engine.manifest import MANIFEST, read_manifest, write_manifest
+from engine.runtime import tensor_parallel_group
+from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.job import Question
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.tensor_parallel import Identity, identify
+from engine.runtime.tensor_parallel_group import Group
+from tests.tensor_parallel.conftest import Engines
+
+pytestmark = pytest.mark.xdist_group("tensor parallel")
+Ask = Callable[..., Answer]
+
+
+def is_running(process: int) -> bool:
+    """Whether it is there and more than a zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(processes: tuple[int, ...]) -> None:
+    deadline = time.monotonic() + 20
+    while any(map(is_running, processes)):
+        assert time.monotonic() < deadline, f"of {processes} some are left"
+        time.sleep(0.01)
+
+
+def ask(pipeline: SglPipeline, picture: Image.Image) -> Answer:
+    sampling = SamplingConfig(max_new_tokens=12)
+    return pipeline.answer([picture], "What?", exit=ExitConfig(enabled=False), sampling=sampling)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_request_and_the_next_one_works(
+    engines: Engines, picture: Image.Image, victim: int
+) -> None:
+    group = Group()
+    pipeline = SglPipeline.load(engines(2), threads=1, ranks=group)
+    first = group.process_ids()
+    pieces: list[str] = []
+
+    def kill(piece: str) -> None:
+        pieces.append(piece)
+        if len(pieces) == 2:
+            os.kill(first[victim], signal.SIGKILL)
+
+    sampling, never = SamplingConfig(max_new_tokens=12), ExitConfig(enabled=False)
+    always = ExitConfig(criterion=ExitCriterion.CONFIDENCE, exit_threshold=0)
+    outcomes = pipeline.answer_each(
+        [
+            Question((picture,), "What?", exit=always, sampling=sampling),
+            Question((picture,), "What?", exit=never, sampling=sampling, on_text=kill),
+        ]
+    )
+    assert isinstance(outcomes[0], Answer) and outcomes[0].early_exit
+    assert isinstance(outcomes[1], EngineError)
+    assert re.fullmatch(r"a rank of .*tp2 died during decode; ask again: the ranks are started anew", str(outcomes[1]))
+    assert len(pieces) in (2, 3), "a piece may have been on its way"
+    wait_until_gone(first)
+    answer = ask(pipeline, picture)
+    assert answer.answered_by is AnsweredBy.LARGE
+    assert set(group.process_ids()).isdisjoint(first)
+    second = group.process_ids()
+    os.kill(second[victim], signal.SIGKILL)
+    wait_until_gone(second)
+    assert ask(pipeline, picture).token_ids == answer.token_ids, "nobody was asking meanwhile"
+    third = group.process_ids()
+    group.close()
+    wait_until_gone(third)
+
+
+def test_a_stopped_rank_is_given_up(engines: Engines, picture: Image.Image) -> None:
+    group = Group(answer_seconds=2)
+    pipeline = SglPipeline.load(engines(2), threads=1, ranks=group)
+    first = group.process_ids()
+    os.kill(first[1], signal.SIGSTOP)
+    with pytest.raises(EngineError, match=r"did not answer within 2 s during encode; ask again"):
+        ask(pipeline, picture)
+    wait_until_gone(first)
+
+
+def test_ranks_end_with_a_killed_process(engines: Engines) -> None:
+    program = (
+        "import sys, time\nfrom engine.runtime.tensor_parallel_group import Group\n"
+        "from engine.runtime.pipeline import SglPipeline\n"
+        "group = Group()\npipeline = SglPipeline.load(sys.argv[1], threads=1, ranks=group)\n"
+        "print(*group.process_ids(), flush=True)\ntime.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", program, str(engines(2))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        ranks = tuple(map(int, process.stdout.readline().split()))
+        assert len(ranks) == 2 and all(map(is_running, ranks))
+        process.kill()
+    wait_until_gone(ranks)
+
+
+def test_other_fingerprints_are_refused(engines: Engines) -> None:
+    """The engine directory was replaced between opening it and starting the ranks."""
+    directory = engines(2)
+    before = (directory / MANIFEST).read_bytes()
+    pipeline = SglPipeline.load(directory, threads=1, preload=False)
+    manifest = read_manifest(directory)
+    vision = replace(manifest.components["small/vision"], key="another")
+    try:
+        write_manifest(directory, replace(manifest, components=manifest.components | {"small/vision": vision}))
+        with pytest.raises(
+            EngineError, match=r"rank 0 on .*tp2 has other fingerprints than the engine that was opened; give all ranks"
+        ):
+            _ = pipeline.large
+    finally:
+        (directory / MANIFEST).write_bytes(before)
+    group = Group()
+    group.open(directory, manifest, threads=1)
+    group.close()
+
+
+OTHERS: dict[str, Callable[[Identity], Identity]] = {
+    "sgl-engine .* instead of 0.0": lambda mine: replace(mine, engine_version="0.0"),
+    "numpy .* instead of 0.0": lambda mine: replace(mine, versions=mine.versions | {"numpy": "0.0"}),
+}
+
+
+@pytest.mark.parametrize("said", OTHERS)
+def test_other_versions_are_refused(engines: Engines, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    """Of the process that starts the ranks."""
+    manifest = read_manifest(engines(2))
+    other = OTHERS[said](identify(manifest))
+    monkeypatch.setattr(tensor_parallel_group, "identify", lambda manifest: other)
+    with pytest.raises(EngineError, match=rf"rank 0 on .*tp2 is run by {said}; give all ranks the same"):
+        Group().open(engines(2), manifest, threads=1)
+
+
+def test_ranks_that_cannot_start_say_why(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_parallel_group, "_python", lambda: "/nonexistent/python")
+    with pytest.raises(EngineError, match=r"mpiexec could not start 2 ranks of .*tp2 \(.+\); mend that"):
+        Group().open(engines(2), read_manifest(engines(2)), threads=1)
+
+
+def mpiexec(size: int, *arguments: object) -> list[str]:
+    here = Path(sys.executable).parent
+    return [str(here / "mpiexec"), "-n", str(size), sys.executable, "-m", "tools.sgl", "ask", *map(str, arguments)]
+
+
+@pytest.fixture
+def drawn(picture: Image.Image, tmp_path: Path) -> Path:
+    picture.save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+def test_mpiexec_answers_like_one_process(engines: Engines, drawn: Path) -> None:
+    options = ("What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 6, "--threads", 1, "--json")
+    answers = []
+    for command in (
+        [sys.executable, "-m", "tools.sgl", "ask", str(engines(1)), *map(str, options)],
+        [sys.executable, "-m", "tools.sgl", "ask", str(engines(2)), *map(str, options)],
+        mpiexec(2, engines(2), *options),
+        mpiexec(4, engines(4), *options),
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+        answers.append({name: value for name, value in json.loads(done.stdout).items() if name != "seconds"})
+    assert answers[0]["answered_by"] == "large"
+    assert answers.count(answers[0]) == len(answers)
+
+
+@pytest.mark.parametrize(
+    ("built", "started", "said"),
+    [
+        (2, 4, "was built for world size 2, but mpiexec started 4; give mpiexec -n 2, or rebuild with --tp 4\n"),
+        (1, 2, "was built for world size 1, but mpiexec started 2; give mpiexec -n 1, or rebuild with --tp 2\n"),
+    ],
+)
+def test_mpiexec_with_another_number_is_refused(engines: Engines, built: int, started: int, said: str) -> None:
+    done = subprocess.run(mpiexec(started, engines(built), "What?"), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{engines(built)} {said}"
+
+
+def test_ranks_with_other_engines_are_refused(engines: Engines, drawn: Path, tmp_path: Path) -> None:
+    """Two machines, so to speak: the same path means another directory to each rank."""
+    for place in ("here", "there"):
+        shutil.copytree(engines(2), tmp_path / place / "pair")
+    manifest = read_manifest(tmp_path / "there" / "pair")
+    vision = replace(manifest.components["small/vision"], key="another")
+    write_manifest(
+        tmp_path / "there" / "pair",
+        replace(manifest, components=manifest.components | {"small/vision": vision}),
+    )
+    launch, _, _, *program = mpiexec(1, "pair", "What?", "--image", drawn, "--no-early-exit")
+    # the package is found from anywhere, as when it is installed
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parts = [["-n", "1", "-wdir", str(tmp_path / place), *program] for place in ("here", "there")]
+    command = [launch, *parts[0], ":", *parts[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r"rank 1 on \S+: pair has other fingerprints than the engine that was opened; give all ranks the same .*\n",
+        done.stderr,
+    )
+
+
+def test_mpiexec_ends_when_a_rank_is_killed(engines: Engines, drawn: Path) -> None:
+    command = mpiexec(2, engines(2), "What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 800)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as job:
+        assert job.stdout is not None
+        job.stdout.read(1)
+        processes = map(int, filter(str.isdecimal, os.listdir("/proc")))
+        ranks = tuple(process for process in processes if is_rank_of(process, job.pid))
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        assert job.wait(20) != 0
+    wait_until_gone(ranks)
+
+
+def is_rank_of(process: int, job: int) -> bool:
+    """Whether mpiexec started it, through its proxy."""
+
+    def parent(child: int) -> int:
+        try:
+            return int(Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except FileNotFoundError:
+            return 0
+
+    return parent(parent(process)) == job

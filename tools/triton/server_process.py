@@ -1,0 +1,94 @@
+"""A running Triton Inference Server on loopback, for tests and benchmarks."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.triton import control
+from tools.triton.server_environment import ServerError, install
+from tools.triton.tensors import MODELS
+
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+CALL_SECONDS = 30.0
+EXPLICIT = ("--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS))
+"""Lets `sgl health --recover` load a model again."""
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """ports: of `http`, `grpc` and `metrics`."""
+
+    process: subprocess.Popen[bytes]
+    ports: dict[str, int]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['http']}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['metrics']}"
+
+    def metric(self, name: str, model: str) -> float:
+        """The first value of that name and model."""
+        value = control.metric(self.metrics_url, name, model, CALL_SECONDS)
+        assert value is not None, f"no metric {name} of {model}"
+        return value
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/v2/health/ready", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """Like an orchestrator: ask, wait, and only then kill. Returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        finally:
+            self.process.kill()
+
+
+@contextmanager
+def serve(repository: Path, directory: Path, options: Sequence[str] = EXPLICIT) -> Iterator[ServerProcess]:
+    """Start a server and wait until it is ready; `directory` gets its log. Raises ServerError."""
+    environment = install()
+    ports = _free_ports()
+    addresses = [f"--{name}-address=127.0.0.1" for name in ports]
+    addresses += [f"--{name}-port={port}" for name, port in ports.items()]
+    log = directory / "server.log"
+    shutil.rmtree(directory / "backends", ignore_errors=True)
+    command = [*environment.command(repository, directory / "backends"), *addresses, *options]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment.variables()
+        )
+    server = ServerProcess(process, ports, log)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not server.is_ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServerError(f"the server did not start; the end of its log:\n{log.read_text()[-3000:]}")
+            time.sleep(0.2)
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_ports() -> dict[str, int]:
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        for open_socket in (one, two, three):
+            open_socket.bind(("127.0.0.1", 0))
+        return {"http": one.getsockname()[1], "grpc": two.getsockname()[1], "metrics": three.getsockname()[1]}
