@@ -9,16 +9,24 @@ import onnx_ir as ir
 import pytest
 
 from engine.bindings import VISUAL_FEATURES
+from engine.build.builder import build_pair
 from engine.build.calibrate import TEXT_TOKENS, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
-from engine.build.targets.onnxruntime import write_engine
 from engine.build.targets.onnxruntime_evaluate import interpret, load_initializer, run_node
 from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.vision import vision_graph
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
-from engine.config import ExitConfig, GuidanceConfig, Precision, SamplingConfig, Target, default_prune_layers
+from engine.config import (
+    BuildConfig,
+    ExitConfig,
+    GuidanceConfig,
+    Precision,
+    SamplingConfig,
+    Target,
+    default_prune_layers,
+)
 from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Mapping
@@ -51,16 +59,17 @@ def test_weight_files_have_the_planned_sizes(pair: Path, engine_directory: Path)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_weight_files_of_every_rank_have_the_planned_size(pair: Path, world_size: int, tmp_path: Path) -> None:
-    """Two key-value heads: at four ranks each is held twice."""
-    planned = plan_for(pair, world_size).large.language_bytes
-    config, checkpoint = read_config(pair / "large"), Checkpoint(pair / "large")
-    family, _ = family_of(pair / "large")
-    reader = WeightReader(checkpoint, family.language_sources(config, pair / "large"))
+def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path: Path) -> None:
+    """Weight files and KV buffers. Two key-value heads: at four ranks each is held twice."""
+    plan = plan_for(pair, world_size).large
+    out = tmp_path / "engine"
+    build_pair(BuildConfig(pair / "small", pair / "large", out, max_tokens=1024, world_size=world_size))
     for rank in range(world_size):
-        graph = language_graph(config.language, LIMITS, mapping=Mapping(rank, world_size))
-        write_engine(graph, reader, tmp_path / f"rank{rank}.onnx", lambda fraction: None)
-        assert (tmp_path / f"rank{rank}.weights").stat().st_size == planned
+        assert (out / "large" / f"rank{rank}" / "language.weights").stat().st_size == plan.language_bytes
+    workload, config, points = Workload(7, 2, 30, 9), plan.config.language, (1, 2, 3, 4)
+    full, kept = 7 * 16 + 30 + 9, 22 + 30 + 9
+    heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
+    assert sum(plan.kv_bytes(workload)) == KvCache(config, heads, points, 2, (full, full, kept, kept, kept)).nbytes()
 
 
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())

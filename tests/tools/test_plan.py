@@ -122,7 +122,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--small", "1B", "--large", "1B", "--tp", "4"), "InternVL2-1B cannot be split: num_heads 14 does not divide"),
+        (("--small", "1B", "--large", "1B", "--tp", "4"), "InternVL2-1B: num_heads 14 does not divide"),
         (
             ("--small", "3B", "--large", "1B"),
             "3B is no checkpoint directory and no published size; known: InternVL2-1B",

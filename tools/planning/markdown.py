@@ -39,7 +39,7 @@ def plan_markdown(on_progress: OnProgress) -> str:
             """Written by `python -m tools.planning`; `sgl plan` prints the same for any pair and any question. Nothing
             here ran on a GPU: sizes are counted from the declared graphs. Tests hold them to a built miniature: weight
             files of every rank and KV buffers to the byte, activations to 1 % of a run that keeps each value until its
-            last use."""
+            last use, and to a quarter of the scratch memory that TensorRT-RTX settles on when it compiles."""
         ),
         "## Memory of each GPU, and what fits",
         _fill(

@@ -12,9 +12,8 @@ from engine.build.language import language_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
 from engine.dims import Limits, Phase, Size
-from engine.errors import EngineError
 from engine.model_config import ModelConfig
-from engine.parallel import Mapping
+from engine.parallel import Mapping, check_shards
 from engine.runtime.vision import TILES_PER_CALL
 from tools.planning import graph_cost
 from tools.planning.storage import Storage
@@ -57,10 +56,8 @@ class ModelPlan:
         """
         self.config, self.mapping, self._planned = config, mapping, planned
         self._storage, self._prune_layers, self._guidance = storage, prune_layers, guidance
-        try:
-            self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
-        except EngineError as error:
-            raise EngineError(f"{config.name} cannot be split: {error}") from None
+        check_shards(config.language, mapping, config.name)
+        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
         self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
