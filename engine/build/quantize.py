@@ -13,7 +13,6 @@ ZERO_POINT = 128
 LEVELS = 127
 """Symmetric: -127..127 times a scale."""
 COLUMNS_AT_ONCE = 1024
-"""Packed together, so that temporaries stay a small part of the matrix."""
 DECIMALS = 6
 
 
@@ -78,14 +77,14 @@ def pack(kernel: Kernel, matrix: np.ndarray) -> Packed:
     inputs, outputs = matrix.shape
     if kernel is Kernel.PER_TENSOR:
         packed = Packed(np.empty((inputs, outputs), np.int8), np.empty(outputs, np.float32))
-        for part in _parts(outputs):
+        for part in column_parts(outputs):
             numbers, packed.scale[part] = _symmetric(matrix[:, part], axis=0)
             packed.data[:, part] = numbers
         return packed
     assert kernel is Kernel.PER_BLOCK
     blocks = -(-inputs // BLOCK)
     packed = Packed(np.empty((outputs, blocks, BLOCK), np.uint8), np.empty((outputs, blocks), np.float32))
-    for part in _parts(outputs):
+    for part in column_parts(outputs):
         columns = np.zeros((len(packed.scale[part]), blocks * BLOCK), np.float32)
         columns[:, :inputs] = matrix[:, part].T
         numbers, packed.scale[part] = _symmetric(columns.reshape(-1, blocks, BLOCK), axis=2)
@@ -121,7 +120,8 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.multiply(a, b).sum(axis=1, dtype=np.float64)
 
 
-def _parts(outputs: int) -> Iterator[slice]:
+def column_parts(outputs: int) -> Iterator[slice]:
+    """Columns that are worked on at once, so that temporaries stay a small part of a matrix."""
     for start in range(0, outputs, COLUMNS_AT_ONCE):
         yield slice(start, start + COLUMNS_AT_ONCE)
 

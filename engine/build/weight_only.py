@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from engine.build.quantize import column_parts
 from engine.config import Precision
 
 BLOCKS = (128, 64, 32)
@@ -12,6 +13,11 @@ BLOCKS = (128, 64, 32)
 
 Two blocks at least: TensorRT turns a matrix of one back in a kernel of its own, and keeps the result.
 """
+STORED = {
+    Precision.INT8: np.dtype(np.int8),
+    Precision.INT4: np.dtype(ml_dtypes.int4),
+    Precision.FP8: np.dtype(ml_dtypes.float8_e4m3fn),
+}
 LARGEST = {Precision.INT8: 127.0, Precision.INT4: 7.0, Precision.FP8: 448.0}
 """Symmetric: -largest..largest times a scale; of FP8 (E4M3), its largest number."""
 
@@ -34,30 +40,31 @@ def quantize(matrix: np.ndarray, precision: Precision, dtype: np.dtype) -> Quant
 
     dtype: of the scale, hence of what it is turned back to.
     """
-    largest = np.float32(LARGEST[precision])
-    if precision is Precision.INT8:
-        scale = _scale(np.abs(matrix).max(axis=0), largest, dtype)
-        return Quantized(_round(matrix / scale.astype(np.float32), largest).astype(np.int8), scale, axis=1)
-    if precision is Precision.FP8:
-        scale = _scale(np.abs(matrix).max(), largest, dtype)
-        scaled = np.clip(matrix / scale.astype(np.float32), -largest, largest)
-        return Quantized(scaled.astype(ml_dtypes.float8_e4m3fn), scale, axis=0)
-    assert precision is Precision.INT4
     inputs, outputs = matrix.shape
-    block = next((block for block in BLOCKS if inputs % block == 0 and inputs > block), None)
-    if block is None:
-        return None
-    blocks = matrix.reshape(-1, block, outputs)
-    scale = _scale(np.abs(blocks).max(axis=1), largest, dtype)
-    numbers = _round(blocks / scale.astype(np.float32)[:, None], largest)
-    return Quantized(numbers.reshape(matrix.shape).astype(ml_dtypes.int4), scale, axis=0, block=block)
+    largest = np.float32(LARGEST[precision])
+    data = np.empty(matrix.shape, STORED[precision])
+    if precision is Precision.FP8:
+        scale = _scale(max(np.abs(matrix[:, part]).max() for part in column_parts(outputs)), largest, dtype)
+        for part in column_parts(outputs):
+            data[:, part] = np.clip(matrix[:, part] / scale.astype(np.float32), -largest, largest)
+        return Quantized(data, scale, axis=0)
+    block = inputs
+    if precision is Precision.INT4:
+        block = next((block for block in BLOCKS if inputs % block == 0 and inputs > block), 0)
+        if not block:
+            return None
+    scales = np.empty((inputs // block, outputs), dtype)
+    for part in column_parts(outputs):
+        blocks = matrix[:, part].reshape(len(scales), block, -1)
+        scales[:, part] = _scale(np.abs(blocks).max(axis=1), largest, dtype)
+        numbers = np.rint(blocks / scales[:, None, part].astype(np.float32))
+        data[:, part] = np.clip(numbers, -largest, largest).reshape(inputs, -1)
+    if precision is Precision.INT8:
+        return Quantized(data, scales[0], axis=1)
+    return Quantized(data, scales, axis=0, block=block)
 
 
-def _scale(most: np.ndarray, largest: np.float32, dtype: np.dtype) -> np.ndarray:
+def _scale(most: np.ndarray | np.float32, largest: np.float32, dtype: np.dtype) -> np.ndarray:
     """Rounded to `dtype` before it divides, so that what it multiplies later was made for it."""
     scale = np.asarray(most / largest).astype(dtype)
     return np.where(scale > 0, scale, np.ones_like(scale))
-
-
-def _round(values: np.ndarray, largest: np.float32) -> np.ndarray:
-    return np.clip(np.rint(values), -largest, largest)

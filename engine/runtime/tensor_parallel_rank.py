@@ -144,6 +144,7 @@ class World(Ranks):
                 traceback.print_exc()
                 sys.stderr.flush()
             self._world.Abort(1)
+            os._exit(1)  # MPICH may return from there
 
     def _announce(self, method: str | None, arguments: tuple[Any, ...]) -> None:
         for rank in range(1, self._world.size):

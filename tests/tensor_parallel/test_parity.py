@@ -88,7 +88,7 @@ def test_answers(pipelines: Pipelines, picture: Image.Image, world_size: int, so
             "What is in the picture?" + " Say more." * index,
             GuidanceConfig(source=source, retention_ratio=0.2 + 0.1 * index, prune_layer=1 + index % 2),
             ExitConfig(criterion=ExitCriterion.CONFIDENCE, exit_threshold=0.0 if index == 1 else 1.0),
-            SamplingConfig(max_new_tokens=6, temperature=index * 0.5, seed=index),
+            SamplingConfig(max_new_tokens=6, temperature=index * 0.5, top_k=4, seed=index),
         )
         for index in range(4)
     ]

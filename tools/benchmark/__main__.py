@@ -23,7 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--loads", type=positive, help="fresh processes of each subject (default: each question's own)")
     parser.add_argument("--runs", type=positive, help="measured rounds per load (default: each question's own)")
     parser.add_argument("--threads", type=positive, default=2, help="of each engine (default: %(default)s)")
-    parser.add_argument("--size", choices=SIZES, default="1b", help="tiny only tries the tool (default: %(default)s)")
+    about = "mid is for serving, tiny only tries the tool (default: %(default)s)"
+    parser.add_argument("--size", choices=SIZES, default="1b", help=about)
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--work", type=Path, help="where to make the temporary directory, about 30 GB at size 1b")

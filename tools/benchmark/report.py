@@ -12,7 +12,8 @@ from tools.benchmark.interleave import Spread
 HEADER = """# Benchmarks
 
 Written by `python -m tools.benchmark`: it replaces what stands between its markers and keeps everything else.
-Models have random weights of published dimensions. A figure is the median, the quartiles in brackets.
+Models have random weights, of published dimensions unless a section says others. A figure is the median, the quartiles
+in brackets.
 """
 FOOTER = """
 ## Predictions and findings

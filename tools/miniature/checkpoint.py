@@ -74,28 +74,21 @@ CONFIGS = {
 }
 
 
-def half_as_deep(config: dict[str, Any]) -> dict[str, Any]:
-    """The same with half of the language model's layers."""
-    language = config["llm_config"]
-    return config | {"llm_config": language | {"num_hidden_layers": language["num_hidden_layers"] // 2}}
-
-
 class Miniature(nn.Module):
-    """Both halves of one model."""
+    """Both halves of one model; `shallow` leaves out the odd layers of its language model, until `deepen`."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], shallow: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.vision_model = VisionModel(config["vision_config"], config["llm_config"]["hidden_size"])
-        self.language_model = LanguageModel(config["llm_config"])
+        language = config["llm_config"]
+        layers = language["num_hidden_layers"] // (2 if shallow else 1)
+        self.vision_model = VisionModel(config["vision_config"], language["hidden_size"])
+        self.language_model = LanguageModel(language | {"num_hidden_layers": layers}, even=shallow)
 
-    def deepen(self, config: dict[str, Any]) -> None:
-        """Become as deep as `config`: every layer gets one behind it that does nothing yet."""
-        self.config = config
-        layers = [
-            layer for old in self.language_model.model.layers for layer in (old, idle_layer(config["llm_config"]))
-        ]
-        self.language_model.model.layers = nn.ModuleList(layers)
+    def deepen(self) -> None:
+        """Put the odd layers in; they do nothing yet."""
+        decoder, config = self.language_model.model, self.config["llm_config"]
+        decoder.layers = nn.ModuleList(layer for even in decoder.layers for layer in (even, idle_layer(config)))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """bfloat16, by their published names."""

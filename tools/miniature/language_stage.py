@@ -3,6 +3,7 @@
 A scene is one sequence: the prompt up to the picture's end, then many questions that all see it but not each other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,8 +28,10 @@ QUESTIONS = 16
 """About each scene."""
 CHUNK = 20
 """Scenes that are encoded together."""
+Weights = Mapping[Kind, int]
+"""How often each kind is asked."""
 WEIGHTS = {Kind.NUMBER: 5, Kind.COLOUR: 1, Kind.SHAPE: 1, Kind.LOCATE: 2, Kind.COMPARE: 2, Kind.COUNT: 5}
-"""How often a kind is asked in training."""
+COUNTING = WEIGHTS | {Kind.NUMBER: 2, Kind.COUNT: 8}
 IGNORED = -100
 
 
@@ -96,17 +99,19 @@ class Batch:
     questions: tuple[Question, ...]
 
 
-def make_batch(encoder: Encoder, gallery: Gallery, rng: np.random.Generator, size: int = BATCH) -> Batch:
+def make_batch(
+    encoder: Encoder, gallery: Gallery, rng: np.random.Generator, weights: Weights = WEIGHTS, size: int = BATCH
+) -> Batch:
     """Scenes of the gallery with fresh questions."""
-    weights = np.array([WEIGHTS[kind] for kind in Kind], float)
     kinds = list(Kind)
+    shares = np.array([weights[kind] for kind in kinds]) / sum(weights.values())
     chosen = rng.choice(len(gallery.scenes), size, replace=False)
     questions: list[Question] = []
     rows: list[list[tuple[int, int, int, int]]] = []
     start = len(encoder.prefix)
     for scene in chosen:
         row = [(token, at, IGNORED, -1) for at, token in enumerate(encoder.prefix)]
-        for kind in rng.choice(len(kinds), QUESTIONS, p=weights / weights.sum()):
+        for kind in rng.choice(len(kinds), QUESTIONS, p=shares):
             question = ask(kinds[kind], gallery.scenes[scene], rng)
             tail, said = encoder.tail(question.text), encoder.answer(question.answer)
             tokens, wanted = tail + said[:-1], [IGNORED] * (len(tail) - 1) + said

@@ -13,8 +13,8 @@ WORD_MARK, VISUAL_MARK = 0, 1
 """Dimensions of embeddings that are set for words and for visual tokens."""
 MARK_SHARE = 0.2
 """Of the squared length of an embedding."""
-LIKENESS = 1.7
-"""Gain of queries and keys."""
+SHARP, GENTLE = 1.7, 1.2
+"""Gain of queries and keys in even and odd layers: the first find one object, the second weigh how many there are."""
 SEEKING = 12.0
 """Attention logit between a word and the marked tokens that its head looks for; above a word's likeness to itself."""
 HEAD_GAIN = 0.05
@@ -117,15 +117,15 @@ class LanguageAttention(nn.Module):
     their marks, dimensions of the embedding of their own.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], likeness: float) -> None:
         super().__init__()
         size = config["hidden_size"]
         self.num_heads = config["num_attention_heads"]
         self.q_proj, self.k_proj = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)
         self.v_proj, self.o_proj = nn.Linear(size, size, bias=False), nn.Linear(size, size, bias=False)
         with torch.no_grad():
-            nn.init.orthogonal_(self.q_proj.weight, LIKENESS)
-            nn.init.orthogonal_(self.k_proj.weight, LIKENESS)
+            nn.init.orthogonal_(self.q_proj.weight, likeness)
+            nn.init.orthogonal_(self.k_proj.weight, likeness)
             nn.init.orthogonal_(self.v_proj.weight)
             self.o_proj.weight.copy_(0.7 * self.v_proj.weight.T)
             for head in range(self.num_heads):
@@ -176,11 +176,11 @@ class LanguageMLP(nn.Module):
 class LanguageLayer(nn.Module):
     """A layer of the Llama layout."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], likeness: float = SHARP) -> None:
         super().__init__()
         size, eps = config["hidden_size"], config["rms_norm_eps"]
         self.input_layernorm, self.post_attention_layernorm = nn.RMSNorm(size, eps), nn.RMSNorm(size, eps)
-        self.self_attn, self.mlp = LanguageAttention(config), LanguageMLP(config)
+        self.self_attn, self.mlp = LanguageAttention(config, likeness), LanguageMLP(config)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, bias: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cosine, sine, bias)
@@ -188,21 +188,27 @@ class LanguageLayer(nn.Module):
 
 
 def idle_layer(config: Mapping[str, Any]) -> LanguageLayer:
-    """A new layer that passes on what it gets, until it learns."""
-    layer = LanguageLayer(config)
+    """A new odd layer that passes on what it gets, until it learns."""
+    layer = LanguageLayer(config, GENTLE)
     nn.init.zeros_(layer.self_attn.o_proj.weight)
     nn.init.zeros_(layer.mlp.down_proj.weight)
     return layer
 
 
 class Decoder(nn.Module):
-    """[B,S,C], [B,S], [B,1,S,S] -> [B,S,C]: final hidden states; the mask is true where a row sees a column."""
+    """[B,S,C], [B,S], [B,1,S,S] -> [B,S,C]: final hidden states; the mask is true where a row sees a column.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    even: all layers are even ones, of a decoder that is to become deeper.
+    """
+
+    def __init__(self, config: Mapping[str, Any], even: bool) -> None:
         super().__init__()
         size = config["hidden_size"]
         self.embed_tokens = nn.Embedding(config["vocab_size"], size)
-        self.layers = nn.ModuleList(LanguageLayer(config) for _ in range(config["num_hidden_layers"]))
+        likenesses = (SHARP, SHARP if even else GENTLE)
+        self.layers = nn.ModuleList(
+            LanguageLayer(config, likenesses[layer % 2]) for layer in range(config["num_hidden_layers"])
+        )
         self.norm = nn.RMSNorm(size, config["rms_norm_eps"])
         nn.init.constant_(self.norm.weight, HEAD_GAIN)
         head_dim = size // config["num_attention_heads"]
@@ -220,9 +226,9 @@ class Decoder(nn.Module):
 class LanguageModel(nn.Module):
     """Llama with a tied head."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], even: bool = False) -> None:
         super().__init__()
-        self.model = Decoder(config)
+        self.model = Decoder(config, even)
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         return self.model(embeds, positions, mask)

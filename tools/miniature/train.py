@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tools.miniature import language_stage, vision_stage
-from tools.miniature.checkpoint import CONFIGS, Miniature, half_as_deep
+from tools.miniature.checkpoint import CONFIGS, Miniature
+from tools.miniature.language_stage import COUNTING, WEIGHTS, Weights
 from tools.miniature.optimiser import Optimiser
 from tools.miniature.scenes import Split
 
@@ -29,10 +30,11 @@ OnProgress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Steps:
-    """How many, and the highest rate."""
+    """How many, the highest rate, and what is asked of a language model."""
 
     count: int
     rate: float
+    weights: Weights = field(default_factory=lambda: WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class Recipe:
 
 
 RECIPES = {
-    "small": Recipe(Steps(1500, 2e-3), None, Steps(2000, 2e-3), 2000, Split.TRAINING.value.start),
+    "small": Recipe(Steps(1500, 2e-3), None, Steps(1500, 2e-3), 2000, Split.TRAINING.value.start),
     "large": Recipe(
         Steps(800, 2e-3),
         Steps(1800, 1.5e-3),
-        Steps(900, 1e-3),
+        Steps(900, 1e-3, COUNTING),
         4000,
         Split.TRAINING.value.start + 2 * LANGUAGE_SEEDS,
     ),
@@ -104,7 +106,7 @@ def train_vision(name: str, seed: int, work: Path, on_progress: OnProgress) -> M
     """Stage 1; the model comes back with a trained encoder, and words for what it says."""
     recipe, torch_seed = RECIPES[name], seed * len(RECIPES) + list(RECIPES).index(name)
     torch.manual_seed(torch_seed)
-    model = Miniature(CONFIGS[name] if recipe.shallow is None else half_as_deep(CONFIGS[name]))
+    model = Miniature(CONFIGS[name], shallow=recipe.shallow is not None)
     language = model.config["llm_config"]
     labeller = vision_stage.Labeller(language["vocab_size"], language["hidden_size"])
     stage = Stage(work / f"{name}-{seed}-vision.pt", nn.ModuleList([model.vision_model, labeller]), recipe.vision)
@@ -127,7 +129,7 @@ def train_language(model: Miniature, name: str, seed: int, work: Path, on_progre
     gallery = language_stage.make_gallery(model.vision_model.bfloat16(), range(first, first + recipe.gallery))
     if recipe.shallow is not None:
         run_language(model, gallery, work / f"{name}-{seed}-shallow.pt", recipe.shallow, (first, 0), on_progress)
-        model.deepen(CONFIGS[name])
+        model.deepen()
     run_language(model, gallery, work / f"{name}-{seed}-language.pt", recipe.language, (first, 1), on_progress)
     model.float()
 
@@ -144,7 +146,7 @@ def run_language(
     encoder, shares = language_stage.Encoder(), dict[str, float]()
     stage = Stage(path, nn.ModuleList([model.language_model]), plan)
     for step in stage.steps(on_progress):
-        batch = language_stage.make_batch(encoder, gallery, np.random.default_rng((*seed, step)))
+        batch = language_stage.make_batch(encoder, gallery, np.random.default_rng((*seed, step)), plan.weights)
         loss = language_stage.loss_of(model, encoder, batch)
         stage.optimiser.step(loss.total)
         for kind, right in loss.right.items():

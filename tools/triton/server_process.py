@@ -62,7 +62,7 @@ class ServerProcess:
 
 
 @contextmanager
-def serve(repository: Path, directory: Path, options: Sequence[str] = EXPLICIT) -> Iterator[ServerProcess]:
+def serve(repository: Path, directory: Path, options: Sequence[str] = ()) -> Iterator[ServerProcess]:
     """Start a server and wait until it is ready; `directory` gets its log. Raises ServerError."""
     environment = install()
     ports = _free_ports()
@@ -70,7 +70,7 @@ def serve(repository: Path, directory: Path, options: Sequence[str] = EXPLICIT) 
     addresses += [f"--{name}-port={port}" for name, port in ports.items()]
     log = directory / "server.log"
     shutil.rmtree(directory / "backends", ignore_errors=True)
-    command = [*environment.command(repository, directory / "backends"), *addresses, *options]
+    command = [*environment.command(repository, directory / "backends"), *addresses, *EXPLICIT, *options]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment.variables()

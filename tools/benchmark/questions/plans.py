@@ -14,6 +14,7 @@ from engine.manifest import read_json
 from engine.parallel import Mapping
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import spread
+from tools.benchmark.memory_meter import status_bytes
 from tools.benchmark.report import Row, Section, Unit, not_measured
 from tools.benchmark.worker import Worker, WorkerError
 
@@ -82,8 +83,9 @@ class PlanBuild:
         plan = self.out / f"{case.part}{PLAN_SUFFIX}"
         plan_bytes = plan.stat().st_size
         plan.unlink()
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return BuiltPlan(seconds, 1024 * peak, plan_bytes, report)
+        # Not RUSAGE_SELF: that starts with what the process had that started this one.
+        compiler_peak = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return BuiltPlan(seconds, max(status_bytes("VmHWM"), compiler_peak), plan_bytes, report)
 
 
 def measure_plans(bench: Bench) -> Section:
