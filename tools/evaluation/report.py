@@ -23,11 +23,9 @@ from tools.evaluation.miniature import MINIATURE
 from tools.evaluation.progress import run_progress
 from tools.evaluation.study import ALONE, BOTH_ANSWER, SMALL_ANSWERS, Study, seconds_of
 
-RETENTIONS = (0.64, 0.35, 0.15, 0.09)
-"""The paper's three, and 15 %: on few layers 9 % leaves FastV no layer to look at before the prune layer."""
+RETENTIONS = (0.64, 0.35, 0.09)
+"""The paper's."""
 FEWEST, USUAL = 0.09, 0.35
-DRAWN = RETENTIONS[:3]
-"""What every source can run at."""
 LAYERS = (0.1, 0.3, 0.5, 0.7, 1.0)
 EXITS = (0.0, 0.2, 0.4, 0.6, 1.0)
 COMMAND = "python -m tools.evaluation.report --engine DIR"
@@ -140,9 +138,9 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     save_figure(draw_ratios(scores, whole or 1.0), figures[0])
     save_figure(draw_cascades(curves), figures[1])
     example = study.examples[0]
-    shown = [source for source in GuidanceSource if possible(study, guided(source, DRAWN[-1]))]
+    shown = [source for source in GuidanceSource if possible(study, guided(source, FEWEST))]
     sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
-    tokens = draw_figure(study.pipeline, example.picture(), example.question, shown, DRAWN, sampling)
+    tokens = draw_figure(study.pipeline, example.picture(), example.question, shown, RETENTIONS, sampling)
     save(tokens, figures[2])
     rows = {rows.value: {"score_rows": rows} for rows in ScoreRows}
     layers = {f"first {share:.0%} of the layers": {"score_layers": share} for share in LAYERS}
