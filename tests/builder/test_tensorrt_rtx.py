@@ -214,6 +214,14 @@ def test_attention_of_published_head_sizes_is_fused(tmp_path: Path, heads: int, 
     assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [1, 1]
 
 
+def test_too_few_heads_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    config = SMALL | {"llm_config": SMALL["llm_config"] | {"num_attention_heads": 2}}
+    for name in ("small", "large"):
+        write_checkpoint(tmp_path / name, config, seed=1)
+    with pytest.raises(EngineError, match=r"small model .* has 2 query heads, but target tensorrt_rtx needs 4; choose"):
+        build_pair(build_config(tmp_path, tmp_path / "out"))
+
+
 @pytest.mark.parametrize(
     ("target", "precision", "choices"),
     [
