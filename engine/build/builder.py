@@ -18,7 +18,7 @@ from engine.build.staging import BuildReport, Component, build_components, compo
 from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
 from engine.build.targets.onnxruntime_evaluate import evaluate
 from engine.build.targets.tensorrt import TensorRtCompiler
-from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
+from engine.build.targets.tensorrt_rtx import LEAST_HEADS, TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
@@ -121,6 +121,12 @@ def read_role(
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
     check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
+    heads = config.language.num_heads // len(build.mappings(name))
+    if build.target is Target.TENSORRT_RTX and heads < LEAST_HEADS:
+        raise EngineError(
+            f"a rank of the {name} model {directory} has {heads} query heads, but target {build.target} needs "
+            f"{LEAST_HEADS}; choose a smaller --tp or another target"
+        )
     picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
     if build.max_tokens <= picture:
         raise EngineError(

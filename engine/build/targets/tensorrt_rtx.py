@@ -8,6 +8,9 @@ from engine.build.targets.tensorrt_plan import write_plan
 from engine.config import Precision, Target
 from engine.tensorrt_library import load_library
 
+LEAST_HEADS = 4
+"""Query heads of a rank: for fewer the library has no kernel of causal attention."""
+
 
 class TensorRtRtxCompiler:
     """Raises EngineError when the library is not installed."""
