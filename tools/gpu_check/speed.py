@@ -46,8 +46,9 @@ class Transformers:
     def __init__(self, path: Path) -> None:
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="sdpa")
-        self._model, self._cache = model.to("cuda").eval(), None
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="sdpa")
+        self._model = model.to("cuda").eval()
+        self._cache: Any = None
 
     def prefill(self, ids: np.ndarray) -> None:
         self._cache = None
@@ -61,7 +62,7 @@ class Transformers:
     def _feed(self, ids: np.ndarray) -> None:
         tokens = torch.from_numpy(ids)[None].to("cuda")
         output = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache: Any = output.past_key_values
+        self._cache = output.past_key_values
         output.logits.argmax().item()
 
 
