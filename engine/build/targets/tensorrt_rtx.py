@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.build.compiler import Part, Progress
-from engine.build.targets.tensorrt_library import load_library
 from engine.build.targets.tensorrt_plan import write_plan
 from engine.config import Precision, Target
+from engine.tensorrt_library import load_library
 
 
 class TensorRtRtxCompiler:
