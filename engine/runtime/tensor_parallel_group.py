@@ -32,6 +32,8 @@ STOP_SECONDS = 3.0
 FIRST = ("encode", "prefill")
 """Methods that need nothing of an earlier call: if the ranks died since then, nobody has to know."""
 EXCEPTION = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
+ON_ONE_MACHINE = "self,posix,sysv,cma"
+"""What UCX, below MPICH, may use between these ranks: memory. It would listen on the network otherwise."""
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
 """Of a launcher that started this process; the group has its own."""
 
@@ -163,7 +165,7 @@ def _launch(directory: Path, world_size: int) -> _Running:
 def _environment() -> dict[str, str]:
     """This process's, for the package that runs now, wherever it was imported from."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    return kept | {"PYTHONPATH": str(Path(engine.__file__).parents[1])}
+    return kept | {"PYTHONPATH": str(Path(engine.__file__).parents[1]), "UCX_TLS": ON_ONE_MACHINE}
 
 
 def _python() -> str:

@@ -17,7 +17,8 @@ from engine.errors import EngineError, ManifestError
 from engine.manifest import Manifest, read_manifest, verify
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.executor import load, load_rank
-from engine.runtime.language import Generation, LanguageModel, Request
+from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, started_by_mpiexec
 from engine.runtime.vision import VisionEncoder
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from engine.runtime.language import Generation, PromptTokens, Pruning, Request
+from engine.runtime.language import Generation
+from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits
 from tests.tolerance import TOLERANCE
 

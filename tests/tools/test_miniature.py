@@ -39,7 +39,7 @@ from tools.miniature.questions import (
     render,
     score,
 )
-from tools.miniature.scenes import CELL, COLOURS, SIDE, TILE, TILES, Split, draw, make_crowd, make_scene
+from tools.miniature.scenes import CELL, COLOURS, SIDE, SLOTS, TILE, TILES, Split, draw, make_crowd, make_scene
 from tools.miniature.train import LANGUAGE_SEEDS, RECIPES, RUNS, SCENES, Stage, Steps
 from tools.miniature.vocabulary import COUNTS
 from tools.random_checkpoint import tensor_shapes
@@ -214,6 +214,31 @@ def test_language_model_is_llama(checkpoints: Path) -> None:
             rows = ((batch.asked[scene] == -1) | (batch.asked[scene] == question)).nonzero().flatten()
             alone = oracle.model(inputs_embeds=embeds[scene, rows][None]).last_hidden_state[0]
             torch.testing.assert_close(packed[scene, rows], alone, **TOLERANCE["fp32"])
+
+
+def test_sparse_scenes_hide_visual_tokens_without_an_object(checkpoints: Path) -> None:
+    model, encoder = restore(checkpoints / "small"), Encoder()
+    gallery = language_stage.make_gallery(model.vision_model, range(1))
+    batch = make_batch(encoder, gallery, np.random.default_rng(1), sparse=True, size=1)
+    first = encoder.prefix.index(encoder.image_token)
+    seen = batch.mask[0, 0, -1, first : first + SLOTS**2]
+    assert not seen.all()
+    assert seen[[vision_stage.token_of(item) for item in gallery.scenes[0]]].all()
+    assert batch.mask[0, 0].diagonal().all()
+
+
+def test_a_deepened_model_says_the_same() -> None:
+    torch.manual_seed(0)
+    model, encoder = Miniature(TINY, shallow=True), Encoder()
+    batch = make_batch(
+        encoder, language_stage.make_gallery(model.vision_model, range(1)), np.random.default_rng(0), size=1
+    )
+    with torch.no_grad():
+        before = language_stage.loss_of(model, encoder, batch).total
+        model.deepen()
+        after = language_stage.loss_of(model, encoder, batch).total
+    assert len(model.language_model.model.layers) == TINY["llm_config"]["num_hidden_layers"]
+    torch.testing.assert_close(after, before)
 
 
 def test_the_engine_answers_like_torch(checkpoints: Path, tmp_path: Path) -> None:

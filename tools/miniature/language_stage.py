@@ -3,7 +3,7 @@
 A scene is one sequence: the prompt up to the picture's end, then many questions that all see it but not each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,8 +18,8 @@ from engine.families.internvl2.prompt import IMAGE_END, IMAGE_TOKEN, TEMPLATES
 from tools.miniature.checkpoint import CONFIGS, Miniature
 from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD, VisionModel
 from tools.miniature.questions import LONGEST_ANSWER, Kind, Question, ask
-from tools.miniature.scenes import TILES, Item, draw, make_scene
-from tools.miniature.vision_stage import encode, to_tiles
+from tools.miniature.scenes import SLOTS, TILES, Item, draw, make_scene
+from tools.miniature.vision_stage import encode, to_tiles, token_of
 from tools.miniature.vocabulary import END, make_tokenizer, token_id
 
 BATCH = 8
@@ -100,9 +100,14 @@ class Batch:
 
 
 def make_batch(
-    encoder: Encoder, gallery: Gallery, rng: np.random.Generator, weights: Weights = WEIGHTS, size: int = BATCH
+    encoder: Encoder,
+    gallery: Gallery,
+    rng: np.random.Generator,
+    weights: Weights = WEIGHTS,
+    sparse: bool = False,
+    size: int = BATCH,
 ) -> Batch:
-    """Scenes of the gallery with fresh questions."""
+    """Scenes of the gallery with fresh questions; in sparse ones, most visual tokens without an object are unseen."""
     kinds = list(Kind)
     shares = np.array([weights[kind] for kind in kinds]) / sum(weights.values())
     chosen = rng.choice(len(gallery.scenes), size, replace=False)
@@ -126,7 +131,19 @@ def make_batch(
     ids, positions, targets, asked = table.unbind(-1)
     shared = asked[:, None, :].eq(-1)
     mask = torch.ones(longest, longest, dtype=torch.bool).tril() & (shared | asked[:, None, :].eq(asked[:, :, None]))
+    if sparse:
+        unseen = np.stack([hide(gallery.scenes[scene], rng) for scene in chosen])
+        first = encoder.prefix.index(encoder.image_token)
+        columns = F.pad(torch.from_numpy(unseen), (first, longest - first - unseen.shape[1]))
+        mask &= ~columns[:, None, :] | torch.eye(longest, dtype=torch.bool)
     return Batch(gallery.features[chosen], ids, positions, targets, asked, mask[:, None], tuple(questions))
+
+
+def hide(items: Sequence[Item], rng: np.random.Generator) -> np.ndarray:
+    """bool [V]: visual tokens that a sparse scene does not show, a share of those without an object."""
+    unseen = rng.random(SLOTS * SLOTS) < rng.choice([0.0, 0.6, 0.9, 0.97, 1.0])
+    unseen[[token_of(item) for item in items]] = False
+    return unseen
 
 
 def embed(model: Miniature, encoder: Encoder, ids: Tensor, features: Tensor) -> Tensor:
