@@ -206,11 +206,19 @@ class SamplingConfig:
             raise RequestError("a stop text is empty; leave it out")
 
 
+class Device(StrEnum):
+    """What runs an engine."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    """The first NVIDIA GPU that the process sees."""
+
+
 class Target(StrEnum):
     """What an engine is compiled for."""
 
     ONNXRUNTIME = "onnxruntime"
-    """ONNX Runtime on CPUs."""
+    """ONNX Runtime: on any CPU, and on GPUs with its CUDA provider."""
     TENSORRT_RTX = "tensorrt_rtx"
     """TensorRT-RTX: plans are built on any machine and finished on the GPU that runs them."""
     TENSORRT = "tensorrt"
@@ -219,6 +227,10 @@ class Target(StrEnum):
     def plans_memory(self) -> bool:
         """Whether memory is planned for the largest call when an engine is built."""
         return self is not Target.ONNXRUNTIME
+
+    def devices(self) -> tuple[Device, ...]:
+        """What can run it; the first is the default."""
+        return (Device.CPU, Device.CUDA) if self is Target.ONNXRUNTIME else (Device.CUDA,)
 
     def precisions(self) -> "tuple[Precision, ...]":
         """What it can be built in."""

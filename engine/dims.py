@@ -70,11 +70,15 @@ class Limits:
 
     def kept(self, segment: int) -> Dim:
         """S': new tokens that survive the prune points up to `segment`."""
-        return self._tokens(f"kept_{segment}", self._segment_tokens(segment))
+        return self._tokens(f"kept_{segment}", self.segment_tokens(segment))
+
+    def segment_tokens(self, segment: int) -> int:
+        """The longest sequence in the layers of a segment."""
+        return self.max_kept_tokens if segment and self.max_kept_tokens is not None else self.max_tokens
 
     def cache(self, segment: int) -> Size:
         """T: length of the KV buffers of `segment`."""
-        return self._segment_tokens(segment) if self.planned else Dim(f"cache_{segment}", 1, 1, self.max_tokens)
+        return self.segment_tokens(segment) if self.planned else Dim(f"cache_{segment}", 1, 1, self.max_tokens)
 
     def visual(self) -> Dim:
         """V: visual tokens of a whole call; a call without any feeds one unused row."""
@@ -97,12 +101,13 @@ class Limits:
         """N: tiles of one call of the vision encoder."""
         return Dim("tiles", 1, min(7, self.max_tiles), self.max_tiles)
 
-    def _segment_tokens(self, segment: int) -> int:
-        return self.max_kept_tokens if segment and self.max_kept_tokens is not None else self.max_tokens
-
     def _tokens(self, name: str, most: int) -> Dim:
         return Dim(name, 1, min(TYPICAL_TOKENS, most), most, at_most=ONE_TOKEN)
 
     def _rows(self, name: str, planned_most: int, typical: int) -> Dim:
         most = min(planned_most, self.max_tokens) if self.planned else self.max_tokens
         return Dim(name, 1, min(typical, most), most, at_most=ONE_TOKEN)
+
+
+UNBOUNDED = Limits(max_tokens=1 << 30, max_batch=1 << 30, max_tiles=1)
+"""Of an engine without a plan, whose buffers are as large as a call needs."""

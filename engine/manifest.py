@@ -14,7 +14,8 @@ from cattrs.errors import BaseValidationError
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
-from engine.config import ExitConfig, GuidanceConfig, Precision, Target
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target
+from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
@@ -93,10 +94,25 @@ class Manifest:
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
 
+    def limits(self, model: str) -> Limits:
+        """What the engines of `small` or `large` were built for."""
+        return limits_of(self, self.models[model].config, self.models[model].prune_layers)
+
     def required(self) -> set[str]:
         """Components without which nothing runs."""
         parts = {f"{model}/{part}" for model in MODELS for part in ("tokenizer", "vision", "language/rank0")}
         return parts | {f"{SHARDED}/language/rank{rank}" for rank in range(self.world_size)}
+
+
+def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...]) -> Limits:
+    """The ranges that the engines of one model are built for."""
+    return Limits(
+        built.max_tokens,
+        built.max_batch,
+        config.tiling.most_tiles(),
+        planned=built.target.plans_memory(),
+        max_kept_tokens=built.max_kept_tokens if prune_layers else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from engine.config import Target
 from engine.dims import Limits
 from engine.families import family_of
 from engine.runtime.executor import load
-from engine.runtime.language import LanguageModel, PromptTokens, Pruning
+from engine.runtime.language import LanguageModel
+from engine.runtime.prompt import PromptTokens, Pruning
 from tools.random_checkpoint import write_checkpoint
 
 torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from onnx.reference.op_run import OpRun
 from onnx_ir.passes.common import InlinePass
 
 from engine.plugins.function import TENSORRT
+from engine.runtime.executor import HostBuffers
 
 
 class TRT_Attention(OpRun):
@@ -48,7 +49,7 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data, indices, axis=axis),)
 
 
-class ReferenceExecutor:
+class ReferenceExecutor(HostBuffers):
     """A graph as an `Executor`; buffers bound as input and as output are updated in place."""
 
     def __init__(self, model: ir.Model, plugins: Sequence[type[OpRun]] = ()) -> None:

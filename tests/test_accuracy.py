@@ -8,9 +8,9 @@ from PIL import Image
 
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, GuidanceConfig, GuidanceSource, Precision
-from engine.runtime.language import Request
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import Request
 from tools.demo import PAIR
 from tools.evaluation.benchmark import mean
 from tools.evaluation.miniature import MINIATURE

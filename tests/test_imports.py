@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").rglob("*.py"))
-BASE = ("config", "model_config", "dims", "bindings", "manifest", "remedy", "parallel", "errors", "__init__")
+BASE = (
+    "config",
+    "model_config",
+    "dims",
+    "bindings",
+    "manifest",
+    "remedy",
+    "parallel",
+    "errors",
+    "tensorrt_library",
+    "__init__",
+)
 MAY_IMPORT = {
     "base": {"base"},
     "families": {"base", "families"},
@@ -27,14 +38,14 @@ ONLY_IN = {
         "engine/build/targets/tensorrt*.py",
         "engine/plugins/*/tensorrt*.py",
         "engine/plugins/tensorrt*.py",
-        "engine/runtime/executor_tensorrt*.py",
+        "engine/tensorrt_library.py",
     ),
     "mpi4py": ("engine/runtime/tensor_parallel*.py",),
-    "tensorrt_rtx_bindings": ("engine/build/targets/tensorrt_library.py", "engine/runtime/executor_tensorrt*.py"),
+    "tensorrt_rtx_bindings": ("engine/tensorrt_library.py",),
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": ("engine/build/*", "engine/plugins/*"),
     "onnxscript": ("engine/build/*", "engine/plugins/*"),
-    "torch": ("engine/plugins/*/launch.py",),
+    "torch": ("engine/plugins/*/launch.py", "engine/runtime/executor_tensorrt.py"),
     "triton": ("engine/plugins/*/kernel*.py", "engine/plugins/compile.py"),
     "transformers": (),
     "tools": (),

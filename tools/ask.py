@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.config import (
+    Device,
     ExitConfig,
     ExitCriterion,
     GuidanceConfig,
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
     add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add("--device", choices=names(Device), help="what runs the engines (default: what their target is for)")
     add("--picture", type=Path, metavar="OUT.png", help="draw which visual tokens were kept, and their importance")
     add("--no-stream", action="store_true", help="print the text when it is complete")
     add("--json", action="store_true", help="print one JSON object, nothing else")
@@ -100,7 +102,8 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
     check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
-    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, ranks=ranks)
+    device = None if arguments.device is None else Device(arguments.device)
+    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, ranks=ranks, device=device)
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     streams = not (arguments.json or arguments.no_stream)

@@ -18,7 +18,7 @@ from engine.build.staging import BuildReport, Component, build_components, compo
 from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
 from engine.build.targets.onnxruntime_evaluate import evaluate
 from engine.build.targets.tensorrt import TensorRtCompiler
-from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
+from engine.build.targets.tensorrt_rtx import LEAST_HEADS, TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
@@ -26,7 +26,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Target, defau
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
-from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
+from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, limits_of
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED, Mapping, check_shards
 from engine.plugins.lowering import lowering_for
@@ -121,6 +121,12 @@ def read_role(
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
     check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
+    heads = config.language.num_heads // len(build.mappings(name))
+    if build.target is Target.TENSORRT_RTX and heads < LEAST_HEADS:
+        raise EngineError(
+            f"a rank of the {name} model {directory} has {heads} query heads, but target {build.target} needs "
+            f"{LEAST_HEADS}; choose a smaller --tp or another target"
+        )
     picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
     if build.max_tokens <= picture:
         raise EngineError(
@@ -160,7 +166,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
         (out / rank).mkdir()
         compiler.write(language_part(build, role, mapping), out / rank, "language", on_progress)
 
-    limits = limits_of(build, role)
+    limits = limits_of(build, role.config, role.prune_layers)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
     yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
@@ -171,7 +177,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
 
 def vision_part(build: BuildConfig, role: Role) -> Part:
     """One model's vision engine, declared for the wanted target and precision."""
-    settings = role.config.vision, limits_of(build, role)
+    settings = role.config.vision, limits_of(build, role.config, role.prune_layers)
     lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
     return Part(
         vision_graph(*settings, lowering, dtype),
@@ -184,7 +190,7 @@ def vision_part(build: BuildConfig, role: Role) -> Part:
 
 def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """One rank's part of a model's language engine, declared for the wanted target and precision."""
-    limits = limits_of(build, role)
+    limits = limits_of(build, role.config, role.prune_layers)
     settings = role.config.language, limits, role.prune_layers, role.scores
     lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
     return Part(
@@ -217,17 +223,6 @@ def language_calibration(role: Role, limits: Limits) -> Inputs:
     reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
     features = evaluate(vision_graph(role.config.vision, limits), reader, vision_inputs(role.family, role.config))
     return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
-
-
-def limits_of(build: BuildConfig, role: Role) -> Limits:
-    """The ranges that the engines of one model are built for."""
-    return Limits(
-        build.max_tokens,
-        build.max_batch,
-        role.config.tiling.most_tiles(),
-        planned=build.target.plans_memory(),
-        max_kept_tokens=build.max_kept_tokens if role.prune_layers else None,
-    )
 
 
 def code_fingerprint() -> str:

@@ -9,6 +9,7 @@ REPORT_SUFFIX = ".layers.json"
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _LAYER = re.compile(r"Name: (?P<name>.+?), LayerType: (?P<kind>\w+),")
 _GROUP = re.compile(r"_myl(\d+)_\d+$")
+_PROFILE = re.compile(r"\[profile (\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ def parse_log(messages: list[str], given_bytes: int) -> LayerReport:
     text = "\n".join(messages)
     weights = re.findall(r"Total Weights Memory: (\d+) bytes", text)
     scratch = re.findall(r"Total Activation Memory: (\d+) bytes", text)
-    (table,) = (message for message in messages if message.startswith("Layers:\n"))
-    return LayerReport(given_bytes, sum(map(int, weights)), tuple(map(int, scratch)), tuple(_layers(table)))
+    # None at all is no reason to lose a plan that is finished.
+    layers = [layer for message in messages if message.startswith("Layers:\n") for layer in _layers(message)]
+    return LayerReport(given_bytes, sum(map(int, weights)), tuple(map(int, scratch)), tuple(layers))
 
 
 def _layers(table: str) -> Iterator[Layer]:
-    """The rows of the table; layers of one profile lie together and share a number in their names."""
+    """The rows of the table. Layers that were compiled together share a number in their names, others say which profile
+    they belong to unless it is the first.
+    """
     groups: list[str] = []
     for row in table.split("\n\n")[0].splitlines():
         if (found := _LAYER.match(row)) is None:
@@ -64,8 +68,11 @@ def _layers(table: str) -> Iterator[Layer]:
         if group := _GROUP.search(name):
             if group[1] not in groups:
                 groups.append(group[1])
-            nodes = tuple(dict.fromkeys(_NODE.findall(row)))
-            yield Layer(name, found["kind"], groups.index(group[1]), nodes)
+            profile = groups.index(group[1])
+        else:
+            said = _PROFILE.search(row)
+            profile = int(said[1]) if said else 0
+        yield Layer(name, found["kind"], profile, tuple(dict.fromkeys(_NODE.findall(row))))
 
 
 def node_label(node: str) -> str:
@@ -74,6 +81,6 @@ def node_label(node: str) -> str:
     -> `layers.*.self_attn.visual_attention:TRT_Attention`
     """
     inner, _, outer = node.partition(" | ")
-    path = re.sub(r"_node_\d+", "", (outer or inner).partition(" (")[0])
+    path = re.sub(r"_node_[0-9_]+", "", (outer or inner).partition(" (")[0])
     path = re.sub(r"\blayers[./]\d+\b", "layers.*", path.removeprefix("model/")).replace("/", ".")
     return f"{path}:{re.sub(r'_node_[0-9_]+', '', inner)}" if outer else path

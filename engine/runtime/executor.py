@@ -7,21 +7,52 @@ from typing import Protocol
 
 import numpy as np
 
-from engine.config import Target
-from engine.errors import ManifestError, RequestError
+from engine.config import Device, Precision, Target
+from engine.errors import EngineError, ManifestError, RequestError
+from engine.manifest import Manifest
+from engine.runtime.arrays import Array
 
 
-class Executor(Protocol):
+class Buffers(Protocol):
+    """Where an engine's inputs and outputs lie."""
+
+    def zeros(self, name: str, shape: tuple[int, ...]) -> Array:
+        """A buffer of the type of this input or output, where the engine reads and writes."""
+
+    def put(self, name: str, array: np.ndarray) -> Array:
+        """A buffer with what this input is to be in many runs."""
+
+
+class Executor(Buffers, Protocol):
     """A loaded engine with named buffers bound to it."""
 
-    def bind_input(self, name: str, array: np.ndarray) -> None:
-        """Read this input from `array` at every run, in place, until another is bound; contiguous, never copied."""
+    def release(self) -> None:
+        """Hold no more of a GPU's memory for what is bound; everything is bound anew before the next run."""
 
-    def bind_output(self, name: str, array: np.ndarray) -> None:
-        """Write this output into `array`, which may be an input's buffer where the graph updates in place."""
+    def bind_input(self, name: str, array: Array) -> None:
+        """Read this input from `array` at every run, until another is bound; contiguous.
+
+        A NumPy array may be bound where an engine does not read host memory: it is copied at every run.
+        """
+
+    def bind_output(self, name: str, array: Array) -> None:
+        """Write this output into `array`, made by `zeros`; it may be an input's where the graph updates in place."""
 
     def run(self) -> None:
         """Run once over what is bound. Raises RuntimeError when the engine fails."""
+
+
+class HostBuffers:
+    """Buffers in host memory; what is not given as an array is float32."""
+
+    def release(self) -> None:
+        """What is bound is held until something else is."""
+
+    def zeros(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def put(self, name: str, array: np.ndarray) -> np.ndarray:
+        return array
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -34,33 +65,64 @@ def resolve_threads(threads: int | None) -> int:
     return threads
 
 
+def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -> Device:
+    """What runs an engine directory; None is what its target is for. Raises EngineError when it cannot run there."""
+    target = manifest.target
+    possible = target.devices()
+    if device is None:
+        device = possible[0]
+    if device not in possible:
+        raise ManifestError(
+            f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
+            f"rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
+        )
+    if device is Device.CUDA and manifest.world_size > 1:
+        raise ManifestError(
+            f"{directory} was built for world size {manifest.world_size}, but ranks run on CPUs only; rebuild with "
+            f"--target {Target.ONNXRUNTIME} and run it on device {Device.CPU}, or rebuild with --tp 1"
+        )
+    if device is Device.CUDA and target is Target.ONNXRUNTIME:
+        from engine.runtime.executor_onnxruntime import require_cuda
+
+        if manifest.precision is not Precision.FP32:
+            raise ManifestError(
+                f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
+                f"{Device.CPU} only; rebuild with --precision {Precision.FP32} or for target {Target.TENSORRT_RTX}"
+            )
+        require_cuda()
+    elif device is Device.CUDA:
+        try:
+            from engine.runtime.executor_tensorrt import require_runtime
+        except ModuleNotFoundError as error:
+            raise EngineError(
+                f"target {target} runs with {error.name}, which is not installed; pip install {error.name}"
+            ) from None
+        require_runtime(directory, manifest)
+    return device
+
+
 AllReduce = Callable[[np.ndarray], None]
 """Replaces an array by its sum over all ranks, in place."""
 
 
-def load(target: Target, path: Path, threads: int | None) -> Executor:
-    """Load one compiled engine; `path` without the suffix that its target gives the file. Raises ManifestError.
+def load(target: Target, path: Path, threads: int | None, device: Device = Device.CPU) -> Executor:
+    """Load one compiled engine; `path` without the suffix that its target gives the file. Raises EngineError.
 
-    threads: None shares those of a process that has called `load_rank`.
+    threads: of the host's part of the work; None shares those of a process that has called `load_rank`. device: as
+    `resolve_device` found it.
     """
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
-        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
-    raise _needs_gpu(target, path)
+        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads, device)
+    from engine.runtime.executor_tensorrt import TensorRtExecutor
+
+    return TensorRtExecutor.load(target, path.with_suffix(".plan"))
 
 
 def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
     """Load one rank's engine; once per process, which from then on loads engines that share `threads` only."""
-    if target is Target.ONNXRUNTIME:
-        from engine.runtime.executor_onnxruntime_stages import StagesExecutor
+    assert target is Target.ONNXRUNTIME, "ranks of other targets are refused when a device is chosen"
+    from engine.runtime.executor_onnxruntime_stages import StagesExecutor
 
-        return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)
-    raise _needs_gpu(target, path)
-
-
-def _needs_gpu(target: Target, path: Path) -> ManifestError:
-    return ManifestError(
-        f"{path} was built for target {target}, which needs an NVIDIA GPU and a runtime that this version does not "
-        f"have; rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
-    )
+    return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)

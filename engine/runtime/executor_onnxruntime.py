@@ -1,4 +1,4 @@
-"""Executor on ONNX Runtime's CPU provider."""
+"""Executor on ONNX Runtime: its CPU provider, or its CUDA provider for what that has kernels for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,24 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from engine.errors import ManifestError
+from engine.config import Device
+from engine.errors import EngineError, ManifestError
+from engine.runtime.executor import HostBuffers
+
+PROVIDERS = {
+    Device.CPU: ("CPUExecutionProvider",),
+    # In float32 its GroupQueryAttention is a CPU kernel: attention and KV caches stay on the host, the rest moves.
+    Device.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+
+def require_cuda() -> None:
+    """Raises EngineError when this installation of ONNX Runtime has no CUDA provider."""
+    if PROVIDERS[Device.CUDA][0] not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
+            f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
+        )
 
 
 @dataclass(frozen=True)
@@ -26,10 +43,10 @@ def share_threads(threads: int) -> None:
     onnxruntime.create_and_register_allocator(memory, None)
 
 
-class OnnxRuntimeExecutor:
+class OnnxRuntimeExecutor(HostBuffers):
     """A session and its persistent binding; buffers are passed by address."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, device: Device = Device.CPU) -> None:
         """threads: of this engine; None shares the process's (`share_threads`), and its memory pool, with others."""
         options = onnxruntime.SessionOptions()
         if threads is None:
@@ -41,10 +58,17 @@ class OnnxRuntimeExecutor:
         # Patterns are kept per input shape, and a server meets thousands of them.
         options.enable_mem_pattern = False
         options.log_severity_level = 4
+        providers = PROVIDERS[device]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:
             raise ManifestError(f"{path} cannot be loaded ({error}); rebuild it with build_engines.py") from error
+        # ONNX Runtime itself would go on with what is left.
+        if missing := [provider for provider in providers if provider not in self._session.get_providers()]:
+            raise EngineError(
+                f"device {device} needs a GPU with NVIDIA's driver, CUDA and cuDNN, and {missing[0]} found none that "
+                f"it can use; install them or give --device {Device.CPU}"
+            )
         self.inputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_inputs()}
         self.outputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_outputs()}
         self._binding = self._session.io_binding()

@@ -10,13 +10,13 @@ import numpy as np
 from engine.bindings import partial_sum
 from engine.errors import ManifestError
 from engine.parallel import stage_path
-from engine.runtime.executor import AllReduce
+from engine.runtime.executor import AllReduce, HostBuffers
 from engine.runtime.executor_onnxruntime import Declared, OnnxRuntimeExecutor, share_threads
 
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
 
 
-class StagesExecutor:
+class StagesExecutor(HostBuffers):
     """What passes between stages lies in buffers that stay bound until an input's size changes."""
 
     def __init__(self, path: Path, threads: int, all_reduce: AllReduce) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 
 from engine.config import SamplingConfig
 from engine.errors import EngineError, QuestionCancelled
+from engine.runtime.arrays import array_namespace, to_host
 from engine.runtime.language import Prefilled
-from engine.runtime.sampling import Choice, Sampler
+from engine.runtime.sampling import Choice, Sampler, read
 from engine.runtime.tokenizer import TextStream, Tokenizer
 
 OnText = Callable[[str], None]
@@ -55,11 +56,11 @@ class Draft:
     done: bool = False
     error: EngineError | None = None
 
-    def push(self, logits: np.ndarray) -> None:
-        """Choose the next token; an error ends this draft and no other."""
+    def push(self, choice: Sequence[float]) -> None:
+        """The next token, as its sampler chose it; an error ends this draft and no other."""
         try:
             check_cancelled(self.decoding.is_cancelled)
-            self._choose(logits)
+            self._append(read(choice))
         except EngineError as error:
             self.error, self.done = error, True
 
@@ -77,8 +78,7 @@ class Draft:
             FinishReason.STOP if self.stream.stopped else FinishReason.LENGTH,
         )
 
-    def _choose(self, logits: np.ndarray) -> None:
-        choice = self.sampler.choose(logits)
+    def _append(self, choice: Choice) -> None:
         self.choices.append(choice)
         self._emit(self.stream.push(choice.token))
         if self.stream.stopped or len(self.choices) == self.decoding.sampling.max_new_tokens:
@@ -114,9 +114,11 @@ def generate(
     ]
     logits = generation.logits
     while True:
-        for draft, row in zip(drafts, logits, strict=True):
-            if not draft.done:
-                draft.push(row)
+        going = [(draft, row) for draft, row in zip(drafts, logits, strict=True) if not draft.done]
+        choices = array_namespace(logits).stack([draft.sampler.choose(row) for draft, row in going])
+        # The one place where the host waits for a GPU.
+        for (draft, _), choice in zip(going, to_host(choices).tolist(), strict=True):
+            draft.push(choice)
         active = np.array([not draft.done for draft in drafts])
         if not active.any():
             return [draft.completion() for draft in drafts]

@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.config import GuidanceConfig, ScoreRows
 from engine.errors import EngineError
+from engine.runtime.arrays import Array, array_namespace, to_host
 
 SCALE_STEP = 2**0.5
 """Tokens of a picture whose areas differ by more are of different scales: a thumbnail's are 2 tile tokens or larger."""
@@ -35,16 +36,17 @@ def counts_decode(rows: ScoreRows) -> bool:
     return rows not in (ScoreRows.PROMPT, ScoreRows.LAST_PROMPT)
 
 
-def importance(scores: np.ndarray, guidance: GuidanceConfig) -> np.ndarray:
+def importance(scores: Array, guidance: GuidanceConfig) -> np.ndarray:
     """[L,V] -> float32 [V]: attention received, summed over the layers that count (eq. 5)."""
+    xp = array_namespace(scores)
     layers = guidance.num_score_layers(len(scores))
-    return scores[:layers].sum(axis=0, dtype=np.float64).astype(np.float32)
+    return to_host(xp.sum(scores[:layers, :], axis=0, dtype=xp.float64)).astype(np.float32)
 
 
-def fastv_importance(scores: np.ndarray, prune_layer: int) -> np.ndarray:
+def fastv_importance(scores: Array, prune_layer: int) -> np.ndarray:
     """[L,V] -> float32 [V]: attention received in the last layer that sees every token (the sum over heads ranks as
     their mean does)."""
-    return scores[prune_layer - 1].copy()
+    return to_host(scores[prune_layer - 1]).copy()
 
 
 def random_importance(visual_tokens: int, seed: int) -> np.ndarray:

@@ -12,12 +12,13 @@ from PIL import Image
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import EngineError
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.arrays import Array, to_host
 from engine.runtime.early_exit import ExitDecision, needs_consistency
 from engine.runtime.generate import Completion, IsCancelled, OnText
 from engine.runtime.guidance import keep_rows, random_importance, resample, score_rows, select
 from engine.runtime.images import ImageSource
-from engine.runtime.language import Pruning, Request
 from engine.runtime.model import Encoded, Visuals
+from engine.runtime.prompt import Pruning, Request
 from engine.runtime.tome import merge
 
 
@@ -40,7 +41,7 @@ class View:
 
     visuals: Visuals
     encoded: Encoded
-    features: np.ndarray
+    features: Array
     completion: Completion | None = None
 
 
@@ -121,8 +122,8 @@ class Job:
             return Request(encoded.prompt(self.large.features))
         features = self.large.features
         if self.guidance.source is GuidanceSource.TOME:
-            merged = merge(features, num_kept)
-            self.kept, features = merged.kept, features.copy()
+            merged = merge(to_host(features), num_kept)
+            self.kept, features = merged.kept, to_host(features).copy()
             features[self.kept] = merged.features
         else:
             assert self.importance is not None, "what guides has ranked the tokens before"

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.bindings import past_kv, present_kv, segment_of
 from engine.model_config import LanguageConfig
-from engine.runtime.executor import Executor
+from engine.runtime.executor import Buffers, Executor
 
 
 class KvCache:
@@ -16,25 +16,33 @@ class KvCache:
     """
 
     def __init__(
-        self, config: LanguageConfig, num_kv_heads: int, prune_layers: Sequence[int], batch: int, sizes: Sequence[int]
+        self,
+        place: Buffers,
+        config: LanguageConfig,
+        num_kv_heads: int,
+        prune_layers: Sequence[int],
+        batch: int,
+        sizes: Sequence[int],
     ) -> None:
-        """sizes: tokens that the buffers of each segment must hold; what pruning frees is never allocated."""
+        """place: what makes the buffers. sizes: tokens that those of each segment hold; what pruning frees is never
+        allocated, unless a plan fixes their length.
+        """
         assert len(sizes) == len(prune_layers) + 1
         self.lengths = [np.zeros(batch, np.int32) for _ in sizes]
-        self._segments = [segment_of(layer, prune_layers) for layer in range(config.num_layers)]
+        shapes = [(batch, num_kv_heads, size, config.head_dim) for size in sizes]
         # zeros: rows past a request's end are read (and masked), so they must be finite.
         self._layers = [
-            [np.zeros((batch, num_kv_heads, sizes[segment], config.head_dim), np.float32) for _ in "kv"]
-            for segment in self._segments
+            [place.zeros(name, shapes[segment_of(layer, prune_layers)]) for name in past_kv(layer)]
+            for layer in range(config.num_layers)
         ]
 
-    def bind(self, executor: Executor, request: int | None = None) -> None:
-        """Bind every layer's buffers, of the whole batch or of one request, as past and as present."""
+    def bind(self, executor: Executor, requests: slice = slice(None)) -> None:
+        """Bind these requests' part of every layer's buffers, as past and as present."""
         for layer, buffers in enumerate(self._layers):
             for past, present, buffer in zip(past_kv(layer), present_kv(layer), buffers, strict=True):
-                view = buffer if request is None else buffer[request : request + 1]
-                executor.bind_input(past, view)
-                executor.bind_output(present, view)
+                part = buffer[requests]
+                executor.bind_input(past, part)
+                executor.bind_output(present, part)
 
     def nbytes(self) -> int:
         """Memory of all buffers."""

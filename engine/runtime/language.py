@@ -4,89 +4,32 @@ Shapes: B requests, S new tokens, V visual tokens, L layers, C hidden size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 
 from engine import bindings as names
-from engine.bindings import segment_of
+from engine.dims import UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
+from engine.runtime.arrays import Array
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
+from engine.runtime.prompt import NewRows, Request, segment_rows
 from engine.runtime.rope import RopeTable
-
-
-@dataclass(frozen=True)
-class PromptTokens:
-    """One request's tokenized prompt.
-
-    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: float32 [V,C].
-    """
-
-    ids: np.ndarray
-    visual_positions: np.ndarray
-    features: np.ndarray
-
-    def slots(self) -> np.ndarray:
-        """[S]: index of each token's visual feature, -1 for text."""
-        slots = np.full(len(self.ids), -1, np.int64)
-        slots[self.visual_positions] = np.arange(len(self.visual_positions))
-        return slots
-
-    def prefix(self) -> int:
-        """Text tokens before the first visual one: no pruning changes what they compute."""
-        return int(self.visual_positions[0]) if len(self.visual_positions) else len(self.ids)
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """Which rows of a prompt enter layer `prune_layer` and all layers after it; sorted."""
-
-    prune_layer: int
-    rows: np.ndarray
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a prefill does for one prompt.
-
-    score_rows: prompt rows whose attention to visual tokens is summed; none in a pruned run.
-    """
-
-    prompt: PromptTokens
-    pruning: Pruning | None = None
-    score_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def __post_init__(self) -> None:
-        assert self.pruning is None or not len(self.score_rows), "dropped tokens have no column to score"
-
-    def score_columns(self) -> np.ndarray:
-        """[V]: places of the visual tokens in every layer's cache; of a pruned run, any place that exists."""
-        positions = self.prompt.visual_positions
-        return positions if self.pruning is None else np.zeros_like(positions)
-
-
-@dataclass(frozen=True)
-class NewRows:
-    """New tokens of one request in one call, with their original positions."""
-
-    ids: np.ndarray
-    slots: np.ndarray
-    positions: np.ndarray
 
 
 class Prefilled(Protocol):
     """A batch whose prompts have run, wherever its model is; the methods are those of `Generation`."""
 
-    logits: np.ndarray
+    logits: Array
 
-    def visual_scores(self, request: int) -> np.ndarray: ...
+    def visual_scores(self, request: int) -> Array: ...
 
-    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray: ...
+    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array: ...
 
-    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray: ...
+    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> Array: ...
 
 
 class Language(Protocol):
@@ -105,9 +48,13 @@ class LanguageModel:
         prune_layers: Sequence[int] = (),
         scores: bool = False,
         mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+        limits: Limits = UNBOUNDED,
     ) -> None:
-        """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only."""
-        self.executor, self.config, self.mapping = executor, config, mapping
+        """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
+
+        limits: of a plan; without one, buffers are as large as a call needs.
+        """
+        self.executor, self.config, self.mapping, self.limits = executor, config, mapping, limits
         self.prune_layers, self.scores = tuple(prune_layers), scores
         self.rope = RopeTable(config.rope, config.head_dim)
 
@@ -120,23 +67,32 @@ class Generation:
     """A batch of requests in progress. `logits` [B,vocab] are of each request's last token."""
 
     def __init__(self, model: LanguageModel, requests: Sequence[Request], max_new_tokens: int) -> None:
-        self._model, self._requests = model, requests
+        self._model, self._requests, self._executor = model, requests, model.executor
+        self._executor.release()  # the caches of two batches never exist at once
         batch, segments = len(requests), len(model.prune_layers) + 1
-        kept = [_segment_rows(request, model.prune_layers) for request in requests]
+        kept = [segment_rows(request, model.prune_layers) for request in requests]
         sizes = [max(len(rows[segment]) for rows in kept) + max_new_tokens for segment in range(segments)]
+        if model.limits.planned:
+            sizes = [model.limits.segment_tokens(segment) for segment in range(segments)]
         kv_heads = len(model.mapping.kv_heads(model.config.num_kv_heads))
-        self.kv_cache = KvCache(model.config, kv_heads, model.prune_layers, batch, sizes)
+        self.kv_cache = KvCache(self._executor, model.config, kv_heads, model.prune_layers, batch, sizes)
         self._positions = np.array([len(request.prompt.ids) for request in requests])
         self._columns = _pad([request.score_columns() for request in requests], minimum=1)
-        self._scores = np.zeros((batch, model.config.num_layers, self._columns.shape[1]), np.float32)
-        self.logits = self._prefill(kept)
+        self._scores = self._zero_scores(batch)
+        logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
+        # The rows of a planned call are as many for each of its requests, so prompts take turns.
+        turns = [slice(i, i + 1) for i in range(batch)] if model.limits.planned else [slice(0, batch)]
+        for turn in turns:
+            self._prefill(turn, kept[turn], logits[turn])
+        self.logits = logits[:, 0]
         self._decode_inputs: dict[str, np.ndarray] | None = None
 
-    def visual_scores(self, request: int) -> np.ndarray:
+    def visual_scores(self, request: int) -> Array:
         """[L,V]: attention that each visual token received so far, by layer, summed over heads and scored rows."""
+        assert self._scores is not None, "the engine was built without scores"
         return self._scores[request, :, : len(self._requests[request].prompt.visual_positions)]
 
-    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array:
         """[B], [B] bool, [B] bool -> logits [B,vocab]: feed one token per request.
 
         An inactive request's token is ignored and its logits are unspecified; `scored` rows add to `visual_scores`.
@@ -153,10 +109,10 @@ class Generation:
         inputs[names.ROPE_COS][:], inputs[names.ROPE_SIN][:] = cos, sin
         if self._model.scores:
             inputs[names.SCORE_WEIGHT][:, 0] = active & scored
-        self._model.executor.run()
+        self._executor.run()
         return self._decode_logits[:, 0]
 
-    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> Array:
         """[N], [G] -> logits [G,vocab] of each answer token when only these visual tokens are fed (SEE, eq. 8).
 
         One parallel pass that reuses the cached prefix and overwrites the rest of the request's cache: the last thing
@@ -174,64 +130,83 @@ class Generation:
             np.concatenate([slots[rows], np.full(len(fed), -1)]),
             np.concatenate([rows, len(prompt.ids) + np.arange(len(fed))]),
         )
-        total = np.array([prefix + len(new.ids)], np.int32)
-        inputs = self._token_inputs([new], [prompt.features])
-        inputs |= {names.kv_length(segment): total for segment in range(len(self.kv_cache.lengths))}
-        inputs |= self._identity_inputs(1, len(new.ids))
-        inputs |= self._score_inputs([np.empty(0, np.int64)], self._columns[request : request + 1])
-        inputs[names.LOGIT_INDEX] = np.arange(len(rows) - 1, len(new.ids))[None]
-        self.kv_cache.bind(self._model.executor, request)
+        wanted = np.arange(len(rows) - 1, len(new.ids))
+        logits = self._executor.zeros(names.LOGITS, (1, len(wanted), self._vocabulary()))
+        this, unused = slice(request, request + 1), self._zero_scores(1)
         self._decode_inputs = None
-        return self._run(inputs, np.zeros_like(self._scores[request : request + 1]))[0]
+        self.kv_cache.bind(self._executor, this)
+        for part in _cut(len(new.ids), wanted, self._model.limits.logit_rows().max):
+            inside = _within(wanted, part)
+            inputs = self._token_inputs([new], [prompt.features], part)
+            length = np.array([prefix + part.stop], np.int32)
+            inputs |= {names.kv_length(segment): length for segment in range(len(self.kv_cache.lengths))}
+            inputs |= self._identity_inputs(1, part.stop - part.start)
+            inputs |= self._score_inputs([np.empty(0, np.int64)], self._columns[this])
+            inputs[names.LOGIT_INDEX] = (wanted[inside] - part.start)[None]
+            self._bind(inputs, unused, logits[:, inside])
+            self._executor.run()
+        return logits[0]
 
-    def _prefill(self, kept: list[list[np.ndarray]]) -> np.ndarray:
-        """Per request and segment, the rows that survive -> logits [B,vocab]."""
-        requests = self._requests
+    def _prefill(self, turn: slice, kept: list[list[np.ndarray]], logits: Array) -> None:
+        """Of some requests, the rows that survive per segment; fills in their logits [B,1,vocab]."""
+        requests = self._requests[turn]
+        scores = None if self._scores is None else self._scores[turn]
         new = [
             NewRows(request.prompt.ids[rows[0]], request.prompt.slots()[rows[0]], rows[0])
             for request, rows in zip(requests, kept, strict=True)
         ]
-        inputs = self._token_inputs(new, [request.prompt.features for request in requests])
-        for segment, length in enumerate(self.kv_cache.lengths):
-            length[:] = [len(rows[segment]) for rows in kept]
-            inputs[names.kv_length(segment)] = length
-            if segment:
-                # Places of the survivors among the rows of the segment before.
-                inputs[names.keep_index(segment)] = _pad(
-                    [np.searchsorted(rows[segment - 1], rows[segment]) for rows in kept]
-                )
-        inputs[names.LOGIT_INDEX] = self.kv_cache.lengths[-1][:, None].astype(np.int64) - 1
-        inputs |= self._score_inputs([request.score_rows for request in requests], self._columns)
-        self.kv_cache.bind(self._model.executor)
-        return self._run(inputs, self._scores)[:, 0]
+        score_rows = [request.score_rows for request in requests]
+        self.kv_cache.bind(self._executor, turn)
+        longest, most_scored = max(len(rows.ids) for rows in new), max(score_rows, key=len)
+        for part in _cut(longest, most_scored, self._model.limits.score_rows().max):
+            inputs = self._token_inputs(new, [request.prompt.features for request in requests], part)
+            for segment, lengths in enumerate(self.kv_cache.lengths):
+                lengths[turn] = [len(rows[segment][: part.stop]) for rows in kept]
+                inputs[names.kv_length(segment)] = lengths[turn]
+                if segment:
+                    # Places of the survivors among the rows of the segment before.
+                    places = [np.searchsorted(rows[segment - 1], rows[segment])[part] - part.start for rows in kept]
+                    inputs[names.keep_index(segment)] = _pad(places)
+            last = self.kv_cache.lengths[-1][turn, None].astype(np.int64) - 1
+            inputs[names.LOGIT_INDEX] = last - part.start
+            inside = [rows[_within(rows, part)] - part.start for rows in score_rows]
+            inputs |= self._score_inputs(inside, self._columns[turn])
+            self._bind(inputs, scores, logits)
+            self._executor.run()
 
     def _bind_decode(self) -> dict[str, np.ndarray]:
-        """Bind buffers of one row per request that later steps overwrite in place."""
+        """Bind buffers of one row per request -> those that later steps overwrite in place."""
         batch, config = len(self._requests), self._model.config
         nothing = NewRows(np.zeros(1, np.int64), np.full(1, -1), np.zeros(1, np.int64))
-        inputs = self._token_inputs([nothing] * batch, [np.empty((0, config.hidden_size), np.float32)] * batch)
-        inputs |= {names.kv_length(segment): length for segment, length in enumerate(self.kv_cache.lengths)}
-        inputs |= self._identity_inputs(batch, 1)
-        inputs |= self._score_inputs([np.zeros(1, np.int64)] * batch, self._columns)
-        inputs[names.LOGIT_INDEX] = np.zeros((batch, 1), np.int64)
-        self.kv_cache.bind(self._model.executor)
-        self._decode_logits = self._bind(inputs, self._scores)
-        return inputs
+        features = np.empty((0, config.hidden_size), np.float32)
+        changing = self._token_inputs([nothing] * batch, [features] * batch, slice(0, 1))
+        fixed = {name: changing.pop(name) for name in (names.VISUAL_EMBEDS, names.VISUAL_SLOT)}
+        changing |= {names.kv_length(segment): length for segment, length in enumerate(self.kv_cache.lengths)}
+        fixed |= self._identity_inputs(batch, 1)
+        fixed |= self._score_inputs([np.zeros(1, np.int64)] * batch, self._columns)
+        if self._model.scores:
+            changing[names.SCORE_WEIGHT] = fixed.pop(names.SCORE_WEIGHT)
+        fixed[names.LOGIT_INDEX] = np.zeros((batch, 1), np.int64)
+        self.kv_cache.bind(self._executor)
+        self._decode_logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
+        placed = {name: self._executor.put(name, array) for name, array in fixed.items()}
+        self._bind(changing | placed, self._scores, self._decode_logits)
+        return changing
 
-    def _token_inputs(self, new: Sequence[NewRows], features: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs that describe the new tokens, padded at the end to the longest request."""
+    def _token_inputs(self, new: Sequence[NewRows], features: Sequence[Array], part: slice) -> dict[str, Any]:
+        """Inputs that describe these of the new tokens, padded at the end to the longest request."""
         offsets = np.cumsum([0] + [len(feature) for feature in features[:-1]])
         slots = [np.where(rows.slots < 0, -1, rows.slots + o) for rows, o in zip(new, offsets, strict=True)]
-        positions = _pad([rows.positions for rows in new])
+        positions = _pad([rows.positions[part] for rows in new])
         lengths = np.array([rows.positions[-1] + 1 for rows in new])
         cos, sin = self._model.rope.cos_sin(positions, lengths)
-        visual = np.concatenate(features)
+        visual = features[0] if len(features) == 1 else np.concatenate(features)
         if not len(visual):
             visual = np.zeros((1, self._model.config.hidden_size), np.float32)
         return {
-            names.INPUT_IDS: _pad([rows.ids for rows in new]),
+            names.INPUT_IDS: _pad([rows.ids[part] for rows in new]),
             names.VISUAL_EMBEDS: visual,
-            names.VISUAL_SLOT: _pad(slots, fill=-1),
+            names.VISUAL_SLOT: _pad([rows[part] for rows in slots], fill=-1),
             names.ROPE_COS: cos,
             names.ROPE_SIN: sin,
         }
@@ -251,33 +226,24 @@ class Generation:
             names.VISUAL_COLUMN: columns,
         }
 
-    def _bind(self, inputs: dict[str, np.ndarray], scores: np.ndarray) -> np.ndarray:
-        """Bind inputs and outputs; the accumulator is updated in place. -> the logits buffer [B,R,vocab]."""
-        executor = self._model.executor
+    def _zero_scores(self, batch: int) -> Array | None:
+        """[B,L,V], to be added to; None for an engine without scores."""
+        if not self._model.scores:
+            return None
+        shape = batch, self._model.config.num_layers, self._columns.shape[1]
+        return self._executor.zeros(names.VISUAL_SCORES, shape)
+
+    def _vocabulary(self) -> int:
+        return len(self._model.mapping.vocabulary(self._model.config.vocab_size))
+
+    def _bind(self, inputs: dict[str, Any], scores: Array | None, logits: Array) -> None:
+        """Bind inputs and outputs; the accumulator is updated in place."""
         for name, array in inputs.items():
-            executor.bind_input(name, array)
-        vocabulary = len(self._model.mapping.vocabulary(self._model.config.vocab_size))
-        logits = np.empty((*inputs[names.LOGIT_INDEX].shape, vocabulary), np.float32)
-        executor.bind_output(names.LOGITS, logits)
-        if self._model.scores:
-            executor.bind_input(names.VISUAL_SCORES, scores)
-            executor.bind_output(names.VISUAL_SCORES_OUT, scores)
-        return logits
-
-    def _run(self, inputs: dict[str, np.ndarray], scores: np.ndarray) -> np.ndarray:
-        logits = self._bind(inputs, scores)
-        self._model.executor.run()
-        return logits
-
-
-def _segment_rows(request: Request, prune_layers: Sequence[int]) -> list[np.ndarray]:
-    """Rows of the prompt that the layers of each segment see."""
-    everything = np.arange(len(request.prompt.ids))
-    if request.pruning is None:
-        return [everything] * (len(prune_layers) + 1)
-    first = segment_of(request.pruning.prune_layer, prune_layers)
-    assert request.pruning.prune_layer in (0, *prune_layers), "pruning happens at layer 0 or at a built prune point"
-    return [everything if segment < first else request.pruning.rows for segment in range(len(prune_layers) + 1)]
+            self._executor.bind_input(name, array)
+        self._executor.bind_output(names.LOGITS, logits)
+        if scores is not None:
+            self._executor.bind_input(names.VISUAL_SCORES, scores)
+            self._executor.bind_output(names.VISUAL_SCORES_OUT, scores)
 
 
 def _pad(rows: Sequence[np.ndarray], fill: int = 0, minimum: int = 0) -> np.ndarray:
@@ -287,3 +253,14 @@ def _pad(rows: Sequence[np.ndarray], fill: int = 0, minimum: int = 0) -> np.ndar
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded
+
+
+def _cut(total: int, counted: np.ndarray, most: int) -> list[slice]:
+    """Consecutive parts of `total` rows that hold at most `most` of the counted ones (sorted) each."""
+    starts = [0, *(int(row) for row in counted[most::most])]
+    return [slice(start, stop) for start, stop in pairwise([*starts, total])]
+
+
+def _within(rows: np.ndarray, part: slice) -> slice:
+    """Which of these rows (sorted) lie in a part."""
+    return slice(*(int(place) for place in np.searchsorted(rows, [part.start, part.stop])))

@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from engine.config import Device
+from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, by_name
-from engine.manifest import Manifest
+from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
+from engine.runtime.arrays import Array
 from engine.runtime.executor import load
-from engine.runtime.language import Language, LanguageModel, PromptTokens
+from engine.runtime.language import Language, LanguageModel
+from engine.runtime.prompt import PromptTokens, Request, segment_rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
@@ -44,7 +49,7 @@ class Encoded:
     visual_positions: np.ndarray
     stop: tuple[str, ...]
 
-    def prompt(self, features: np.ndarray) -> PromptTokens:
+    def prompt(self, features: Array) -> PromptTokens:
         return PromptTokens(self.ids, self.visual_positions, features)
 
 
@@ -75,22 +80,27 @@ class VisionLanguageModel:
     """Tokenizer, vision encoder and language model of one side of a pair."""
 
     def __init__(
-        self, config: ModelConfig, tokenizer: Tokenizer, vision: Vision, language: Language, max_tokens: int
+        self, built: EngineModel, limits: Limits, tokenizer: Tokenizer, vision: Vision, language: Language
     ) -> None:
-        self.config, self.tokenizer, self.vision, self.language = config, tokenizer, vision, language
-        self._family = by_name(config.family)
-        self._max_tokens = max_tokens
+        self.config, self.tokenizer, self.vision, self.language = built.config, tokenizer, vision, language
+        self._family = by_name(built.config.family)
+        self._prune_layers, self._limits = built.prune_layers, limits
 
     @classmethod
     def load(
-        cls, directory: Path, manifest: Manifest, role: str, threads: int, ranks: Ranks | None = None
+        cls,
+        directory: Path,
+        manifest: Manifest,
+        role: str,
+        threads: int,
+        device: Device,
+        ranks: Ranks | None = None,
     ) -> "VisionLanguageModel":
         """`role` is small or large; `ranks` run a large model built for several, None starts them.
 
         Raises EngineError.
         """
-        model = manifest.models[role]
-        root = directory / role
+        model, limits, root = manifest.models[role], manifest.limits(role), directory / role
         vision: Vision
         language: Language
         if role == SHARDED and manifest.world_size > 1:
@@ -98,11 +108,11 @@ class VisionLanguageModel:
             ranks.open(directory, manifest, threads)
             vision, language = ShardedVision(ranks), ShardedLanguage(ranks)
         else:
-            engine = load(manifest.target, root / "rank0" / "language", threads)
-            vision = VisionEncoder(load(manifest.target, root / "vision", threads), model.config.vision)
-            language = LanguageModel(engine, model.config.language, model.prune_layers, model.scores)
-        tokenizer = Tokenizer.load(root / "tokenizer.json")
-        return cls(model.config, tokenizer, vision, language, manifest.max_tokens)
+            config = model.config
+            engine = load(manifest.target, root / "rank0" / "language", threads, device)
+            vision = VisionEncoder(load(manifest.target, root / "vision", threads, device), config.vision, limits)
+            language = LanguageModel(engine, config.language, model.prune_layers, model.scores, limits=limits)
+        return cls(model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language)
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:
         """Cut pictures up as this model wants them."""
@@ -113,18 +123,30 @@ class VisionLanguageModel:
         tiles = [len(part.boxes) for part in visuals.tiles]
         prompt = self._family.render_prompt(self.config, question, tiles)
         ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
-        if len(ids) + max_new_tokens > self._max_tokens:
+        if len(ids) + max_new_tokens > self._limits.max_tokens:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
-                f"{self._max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+                f"{self._limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
             )
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
         assert len(positions) == len(visuals.boxes), "a family's prompt holds one image token per visual token"
         return Encoded(ids, positions, prompt.stop)
 
-    def encode(self, visuals: Sequence[Visuals]) -> list[np.ndarray]:
-        """Pictures of several questions -> float32 [V,C] each."""
+    def check_kept(self, request: Request, max_new_tokens: int) -> None:
+        """Raises RequestError when what survives pruning and the answer exceed what the engine was built for."""
+        for segment, rows in enumerate(segment_rows(request, self._prune_layers)):
+            most = self._limits.segment_tokens(segment)
+            if len(rows) + max_new_tokens > most:
+                raise RequestError(
+                    f"after its first prune point the prompt keeps {len(rows)} tokens, with max_new_tokens "
+                    f"{max_new_tokens} more than the engine's {most}; ask for less, lower retention_ratio, or rebuild "
+                    "with a larger --max-kept-tokens"
+                )
+
+    def encode(self, visuals: Sequence[Visuals]) -> list[Array]:
+        """Pictures of several questions -> [V,C] each."""
         size = self.config.vision.image_size
         pixels = [tile.pixel_values for visual in visuals for tile in visual.tiles]
         features = self.vision.encode(np.concatenate([np.empty((0, 3, size, size), np.float32), *pixels]))
-        return np.split(features, np.cumsum([len(visual.boxes) for visual in visuals])[:-1])
+        ends = list(accumulate(len(visual.boxes) for visual in visuals))
+        return [features[start:end] for start, end in pairwise([0, *ends])]

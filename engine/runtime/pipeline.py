@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import Device, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
 from engine.manifest import read_manifest, verify
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
-from engine.runtime.executor import resolve_threads
+from engine.runtime.executor import resolve_device, resolve_threads
 from engine.runtime.generate import Completion, Decoding, OnText, check_cancelled, generate
 from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, fail_together, timed
-from engine.runtime.language import Prefilled, Request
+from engine.runtime.language import Prefilled
 from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
+from engine.runtime.prompt import Request
 from engine.runtime.sampling import token_probabilities
 from engine.runtime.tensor_parallel import Ranks
 
@@ -30,9 +31,10 @@ Outcome = Answer | EngineError
 class SglPipeline:
     """A built pair, ready to answer. One call at a time runs; other threads wait."""
 
-    def __init__(self, directory: Path, threads: int, ranks: Ranks | None = None) -> None:
+    def __init__(self, directory: Path, threads: int, ranks: Ranks | None = None, device: Device | None = None) -> None:
         self.directory = directory
         self.manifest = read_manifest(directory)
+        self.device = resolve_device(directory, self.manifest, device)
         self._threads, self._ranks = threads, ranks
         self._lock = threading.Lock()
 
@@ -44,14 +46,16 @@ class SglPipeline:
         preload: bool = True,
         models: Collection[str] = ("small", "large"),
         ranks: Ranks | None = None,
+        device: Device | None = None,
     ) -> "SglPipeline":
-        """Open an engine directory and verify its files. Raises ManifestError.
+        """Open an engine directory and verify its files. Raises EngineError.
 
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
         the first question needs it. models: those that this process runs; the files of the other are not needed.
-        ranks: of a large model built for several; None starts them when it is loaded.
+        ranks: of a large model built for several; None starts them when it is loaded. device: what runs the engines;
+        None is what their target is for.
         """
-        pipeline = cls(Path(directory), resolve_threads(threads), ranks)
+        pipeline = cls(Path(directory), resolve_threads(threads), ranks, device)
         verify(pipeline.directory, pipeline.manifest, models=models)
         if preload:
             for model in models:
@@ -61,14 +65,14 @@ class SglPipeline:
     @cached_property
     def small(self) -> VisionLanguageModel:
         """The guiding model."""
-        return VisionLanguageModel.load(self.directory, self.manifest, "small", self._threads)
+        return VisionLanguageModel.load(self.directory, self.manifest, "small", self._threads, self.device)
 
     @cached_property
     def large(self) -> VisionLanguageModel:
         """The guided model."""
         if self._ranks is not None:
             _ = self.small  # one of the ranks is this process, which from here on has no threads for it
-        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads, self._ranks)
+        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads, self.device, self._ranks)
 
     def answer(
         self,
@@ -257,7 +261,9 @@ def _prefill(
     for job in jobs:
         if job.error is None:
             with job.fails_alone():
-                requests.append((job, request(job)))
+                wanted = request(job)
+                model.check_kept(wanted, job.sampling.max_new_tokens)
+                requests.append((job, wanted))
     going = [job for job, _ in requests]
     if not going:
         return [], None

@@ -1,14 +1,19 @@
-"""From logits to the next token, and how sure the model was of it."""
+"""From logits to the next token, and how sure the model was of it.
+
+Formulas are written once, for NumPy and for torch. On a GPU nothing here waits for a result but `read`.
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.config import SamplingConfig
 from engine.errors import EngineError
+from engine.runtime.arrays import Array, array_namespace, device, is_host, to_host
 
-EXP_FLOOR = np.float32(-104)
+EXP_FLOOR = -104.0
 """float32 exp is 0 below it; clipping there keeps logits of -inf out of 0 * -inf."""
 
 
@@ -25,8 +30,8 @@ class Choice:
 class Candidates:
     """What a sampler draws from: token ids [N] and their probabilities [N], which sum to 1."""
 
-    tokens: np.ndarray
-    probabilities: np.ndarray
+    tokens: Array
+    probabilities: Array
 
 
 class Sampler:
@@ -36,58 +41,101 @@ class Sampler:
         self._config = config
         self._generator = np.random.Generator(np.random.PCG64(config.seed))
 
-    def choose(self, logits: np.ndarray) -> Choice:
-        """[vocab] -> the next token. Raises EngineError when the logits are not numbers."""
-        shifted = _shift(logits)
-        token = self._draw(logits) if self._config.temperature else int(np.argmax(logits))
-        clipped = np.maximum(shifted, EXP_FLOOR)
-        weights = np.exp(clipped)
-        total = float(weights.sum(dtype=np.float64))
-        entropy = math.log(total) - float(np.dot(weights, clipped)) / total
-        return Choice(token, math.exp(float(shifted[token]) - math.log(total)), max(0.0, entropy))
+    def choose(self, logits: Array) -> Array:
+        """[vocab] -> float64 [4], a choice for `read`: the token, the peak of the logits, log-probability, entropy."""
+        xp = array_namespace(logits)
+        peak = xp.max(logits)
+        with np.errstate(invalid="ignore"):  # `read` refuses what is not finite
+            shifted = logits - peak
+            token = self._draw(logits) if self._config.temperature else xp.reshape(xp.argmax(logits), (1,))
+            clipped = xp.maximum(shifted, xp.full_like(peak, EXP_FLOOR))
+            weights = xp.exp(clipped)
+            total = xp.sum(weights, dtype=xp.float64)
+            log_probability = xp.take(shifted, token, axis=0) - xp.log(total)
+            entropy = xp.log(total) - xp.vecdot(weights, clipped) / total
+        numbers = (token, peak, log_probability, entropy)
+        return xp.concat([xp.reshape(xp.astype(number, xp.float64), (1,)) for number in numbers])
 
-    def _draw(self, logits: np.ndarray) -> int:
+    def _draw(self, logits: Array) -> Array:
+        """[vocab] -> [1]"""
+        xp = array_namespace(logits)
         drawn = candidates(logits, self._config)
-        cumulative = np.cumsum(drawn.probabilities, dtype=np.float64)
-        index = np.searchsorted(cumulative, self._generator.random() * cumulative[-1], side="right")
+        cumulative = xp.cumulative_sum(drawn.probabilities, dtype=xp.float64)
+        index = xp.searchsorted(cumulative, self._generator.random() * cumulative[-1:], side="right")
         # the product may round up to the last sum, which lies behind every candidate
-        return int(drawn.tokens[min(int(index), len(cumulative) - 1)])
+        return xp.take(drawn.tokens, xp.clip(index, max=len(cumulative) - 1), axis=0)
 
 
-def candidates(logits: np.ndarray, sampling: SamplingConfig) -> Candidates:
+def read(choice: Sequence[float]) -> Choice:
+    """What `Sampler.choose` found, on the host. Raises EngineError when the logits were not numbers."""
+    token, peak, log_probability, entropy = choice
+    _check_peak(peak)
+    return Choice(int(token), math.exp(log_probability), max(0.0, entropy))
+
+
+def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
     """[vocab] -> what temperature, then top-k, then top-p leave; of equal logits at top-p's edge the lower ids stay."""
-    tokens = np.arange(len(logits))
+    xp = array_namespace(logits)
+    tokens = xp.arange(len(logits), device=device(logits))
     if 0 < sampling.top_k < len(logits):
         # logits that equal the k-th stay; temperature keeps the order, so it can wait until few are left
-        tokens = np.flatnonzero(logits >= np.partition(logits, -sampling.top_k)[-sampling.top_k])
-        logits = logits[tokens]
-    temperature = max(np.float32(sampling.temperature), np.finfo(np.float32).tiny)  # never 0 / 0
-    with np.errstate(over="ignore"):
-        weights = np.exp(_shift(logits) / temperature)
-    probabilities = weights / weights.sum()
+        tokens, logits = _keep(logits >= _largest(logits, sampling.top_k), tokens, logits, -math.inf)
+    temperature = max(sampling.temperature, float(np.finfo(np.float32).tiny))  # never 0 / 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = xp.exp((logits - xp.max(logits)) / temperature)
+    probabilities = _normalised(weights)
     if sampling.top_p < 1:
         # all tokens below it together weigh less than 1 - top_p, so they go; only the rest needs sorting
-        likely = np.flatnonzero(probabilities >= (1 - sampling.top_p) / len(tokens))
-        order = likely[np.argsort(-probabilities[likely], kind="stable")]
-        heavier = np.cumsum(probabilities[order], dtype=np.float64) - probabilities[order]
-        nucleus = order[heavier < sampling.top_p]
-        tokens, probabilities = tokens[nucleus], probabilities[nucleus] / probabilities[nucleus].sum()
+        likely = probabilities >= (1 - sampling.top_p) / len(tokens)
+        tokens, probabilities = _keep(likely, tokens, probabilities, 0.0)
+        order = xp.argsort(probabilities, descending=True, stable=True)
+        tokens, probabilities = (xp.take(values, order, axis=0) for values in (tokens, probabilities))
+        heavier = xp.cumulative_sum(probabilities, dtype=xp.float64) - probabilities
+        tokens, probabilities = _keep(heavier < sampling.top_p, tokens, probabilities, 0.0)
+        probabilities = _normalised(probabilities)
     return Candidates(tokens, probabilities)
 
 
-def token_probabilities(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def token_probabilities(logits: Array, tokens: np.ndarray) -> np.ndarray:
     """[G,vocab], [G] -> float64 [G]: the softmax probability of each given token."""
     assert len(logits) == len(tokens), (len(logits), len(tokens))
-    shifted = (_shift(row) for row in logits)  # row by row: a vocabulary fits into the cache, all of them do not
-    sums = ((row, float(np.exp(row).sum(dtype=np.float64))) for row in shifted)
-    return np.array(
-        [math.exp(float(row[token]) - math.log(total)) for (row, total), token in zip(sums, tokens, strict=True)]
-    )
+    xp = array_namespace(logits)
+    found = []
+    for row, token in zip(logits, tokens.tolist(), strict=True):  # a vocabulary fits into the cache, all of them do not
+        peak = xp.max(row)
+        with np.errstate(invalid="ignore"):
+            total = xp.sum(xp.exp(row - peak), dtype=xp.float64)
+            found += [xp.astype(peak, xp.float64), xp.astype(row[token] - peak, xp.float64) - xp.log(total)]
+    peaks, log_probabilities = to_host(xp.stack(found)).reshape(-1, 2).T
+    for peak in peaks:
+        _check_peak(peak)
+    return np.exp(log_probabilities)
 
 
-def _shift(logits: np.ndarray) -> np.ndarray:
-    """[N] -> [N] with maximum 0. Raises EngineError when there is none."""
-    peak = logits.max()
-    if not np.isfinite(peak):
+def _keep(kept: Array, tokens: Array, values: Array, nothing: float) -> tuple[Array, Array]:
+    """[N] bool, [N], [N] -> the tokens that stay with their values.
+
+    To count them one would wait for a GPU; there all stay, with values that are worth nothing.
+    """
+    if is_host(kept):
+        return tokens[kept], values[kept]
+    xp = array_namespace(values)
+    return tokens, xp.where(kept, values, xp.full_like(values, nothing))
+
+
+def _largest(values: Array, rank: int) -> Array:
+    """[N] -> []: the largest, the second largest, ..."""
+    place = len(values) - rank
+    # The array API has no partition, which on the host is several times faster than a sort.
+    return (np.partition(values, place) if is_host(values) else array_namespace(values).sort(values))[place]
+
+
+def _normalised(weights: Array) -> Array:
+    xp = array_namespace(weights)
+    return weights / xp.astype(xp.sum(weights, dtype=xp.float64), weights.dtype)
+
+
+def _check_peak(peak: float) -> None:
+    """Raises EngineError for the largest logit that there is none."""
+    if not math.isfinite(peak):
         raise EngineError(f"the largest logit is {peak}; the model's weights are broken, so check its checkpoint")
-    return logits - peak

@@ -16,7 +16,7 @@ import numpy as np
 
 import engine
 from engine.manifest import CONVERTER, Manifest
-from engine.runtime.language import Request
+from engine.runtime.prompt import Request
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""

@@ -5,6 +5,7 @@ and rank 0 answers over a unix socket, so that a dead group is an end of file.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import engine
 from engine.errors import EngineError
@@ -30,6 +31,9 @@ START_SECONDS = 60.0
 STOP_SECONDS = 3.0
 FIRST = ("encode", "prefill")
 """Methods that need nothing of an earlier call: if the ranks died since then, nobody has to know."""
+EXCEPTION = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
+ON_ONE_MACHINE = "self,posix,sysv,cma"
+"""What UCX, below MPICH, may use between these ranks: memory. It would listen on the network otherwise."""
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
 """Of a launcher that started this process; the group has its own."""
 
@@ -69,6 +73,7 @@ class Group(Ranks):
         return running
 
     def _ask(self, running: "_Running", method: str, *arguments: Any) -> Any:
+        assert running.connection is not None
         try:
             running.connection.send((method, arguments))
             if not running.connection.poll(self._answer_seconds):
@@ -76,7 +81,7 @@ class Group(Ranks):
             outcome = running.connection.recv()
         except (EOFError, OSError) as error:
             self.close()
-            reason = str(error) if isinstance(error, TimeoutError) else "died"
+            reason = str(error) if isinstance(error, TimeoutError) else f"died{running.last_words()}"
             raise EngineError(
                 f"a rank of {self._directory} {reason} during {method}; ask again: the ranks are started anew"
             ) from None
@@ -92,22 +97,30 @@ class Group(Ranks):
 
 @dataclass
 class _Running:
-    """A started group. ranks: process ids, known once it is open."""
+    """A started group. log: what its processes print; ranks: process ids, known once it is open."""
 
     process: subprocess.Popen[bytes]
-    connection: Connection
+    log: BinaryIO
+    connection: Connection | None = None
     ranks: tuple[int, ...] = ()
     finalizer: Any = None
 
     def stop(self) -> None:
         """Let rank 0 see the end of its socket, then insist. mpiexec gives each rank a session of its own."""
-        self.connection.close()
+        if self.connection is not None:
+            self.connection.close()
         for end in (None, signal.SIGTERM, signal.SIGKILL):
             if end is not None:
                 self._signal(end)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
                 return
+
+    def last_words(self) -> str:
+        """The last exception that a rank printed, in brackets; nothing if there was none."""
+        self.log.seek(0)
+        found = EXCEPTION.findall(self.log.read().decode(errors="replace"))
+        return f" ({found[-1]})" if found else ""
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -120,37 +133,39 @@ class _Running:
 def _launch(directory: Path, world_size: int) -> _Running:
     """Start mpiexec and wait until rank 0 has connected. Raises EngineError."""
     with tempfile.TemporaryDirectory(prefix="sgl-") as place, socket.socket(socket.AF_UNIX) as listener:
-        path, log = f"{place}/socket", Path(place) / "log"
+        path = f"{place}/socket"
         listener.bind(path)
         listener.listen(1)
         listener.settimeout(0.05)
         program = [_python(), "-m", "engine.runtime.tensor_parallel_rank", str(directory.resolve()), path]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [_mpiexec(), "-n", str(world_size), *program],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=_environment(),
-                start_new_session=True,
-            )
+        log = (Path(place) / "log").open("a+b")
+        process = subprocess.Popen(
+            [_mpiexec(), "-n", str(world_size), *program],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=_environment(),
+            start_new_session=True,
+        )
+        running = _Running(process, log)
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(TimeoutError):
                 connection, _ = listener.accept()
                 connection.setblocking(True)
-                return _Running(process, Connection(connection.detach()))
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        reason = said[-1] if said else "it said nothing"
-        raise EngineError(f"mpiexec could not start {world_size} ranks of {directory} ({reason}); mend that")
+                running.connection = Connection(connection.detach())
+                return running
+        running.stop()
+        raise EngineError(
+            f"mpiexec could not start {world_size} ranks of {directory}{running.last_words()}; see that it runs "
+            f"`{' '.join(program[:3])}`"
+        )
 
 
 def _environment() -> dict[str, str]:
     """This process's, for the package that runs now, wherever it was imported from."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
-    return kept | {"PYTHONPATH": str(Path(engine.__file__).parents[1])}
+    return kept | {"PYTHONPATH": str(Path(engine.__file__).parents[1]), "UCX_TLS": ON_ONE_MACHINE}
 
 
 def _python() -> str:

@@ -17,7 +17,8 @@ from engine.errors import EngineError, ManifestError
 from engine.manifest import Manifest, read_manifest, verify
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.executor import load, load_rank
-from engine.runtime.language import Generation, LanguageModel, Request
+from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, started_by_mpiexec
 from engine.runtime.vision import VisionEncoder
 
@@ -144,6 +145,7 @@ class World(Ranks):
                 traceback.print_exc()
                 sys.stderr.flush()
             self._world.Abort(1)
+            os._exit(1)  # MPICH may return from there
 
     def _announce(self, method: str | None, arguments: tuple[Any, ...]) -> None:
         for rank in range(1, self._world.size):

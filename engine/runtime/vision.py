@@ -5,11 +5,13 @@ from typing import Protocol
 import numpy as np
 
 from engine.bindings import PIXEL_VALUES, VISUAL_FEATURES
+from engine.dims import UNBOUNDED, Limits
 from engine.model_config import VisionConfig
+from engine.runtime.arrays import Array
 from engine.runtime.executor import Executor
 
 TILES_PER_CALL = 1
-"""Tiles that are encoded at once: on a CPU one fills all cores, and activations grow with each more."""
+"""Tiles that are encoded at once without a plan: on a CPU one fills all cores, and activations grow with each more."""
 
 
 class Vision(Protocol):
@@ -21,15 +23,17 @@ class Vision(Protocol):
 class VisionEncoder:
     """A loaded vision engine with its projector."""
 
-    def __init__(self, executor: Executor, config: VisionConfig) -> None:
+    def __init__(self, executor: Executor, config: VisionConfig, limits: Limits = UNBOUNDED) -> None:
         self._executor, self._config = executor, config
+        self._tiles_per_call = limits.tiles().max if limits.planned else TILES_PER_CALL
 
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
-        """float32 [N,3,P,P] -> float32 [N*T,C], the features of all tiles in order."""
+    def encode(self, pixel_values: np.ndarray) -> Array:
+        """float32 [N,3,P,P] -> [N*T,C], the features of all tiles in order."""
         config = self._config
-        features = np.empty((len(pixel_values), config.tokens_per_tile(), config.output_size), np.float32)
-        for start in range(0, len(pixel_values), TILES_PER_CALL):
-            part = slice(start, start + TILES_PER_CALL)
+        shape = (len(pixel_values), config.tokens_per_tile(), config.output_size)
+        features = self._executor.zeros(VISUAL_FEATURES, shape)
+        for start in range(0, len(pixel_values), self._tiles_per_call):
+            part = slice(start, start + self._tiles_per_call)
             self._executor.bind_input(PIXEL_VALUES, pixel_values[part])
             self._executor.bind_output(VISUAL_FEATURES, features[part])
             self._executor.run()

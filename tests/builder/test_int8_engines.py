@@ -26,8 +26,9 @@ from engine.families import family_of
 from engine.manifest import read_manifest
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.executor import load
-from engine.runtime.language import LanguageModel, PromptTokens, Request
+from engine.runtime.language import LanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import PromptTokens, Request
 from tests.builder.test_quantize import dequantize, initializers, quantize_activations, read_report, run
 from tests.oracle import LIMITS, Pair, checkpoint_config, embed, load_oracle
 from tools.make_random_pair import write_pair

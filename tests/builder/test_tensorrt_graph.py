@@ -19,7 +19,8 @@ from engine.config import Precision
 from engine.dims import Limits
 from engine.families import family_of
 from engine.plugins.lowering import TENSORRT, TENSORRT_PLUGINS, Lowering
-from engine.runtime.language import LanguageModel, PromptTokens, Pruning, Request
+from engine.runtime.language import LanguageModel
+from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import Pair, build_pair
 from tests.plugins.simulated_tensorrt import plugin_ops
 from tests.plugins.tensorrt_stub import missing

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from engine.bindings import Bindings, language_bindings
 from engine.build.builder import build_pair
@@ -21,7 +22,7 @@ from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, Precision, Target
 from engine.dims import Limits
-from engine.errors import EngineError, ManifestError
+from engine.errors import EngineError
 from engine.families import family_of
 from engine.manifest import read_json, read_manifest
 from engine.model_config import LanguageConfig, RopeConfig
@@ -36,6 +37,8 @@ pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rt
 LIMITS = Limits(max_tokens=1024, max_batch=2, max_tiles=13, planned=True)
 PRUNE_LAYERS = (2,)
 PREFILL, DECODE = range(2)
+of_engine = pytest.mark.xdist_group("plans")
+"""Of tests that share the pair's plans: one worker builds them."""
 
 
 class RandomReader(WeightReader):
@@ -109,6 +112,7 @@ def build_config(pair: Path, out: Path) -> BuildConfig:
     )
 
 
+@of_engine
 def test_engine_directory(engine: Path) -> None:
     manifest = read_manifest(engine)
     assert (manifest.target, manifest.precision, manifest.gpu) == (Target.TENSORRT_RTX, Precision.BF16, None)
@@ -121,6 +125,7 @@ def test_engine_directory(engine: Path) -> None:
         assert vision.peak_bytes > 100e6, "the compiler's own process counts"
 
 
+@of_engine
 @pytest.mark.parametrize(("model", "layers"), [("small", 4), ("large", 10)])
 def test_attention_is_fused_in_both_phases(engine: Path, model: str, layers: int) -> None:
     """Beside the score path in the small model, over pruned caches in the large one."""
@@ -134,6 +139,7 @@ def test_attention_is_fused_in_both_phases(engine: Path, model: str, layers: int
     assert len(users(report, DECODE, "Softmax")) >= layers if model == "small" else not users(report, DECODE, "Softmax")
 
 
+@of_engine
 @pytest.mark.parametrize(("model", "layers"), [("small", 2), ("large", 3)])
 def test_vision_is_fused(engine: Path, model: str, layers: int) -> None:
     report = read_json(engine / model / "vision.layers.json", LayerReport)
@@ -142,6 +148,7 @@ def test_vision_is_fused(engine: Path, model: str, layers: int) -> None:
     assert all(any("fc1" in node for node in nodes) for nodes in users(report, 0, "mlp/Gelu"))
 
 
+@of_engine
 def test_building_again_is_a_cache_hit(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     pair = tmp_path_factory.mktemp("again")
     write_pair(pair, seed=3)
@@ -150,9 +157,14 @@ def test_building_again_is_a_cache_hit(engine: Path, tmp_path_factory: pytest.Te
     assert len(report.cached) == 6
 
 
+@of_engine
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_opening_it_on_a_cpu_says_what_is_needed(engine: Path) -> None:
-    with pytest.raises(ManifestError, match=r"target tensorrt_rtx, which needs an NVIDIA GPU .* --target onnxruntime"):
+    with pytest.raises(
+        EngineError, match=r"target tensorrt_rtx, which needs an NVIDIA GPU.* --target onnxruntime"
+    ) as no:
         SglPipeline.load(engine, threads=1)
+    assert len(str(no.value).splitlines()) == 1
 
 
 WEIGHT_BITS = {Precision.BF16: 16, Precision.FP16: 16, Precision.INT8: 8, Precision.INT4: 4, Precision.FP8: 8}
@@ -212,6 +224,14 @@ def test_attention_of_published_head_sizes_is_fused(tmp_path: Path, heads: int, 
     config = tiny(num_layers=1, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
     report = compile_language(tmp_path, config)
     assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [1, 1]
+
+
+def test_too_few_heads_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    config = SMALL | {"llm_config": SMALL["llm_config"] | {"num_attention_heads": 2}}
+    for name in ("small", "large"):
+        write_checkpoint(tmp_path / name, config, seed=1)
+    with pytest.raises(EngineError, match=r"small model .* has 2 query heads, but target tensorrt_rtx needs 4; choose"):
+        build_pair(build_config(tmp_path, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -276,6 +296,7 @@ def make_dying(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     return lambda: monkeypatch.setattr(sys, "executable", str(directory / "python"))
 
 
+@of_engine
 def test_info_shows_the_layers(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(engine), "--layers"]) == 0
     text = capsys.readouterr().out

@@ -194,4 +194,4 @@ def test_the_miniature_knows_its_own_answers() -> None:
     assert benchmark.score is not None
     assert [benchmark.score(example.answers[0], example) for example in examples] == [1.0] * 12
     assert [benchmark.score("?", example) for example in examples] == [0.0] * 12
-    assert open_image(examples[0].picture()).size == (224, 224)
+    assert open_image(examples[0].picture()).size == (336, 336)

@@ -32,6 +32,7 @@ from engine.families import family_of
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
 from engine.runtime import language
+from engine.runtime.executor import HostBuffers
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.pipeline import SglPipeline
 from tools.planning.graph_cost import peak_activation_bytes
@@ -69,7 +70,10 @@ def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path:
     workload, config, points = Workload(7, 2, 30, 9), plan.config.language, (1, 2, 3, 4)
     full, kept = 7 * 16 + 30 + 9, 22 + 30 + 9
     heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
-    assert sum(plan.kv_bytes(workload)) == KvCache(config, heads, points, 2, (full, full, kept, kept, kept)).nbytes()
+    assert (
+        sum(plan.kv_bytes(workload))
+        == KvCache(HostBuffers(), config, heads, points, 2, (full, full, kept, kept, kept)).nbytes()
+    )
 
 
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())

@@ -17,9 +17,9 @@ from transformers import InternVLConfig, InternVLModel, InternVLVisionConfig, Ll
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.runtime.guidance import keep_rows
-from engine.runtime.language import PromptTokens, Pruning
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import PromptTokens, Pruning
 from tests.oracle import embed, load_oracle, pruned_logits
 from tests.tolerance import TOLERANCE
 

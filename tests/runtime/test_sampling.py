@@ -10,7 +10,8 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from engine.config import SamplingConfig
 from engine.errors import EngineError
-from engine.runtime.sampling import Sampler, candidates, token_probabilities
+from engine.runtime.arrays import to_host
+from engine.runtime.sampling import Choice, Sampler, candidates, read, token_probabilities
 
 LOGITS = arrays(np.float32, st.integers(1, 60), elements=st.floats(-20, 20, width=32))
 VOCAB = 300
@@ -18,6 +19,10 @@ VOCAB = 300
 
 def random_logits(seed: int, size: int = VOCAB) -> np.ndarray:
     return np.random.default_rng(seed).normal(scale=3, size=size).astype(np.float32)
+
+
+def choose(sampler: Sampler, logits: np.ndarray) -> Choice:
+    return read(to_host(sampler.choose(logits)).tolist())
 
 
 def warped(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
@@ -83,12 +88,12 @@ def test_top_k_keeps_the_largest(logits: np.ndarray, top_k: int) -> None:
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5])
 def test_a_vanishing_temperature_is_greedy(temperature: float) -> None:
     logits = random_logits(4)
-    assert Sampler(SamplingConfig(temperature=temperature)).choose(logits).token == logits.argmax()
+    assert choose(Sampler(SamplingConfig(temperature=temperature)), logits).token == logits.argmax()
 
 
 @given(LOGITS)
 def test_greedy_takes_the_first_maximum_and_its_softmax(logits: np.ndarray) -> None:
-    choice = Sampler(SamplingConfig()).choose(logits)
+    choice = choose(Sampler(SamplingConfig()), logits)
     exact = torch.softmax(torch.from_numpy(logits.astype(np.float64)), -1)
     assert choice.token == int(np.flatnonzero(logits == logits.max())[0])
     assert choice.probability == pytest.approx(float(exact.max()), rel=1e-5)
@@ -103,7 +108,7 @@ def test_probability_and_entropy_are_those_of_the_unmodified_softmax(sampling: S
     for seed in range(10):
         logits = random_logits(seed)
         exact = torch.softmax(torch.from_numpy(logits.astype(np.float64)), -1)
-        choice = sampler.choose(logits)
+        choice = choose(sampler, logits)
         assert choice.probability == pytest.approx(float(exact[choice.token]), rel=1e-5)
         assert choice.entropy == pytest.approx(float(torch.distributions.Categorical(exact).entropy()), rel=1e-5)
 
@@ -113,7 +118,7 @@ def test_frequencies_are_those_of_the_warpers() -> None:
     logits, draws = random_logits(11, 40), 20_000
     expected = warped(logits, sampling)
     sampler = Sampler(sampling)
-    counts = np.bincount([sampler.choose(logits).token for _ in range(draws)], minlength=40)
+    counts = np.bincount([choose(sampler, logits).token for _ in range(draws)], minlength=40)
     assert not counts[expected == 0].any()
     support = expected > 0
     assert support.sum() > 3
@@ -125,9 +130,9 @@ def test_a_seed_fixes_the_answer_whatever_is_sampled_beside_it() -> None:
     steps = [random_logits(seed) for seed in range(30)]
     sampling = SamplingConfig(temperature=2.0, seed=5)
     alone = Sampler(sampling)
-    expected = [alone.choose(logits).token for logits in steps]
+    expected = [choose(alone, logits).token for logits in steps]
     ours, other = Sampler(sampling), Sampler(SamplingConfig(temperature=2.0, seed=6))
-    mixed = [(ours.choose(logits).token, other.choose(logits).token) for logits in steps]
+    mixed = [(choose(ours, logits).token, choose(other, logits).token) for logits in steps]
     assert [token for token, _ in mixed] == expected
     assert [token for _, token in mixed] != expected
 
@@ -135,7 +140,7 @@ def test_a_seed_fixes_the_answer_whatever_is_sampled_beside_it() -> None:
 def test_masked_logits_are_never_drawn_and_add_no_entropy() -> None:
     logits = np.array([0, -np.inf, 0, -np.inf], np.float32)
     sampler = Sampler(SamplingConfig(temperature=1.0))
-    choices = [sampler.choose(logits) for _ in range(50)]
+    choices = [choose(sampler, logits) for _ in range(50)]
     assert {choice.token for choice in choices} == {0, 2}
     assert choices[0].entropy == pytest.approx(np.log(2))
 
@@ -155,6 +160,35 @@ def test_token_probabilities(count: int, vocab: int, seed: int, scale: float) ->
 def test_broken_logits_are_refused(broken: float, temperature: float) -> None:
     logits = np.array([0.0, broken, 1.0], np.float32)
     with pytest.raises(EngineError, match="largest logit is"):
-        Sampler(SamplingConfig(temperature=temperature)).choose(logits)
+        choose(Sampler(SamplingConfig(temperature=temperature)), logits)
     with pytest.raises(EngineError, match="largest logit is"):
         token_probabilities(logits[None], np.array([0]))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(),
+        SamplingConfig(temperature=0.7, seed=1),
+        SamplingConfig(temperature=1.3, top_k=50, seed=2),
+        SamplingConfig(temperature=1.0, top_p=0.9, seed=3),
+        SamplingConfig(temperature=2.0, top_k=200, top_p=0.5, seed=4),
+    ],
+    ids=str,
+)
+def test_torch_chooses_what_numpy_chooses(sampling: SamplingConfig) -> None:
+    """As on a GPU, where nothing may depend on how many candidates are left."""
+    ours, theirs = Sampler(sampling), Sampler(sampling)
+    for seed in range(200):
+        logits = random_logits(seed)
+        expected, actual = choose(ours, logits), choose(theirs, torch.from_numpy(logits))
+        assert actual.token == expected.token
+        assert actual.probability == pytest.approx(expected.probability, rel=1e-6)
+        assert actual.entropy == pytest.approx(expected.entropy, rel=1e-5)
+
+
+def test_token_probabilities_of_torch_are_those_of_numpy() -> None:
+    logits = np.stack([random_logits(seed) for seed in range(5)])
+    tokens = np.array([3, 0, 299, 17, 4])
+    found = token_probabilities(torch.from_numpy(logits), tokens)
+    np.testing.assert_allclose(found, token_probabilities(logits, tokens), rtol=1e-6)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +23,7 @@ from engine.runtime import tensor_parallel_group
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import PromptTokens, Request
 from engine.runtime.tensor_parallel import Identity, identify
 from engine.runtime.tensor_parallel_group import Group
 from tests.tensor_parallel.conftest import Engines
@@ -153,8 +155,21 @@ def test_other_versions_are_refused(engines: Engines, monkeypatch: pytest.Monkey
 
 def test_ranks_that_cannot_start_say_why(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_parallel_group, "_python", lambda: "/nonexistent/python")
-    with pytest.raises(EngineError, match=r"mpiexec could not start 2 ranks of .*tp2 \(.+\); mend that"):
+    with pytest.raises(
+        EngineError, match=r"mpiexec could not start 2 ranks of .*tp2; see that it runs `/nonexistent/python"
+    ):
         Group().open(engines(2), read_manifest(engines(2)), threads=1)
+
+
+def test_what_a_rank_fails_with_is_said(engines: Engines) -> None:
+    """A visual token outside the prompt; it might as well be memory that does not suffice."""
+    group = Group()
+    pipeline = SglPipeline.load(engines(2), threads=1, ranks=group)
+    ranks = group.process_ids()
+    prompt = PromptTokens(np.zeros(3, np.int64), np.array([9]), np.zeros((1, 128), np.float32))
+    with pytest.raises(EngineError, match=r"tp2 died \(IndexError: index 9 is out of bounds .*\) during prefill; ask"):
+        pipeline.large.language.prefill([Request(prompt)], 1)
+    wait_until_gone(ranks)
 
 
 def mpiexec(size: int, *arguments: object) -> list[str]:

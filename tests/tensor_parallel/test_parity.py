@@ -22,9 +22,9 @@ from engine.config import (
 )
 from engine.manifest import read_manifest
 from engine.runtime.job import Question
-from engine.runtime.language import PromptTokens, Pruning, Request
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.tolerance import TOLERANCE
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")

@@ -40,12 +40,12 @@ def test_a_linked_repository_holds_no_copy(sgl: Callable[..., Run], engine_direc
 
 
 def test_options_arrive_in_the_configuration(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
-    options = ["--max-batch", 4, "--queue-delay-us", 700, "--large-instances", 2, "--large-gpus", "0,3"]
+    options = ["--max-batch", 2, "--queue-delay-us", 700, "--large-instances", 2, "--large-gpus", "0,3"]
     options += ["--retention-ratio", 0.3, "--exit-threshold", 0.7, "--threads", 3, "--environment", "/srv/python"]
     assert sgl("export", "--engine", engine_directory, "--out", tmp_path / "repository", *options).status == 0
     small, large, cascade = (config(tmp_path / "repository", model) for model in MODELS)
     for text in (small, large):
-        assert "max_batch_size: 4" in text
+        assert "max_batch_size: 2" in text
         assert "dynamic_batching { max_queue_delay_microseconds: 700 }" in text
     assert "instance_group [ { kind: KIND_CPU count: 1 } ]" in small
     assert "instance_group [ { kind: KIND_GPU count: 2 gpus: [ 0, 3 ] } ]" in large
@@ -70,7 +70,7 @@ def test_parameters_are_read_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--max-batch", 99], "max_batch 99 exceeds the engine's 8"),
+        (["--max-batch", 99], "max_batch 99 exceeds the engine's 3"),
         (["--prune-layer", 77], "prune_layer 77 is outside 0..9"),
         (["--retention-ratio", 1.5], "retention_ratio 1.5 is outside (0, 1]"),
         (["--queue-delay-us", -1], "queue_delay_us -1 is negative"),

@@ -1,17 +1,23 @@
 """gpu_check without a GPU: what needs none runs, every other line says why it did not."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
 pytest.importorskip("triton", reason="the compiler of the kernels is not installed")
 
+from engine.config import Device, Precision, Target
+from engine.families import family_of
+from engine.families import published as published_directory
+from engine.runtime.pipeline import SglPipeline
 from tests.tolerance import TOLERANCE
-from tools.gpu_check import checks
+from tools.gpu_check import checks, engine_checks, speed
 from tools.gpu_check.__main__ import main
 from tools.gpu_check.check import Check, Line, Measured, Missing, at_least, at_most, run_check
 from tools.gpu_check.interpreter import interpreter
@@ -100,3 +106,46 @@ def _measure_without_a_gpu() -> list[tuple[list[Measured], int]]:
     attention.make_call = lambda rows, tokens: make_call(min(rows, 70), min(tokens, 70), "cpu", torch.float32)
     attention.milliseconds, attention.OTHER_CACHES_BYTES = milliseconds, 1 << 20
     return [(list(check.measure()), len(check.lines)) for check in (attention.ATTENTION, attention.TILE_CHOICE)]
+
+
+def test_an_engine_against_itself_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is compared on a GPU, with the CPU engine in both places."""
+    open_pair = engine_checks.open_pair
+
+    def on_the_cpu(work: Path, name: str, target: Target, precision: Precision, device: Device) -> SglPipeline:
+        return open_pair(work, name, Target.ONNXRUNTIME, Precision.FP32, Device.CPU)
+
+    monkeypatch.setattr(engine_checks, "open_pair", on_the_cpu)
+    values = [outcome.value for outcome in engine_checks.compare(tmp_path, Target.TENSORRT_RTX, Precision.BF16)]
+    assert values == [1, 0, 0, 1, 1]
+    assert len(values) == len(engine_checks.RTX.lines)
+
+
+def test_what_does_not_agree_is_counted() -> None:
+    assert [engine_checks.agreement(ours, (1, 2, 3)) for ours in ((1, 2, 3), (1, 2), (1, 5, 3), (4, 2, 3))] == [
+        3,
+        2,
+        1,
+        0,
+    ]
+    assert engine_checks.relative_error(np.array([1.0, -3]), np.array([1.0, -4])) == 0.25
+
+
+def test_an_engine_that_cannot_be_built_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for check in (engine_checks.TENSORRT, speed.SPEED_TENSORRT):
+        results = list(run_check(check, None))
+        assert len(results) == len(check.lines)
+        for result in results:
+            assert isinstance(result.outcome, Missing) and not result.outcome.failed
+            assert result.outcome.reason.endswith("pip install 'sgl-engine[tensorrt]'")
+
+
+def test_what_a_phase_needs() -> None:
+    """Qwen2-0.5B: 494 million parameters, each of which a token reads and multiplies with."""
+    family, published = family_of(published_directory("InternVL2-1B"))
+    config = family.read_config(published_directory("InternVL2-1B"), published).language
+    caches = 24 * 2 * 2 * 64 * 2 * 1000
+    assert speed.decode_bytes(config, 1000) - caches == pytest.approx(2 * 494e6, rel=0.01)
+    layers = 494e6 - 151_655 * 896
+    assert speed.prefill_operations(config, 100) == pytest.approx(2 * (100 * layers + 151_655 * 896), rel=0.01)

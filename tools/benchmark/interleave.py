@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.runtime.language import PromptTokens
+from engine.runtime.prompt import PromptTokens
 from tools.benchmark.worker import Worker
 
 SETTLE_SECONDS = 0.1

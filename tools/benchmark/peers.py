@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.runtime.language import PromptTokens
+from engine.runtime.prompt import PromptTokens
 from tools.benchmark.worker import WorkerError
 
 PREFIX = "language_model."

@@ -11,8 +11,9 @@ from engine.model_config import LanguageConfig, VisionConfig
 from engine.runtime.answer import Answer
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 from engine.runtime.guidance import score_rows
-from engine.runtime.language import Generation, LanguageModel, PromptTokens, Pruning, Request
+from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import PromptTokens, Pruning, Request
 from engine.runtime.tensor_parallel import ShardedLanguage
 from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.vision import VisionEncoder

@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.families import family_of, published
 from engine.model_config import ModelConfig
-from engine.runtime.language import PromptTokens
+from engine.runtime.prompt import PromptTokens
 from tools.make_random_pair import LARGE, SMALL
 
 SEED = 0

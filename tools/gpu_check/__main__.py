@@ -1,4 +1,4 @@
-"""Check the kernels on a GPU, once: right, and as fast as they should be. Without one, what needs none."""
+"""Check kernels and engines on a GPU, once: right, and as fast as they should be. Without one, what needs none."""
 
 import argparse
 import json

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.layer_report import parse_log
-from engine.build.targets.tensorrt_library import load_library
 from engine.config import Target
 from engine.errors import EngineError
 from engine.manifest import read_json, write_json
+from engine.tensorrt_library import load_library
 
 PR_SET_PDEATHSIG = 1
 FAILED, OS_ERROR = 2, 3

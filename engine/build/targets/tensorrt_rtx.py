@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.build.compiler import Part, Progress
-from engine.build.targets.tensorrt_library import load_library
 from engine.build.targets.tensorrt_plan import write_plan
 from engine.config import Precision, Target
+from engine.tensorrt_library import load_library
+
+LEAST_HEADS = 4
+"""Query heads of a rank: for fewer the library has no kernel of causal attention."""
 
 
 class TensorRtRtxCompiler:

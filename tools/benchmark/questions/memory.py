@@ -3,6 +3,7 @@
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, SamplingConfig
 from engine.manifest import Manifest, read_manifest
 from engine.runtime.answer import Answer
+from engine.runtime.executor import HostBuffers
 from engine.runtime.kv_cache import KvCache
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import Effort, spread
@@ -71,8 +72,8 @@ def _kv_rows(manifest: Manifest, answer: Answer) -> list[Row]:
     dropped = answer.visual_tokens - answer.num_kept()
     full = answer.prompt_tokens + new
     sizes = [full - dropped * (point >= guidance.prune_layer) for point in (0, *model.prune_layers)]
-    pruned = KvCache(config, config.num_kv_heads, model.prune_layers, 1, sizes).nbytes()
-    unpruned = KvCache(config, config.num_kv_heads, (), 1, [full]).nbytes()
+    pruned = KvCache(HostBuffers(), config, config.num_kv_heads, model.prune_layers, 1, sizes).nbytes()
+    unpruned = KvCache(HostBuffers(), config, config.num_kv_heads, (), 1, [full]).nbytes()
     what = f"KV cache of the large model, {guidance.retention_ratio:.0%} kept from layer {guidance.prune_layer}"
     return [
         Row("KV cache of the large model, nothing pruned", spread([unpruned]), unit=Unit.MIB),

@@ -1,4 +1,4 @@
-"""Which package compiles for which TensorRT target; nothing else needs to know that there are two."""
+"""Which package stands for which TensorRT target; nothing else needs to know that there are two."""
 
 from typing import Any
 

@@ -1,0 +1,238 @@
+"""Executor of TensorRT plans, of either package: buffers are torch tensors, everything runs in one CUDA stream."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.config import Target
+from engine.errors import EngineError, ManifestError
+from engine.manifest import Manifest
+from engine.remedy import rebuild
+from engine.runtime.arrays import Array, is_host
+from engine.tensorrt_library import load_library
+
+DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "BOOL": torch.bool,
+}
+"""Of bindings, by TensorRT's name."""
+
+
+def require_runtime(directory: Path, manifest: Manifest) -> None:
+    """Raises EngineError unless this machine has the GPU and the library version that these plans want."""
+    target, remedy = manifest.target, rebuild(directory, manifest)
+    library = load_library(target)
+    if not torch.cuda.is_available():
+        raise ManifestError(
+            f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
+            f"none; run it on a machine with one, or rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
+        )
+    built = manifest.versions.get(target)
+    if built != library.__version__:
+        raise ManifestError(
+            f"{directory} was built with {target} {built}, but {library.__version__} is installed, and plans run in no "
+            f"version but the one that built them; install {built}, or {remedy}"
+        )
+    if manifest.gpu is not None and manifest.gpu != (gpu := gpu_name()):
+        raise ManifestError(f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {remedy}")
+
+
+def gpu_name() -> str:
+    """Name and compute capability, as the manifest has them."""
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{torch.cuda.get_device_name(0)} ({major}.{minor})"
+
+
+class TensorRtExecutor:
+    """A deserialised plan with a context for each of its profiles, of which shapes decide: the last that admits them.
+
+    NumPy arrays that are bound as inputs are copied to the device at every run. Results are ready for whatever is
+    done next with torch on the same device; nothing here waits for them.
+    """
+
+    def __init__(self, library: Any, plan: bytes, name: str, device: str = "cuda", captures: bool = False) -> None:
+        """captures: record repeated runs of the last profile as a CUDA graph, for a package that does not do so itself.
+
+        Raises ManifestError when the library refuses the plan.
+        """
+        self._name, self._device, self._captures = name, torch.device(device), captures
+        self._log = library.Logger(library.Logger.ERROR)
+        self._runtime = library.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise ManifestError(
+                f"{name} is refused by {library.__name__} {library.__version__} on this GPU; rebuild it here with "
+                "build_engines.py"
+            )
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self._dtypes = {name: DTYPES[self._engine.get_tensor_dtype(name).name] for name in names}
+        self._inputs = {name for name in names if self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT}
+        self._aliases = {name: self._engine.get_aliased_input_tensor(name) for name in set(names) - self._inputs}
+        profiles = range(self._engine.num_optimization_profiles)
+        self._ranges = [
+            {name: self._engine.get_tensor_profile_shape(name, index) for name in self._inputs} for index in profiles
+        ]
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._contexts = [self._make_context(library, index) for index in profiles]
+        self._bound: dict[str, torch.Tensor] = {}
+        """What the caller bound, or what a host array is copied to."""
+        self._uploads: dict[str, np.ndarray] = {}
+        """Host arrays that are copied before a run."""
+        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        """After a run, what is to be written, and where the plan wrote it."""
+        self._profile: int | None = None
+        """That admits what is bound; None until a run has looked."""
+        self._graph: Any = None
+
+    @classmethod
+    def load(cls, target: Target, path: Path, device: str = "cuda") -> "TensorRtExecutor":
+        """Raises EngineError."""
+        library = load_library(target)
+        try:
+            plan = path.read_bytes()
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with build_engines.py") from None
+        captures = target is Target.TENSORRT and device == "cuda"
+        return cls(library, plan, str(path), device, captures)
+
+    def release(self) -> None:
+        self._bound.clear()
+        self._uploads.clear()
+        self._copies.clear()
+        self._profile = self._graph = None
+
+    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.zeros(shape, dtype=self._dtypes[name], device=self._device)
+
+    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device, self._dtypes[name])
+
+    def bind_input(self, name: str, array: Array) -> None:
+        if not is_host(array):
+            self._uploads.pop(name, None)
+            self._bind(name, array)
+            return
+        if name not in self._uploads or self._bound[name].shape != array.shape:
+            self._bind(name, torch.empty(array.shape, dtype=self._dtypes[name], device=self._device))
+        self._uploads[name] = array
+
+    def bind_output(self, name: str, array: Array) -> None:
+        self._bind(name, array)
+
+    def run(self) -> None:
+        with self._ordered() as stream:
+            for name, array in self._uploads.items():
+                # The driver has taken pageable memory when the call returns, so the host may write on.
+                self._bound[name].copy_(torch.from_numpy(array), non_blocking=True)
+            if self._profile is None:
+                self._profile = self._settle()
+                self._enqueue(stream)
+            elif self._captures and self._profile == len(self._contexts) - 1:
+                # The run before this one has made whatever a context makes for new shapes.
+                self._graph = self._graph or self._capture(stream)
+                self._graph.replay()
+            else:
+                self._enqueue(stream)
+
+    def set_communicator(self, communicator: Any) -> None:
+        """An NCCL communicator (a capsule), for plans that reduce over ranks; every rank has to call it."""
+        for context in self._contexts:
+            if not context.set_communicator(communicator):
+                raise RuntimeError(f"{self._name} does not take the communicator")
+
+    def _make_context(self, library: Any, profile: int) -> Any:
+        """With scratch memory of its profile only; TensorRT-RTX captures CUDA graphs itself, shape by shape."""
+        strategy = library.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        if hasattr(library, "CudaGraphStrategy"):
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            if profile:
+                config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context(strategy)
+        with self._ordered() as stream:
+            if context is None or not context.set_optimization_profile_async(profile, stream):
+                raise EngineError(f"the GPU has too little memory free for {self._name}; close what else runs on it")
+        return context
+
+    def _bind(self, name: str, tensor: torch.Tensor) -> None:
+        expected = self._dtypes[name], self._device.type
+        assert (tensor.dtype, tensor.device.type) == expected, f"{name} is {tensor.dtype} on {tensor.device}"
+        assert tensor.is_contiguous(), f"{name} is not contiguous"
+        before = self._bound.get(name)
+        self._bound[name] = tensor  # holds the memory, whose address is all that a context knows
+        if before is None or (before.data_ptr(), before.shape) != (tensor.data_ptr(), tensor.shape):
+            self._profile = self._graph = None
+
+    def _settle(self) -> int:
+        """Tell the context of the profile that admits it what is bound."""
+        shapes = {name: tuple(self._bound[name].shape) for name in self._inputs}
+        admitting = [index for index, ranges in enumerate(self._ranges) if _admits(ranges, shapes)]
+        if not admitting:
+            raise RuntimeError(f"{self._name} was not built for these shapes: {shapes}")
+        context = self._contexts[admitting[-1]]
+        refused = [name for name, shape in shapes.items() if not context.set_input_shape(name, shape)]
+        for name, tensor in self._addressed().items():
+            if not context.set_tensor_address(name, tensor.data_ptr()):
+                refused.append(name)
+        if refused or context.infer_shapes():
+            raise RuntimeError(f"{self._name} does not take what is bound to {refused or context.infer_shapes()}")
+        return admitting[-1]
+
+    def _addressed(self) -> dict[str, torch.Tensor]:
+        """What the plan reads and writes: an output that shares memory with an input is written elsewhere first.
+
+        A plan may write before it has read, except where it says itself that the two are one (KV caches).
+        """
+        inputs = {self._bound[name].data_ptr(): name for name in self._inputs}
+        tensors, self._copies = dict(self._bound), []
+        for name, alias in self._aliases.items():
+            shared = inputs.get(tensors[name].data_ptr())
+            if shared is not None and shared != alias:
+                tensors[name] = torch.empty_like(tensors[name])
+                self._copies.append((self._bound[name], tensors[name]))
+        return tensors
+
+    def _enqueue(self, stream: int) -> None:
+        assert self._profile is not None
+        if not self._contexts[self._profile].execute_async_v3(stream):
+            raise RuntimeError(f"{self._name} failed on the GPU")
+        for target, written in self._copies:
+            target.copy_(written)
+
+    def _capture(self, stream: int) -> Any:
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(capture_error_mode="thread_local")
+        self._enqueue(stream)
+        graph.capture_end()
+        return graph
+
+    @contextmanager
+    def _ordered(self) -> Iterator[int]:
+        """A stream (not the default one, in which TensorRT would wait) that takes its place in torch's order."""
+        if self._stream is None:
+            yield 0
+            return
+        outside = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            yield self._stream.cuda_stream
+        outside.wait_stream(self._stream)
+
+
+def _admits(ranges: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether every dimension lies between those of a profile's least and largest shapes."""
+    return all(
+        low <= size <= high
+        for name, (least, _, most) in ranges.items()
+        for low, size, high in zip(least, shapes[name], most, strict=True)
+    )

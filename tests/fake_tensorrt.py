@@ -1,0 +1,133 @@
+"""The methods of a TensorRT package that our runtime calls, without a GPU: a plan is the lowered graph, which ONNX's
+reference runs on host memory that it knows by address only. What a driver would forgive by luck fails here: an output
+that is not an input's own is spoilt before the inputs are read.
+"""
+
+import ctypes
+import pickle
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from engine.build.targets.tensorrt_compiler import Job
+from tests.reference_executor import ReferenceExecutor
+
+__version__ = "1.7.fake"
+DataType = Enum("DataType", "FLOAT HALF BF16 INT32 INT64 BOOL")
+TensorIOMode = Enum("TensorIOMode", "INPUT OUTPUT")
+ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE")
+CudaGraphStrategy = Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
+NAMES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16", "INT32": "INT32", "INT64": "INT64", "BOOL": "BOOL"}
+"""Of types, by ONNX's name."""
+
+
+class Logger:
+    ERROR = 1
+
+    def __init__(self, severity: int) -> None:
+        pass
+
+
+def compile_plan(job: Job, job_file: Path) -> None:
+    """In the place of the compiler's process."""
+    graph = onnx.load(job.onnx).SerializeToString()
+    job.plan.write_bytes(pickle.dumps((graph, [profile.shapes for profile in job.profiles])))
+    job.report.write_text("{}")
+
+
+class Runtime:
+    def __init__(self, logger: Logger) -> None:
+        pass
+
+    def deserialize_cuda_engine(self, plan: bytes) -> "Engine | None":
+        try:
+            return Engine(*pickle.loads(plan))
+        except pickle.UnpicklingError:
+            return None
+
+
+class Engine:
+    def __init__(self, graph: bytes, profiles: list[dict[str, Any]]) -> None:
+        self.model = ir.from_proto(onnx.load_from_string(graph))
+        self.profiles = profiles
+        self.values = {value.name: value for value in (*self.model.graph.inputs, *self.model.graph.outputs)}
+        self._inputs = {value.name for value in self.model.graph.inputs}
+        self.executor = ReferenceExecutor(self.model)
+        self.num_io_tensors, self.num_optimization_profiles = len(self.values), len(profiles)
+        self.runs = [0] * len(profiles)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.values)[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType[NAMES[self.values[name].dtype.name]]
+
+    def get_aliased_input_tensor(self, name: str) -> str | None:
+        return name.replace("present_", "past_") if name.startswith("present_") else None
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        static = self.values[name].shape
+        return list(self.profiles[profile].get(name) or [tuple(static)] * 3)
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: None)
+
+    def create_execution_context(self, config: Any) -> "Context":
+        return Context(self)
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._profile = engine, 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self._profile = profile
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        least, _, most = self._engine.get_tensor_profile_shape(name, self._profile)
+        self._shapes[name] = shape
+        return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return name in self._engine.values
+
+    def infer_shapes(self) -> list[str]:
+        return [value.name for value in self._engine.model.graph.inputs if value.name not in self._shapes]
+
+    def execute_async_v3(self, stream: int) -> bool:
+        engine = self._engine
+        sizes: dict[str, int] = {}
+        for value in engine.model.graph.inputs:
+            for dim, size in zip(value.shape, self._shapes[value.name], strict=True):
+                assert sizes.setdefault(str(dim), size) == size, f"{dim} has two sizes"
+        for name, value in engine.values.items():
+            shape = tuple(sizes.get(str(dim), dim) for dim in value.shape)
+            memory = _memory(self._addresses[name], shape, value.dtype.numpy())
+            if engine.get_tensor_mode(name) is TensorIOMode.INPUT:
+                engine.executor.bind_input(name, memory)
+                continue
+            engine.executor.bind_output(name, memory)
+            if alias := engine.get_aliased_input_tensor(name):
+                assert self._addresses[name] == self._addresses[alias], f"{name} is updated in place"
+            else:
+                memory.view(np.uint8)[...] = 0xFF
+        engine.executor.run()
+        engine.runs[self._profile] += 1
+        return True
+
+
+def _memory(address: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)

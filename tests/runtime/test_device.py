@@ -1,0 +1,113 @@
+"""What runs an engine: the default, and one sentence before the first token when it cannot."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from engine.config import Device, Precision, Target
+from engine.errors import EngineError
+from engine.manifest import Manifest
+from engine.runtime.executor import resolve_device
+from engine.runtime.pipeline import SglPipeline
+from tests import fake_tensorrt
+from tests.manifests import example_manifest
+from tools.sgl import main
+
+HERE = Path("engines/pair")
+
+
+def built(target: Target, precision: Precision = Precision.BF16, **changes: object) -> Manifest:
+    return replace(example_manifest({}), target=target, precision=precision, **changes)  # type: ignore[arg-type]
+
+
+FP32 = built(Target.ONNXRUNTIME, Precision.FP32)
+RTX = built(Target.TENSORRT_RTX, versions={"tensorrt_rtx": fake_tensorrt.__version__})
+TENSORRT = built(Target.TENSORRT, versions={"tensorrt": fake_tensorrt.__version__}, gpu="NVIDIA H100 80GB HBM3 (9.0)")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H200 with both packages, as far as anyone asks."""
+    for module in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, fake_tensorrt)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+
+
+def refused(manifest: Manifest, device: Device | None) -> str:
+    with pytest.raises(EngineError) as caught:
+        resolve_device(HERE, manifest, device)
+    return str(caught.value)
+
+
+def test_default_is_what_the_target_is_for(gpu: None) -> None:
+    assert resolve_device(HERE, FP32, None) is Device.CPU
+    assert resolve_device(HERE, RTX, None) is Device.CUDA
+    assert resolve_device(HERE, replace(TENSORRT, gpu="NVIDIA H200 (9.0)"), Device.CUDA) is Device.CUDA
+
+
+@pytest.mark.parametrize("manifest", [RTX, TENSORRT], ids=lambda manifest: str(manifest.target))
+def test_plans_do_not_run_on_a_cpu(manifest: Manifest) -> None:
+    assert refused(manifest, Device.CPU) == (
+        f"engines/pair was built for target {manifest.target}, which runs on device cuda and not on cpu; "
+        "rebuild with --target onnxruntime to run it on a CPU"
+    )
+
+
+def test_other_version_of_the_library(gpu: None) -> None:
+    said = refused(replace(RTX, versions={"tensorrt_rtx": "1.6.9"}), None)
+    assert "was built with tensorrt_rtx 1.6.9, but 1.7.fake is installed" in said
+    assert "install 1.6.9, or rebuild with build_engines.py" in said
+
+
+def test_other_gpu(gpu: None) -> None:
+    said = refused(TENSORRT, None)
+    assert "was built for NVIDIA H100 80GB HBM3 (9.0), but the GPU here is NVIDIA H200 (9.0); rebuild" in said
+
+
+def test_no_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "needs an NVIDIA GPU, and torch" in refused(RTX, None)
+
+
+def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "engine.runtime.executor_tensorrt", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert refused(RTX, None) == "target tensorrt_rtx runs with torch, which is not installed; pip install torch"
+
+
+def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert refused(TENSORRT, None).endswith("pip install 'sgl-engine[tensorrt]'")
+
+
+def test_onnxruntime_without_its_cuda_provider(engine_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    assert main(["ask", str(engine_directory), "Hello?", "--device", "cuda"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"device cuda needs ONNX Runtime's CUDA provider, and the installed onnxruntime {onnxruntime.__version__} has "
+        "none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'\n",
+    )
+
+
+def test_the_cuda_provider_without_a_gpu(engine_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As onnxruntime-gpu does on a machine without one: it goes on without the provider."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(EngineError, match=r"^device cuda needs a GPU with NVIDIA's driver, CUDA and cuDNN, and CUDA"):
+        SglPipeline.load(engine_directory, threads=1, device=Device.CUDA)
+
+
+def test_int8_engines_and_ranks_run_on_cpus(gpu: None) -> None:
+    assert "precision int8, which target onnxruntime runs on device cpu only" in refused(
+        replace(FP32, precision=Precision.INT8), Device.CUDA
+    )
+    assert "world size 2, but ranks run on CPUs only" in refused(replace(RTX, world_size=2), None)

@@ -1,0 +1,112 @@
+"""The TensorRT executor by itself, on a stand-in of the library; what it does on a GPU is skipped without one."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from engine.bindings import Binding, Bindings
+from engine.build.graph import declare, finish
+from engine.dims import Dim
+from engine.errors import ManifestError
+from engine.runtime.executor_tensorrt import TensorRtExecutor
+from tests import fake_tensorrt
+
+
+def make_plan() -> bytes:
+    """total_out = total + x, present_0 = past_0 + x, in half precision; up to 4 rows, or one in the second profile."""
+    rows = Dim("rows", 1, 1, 4)
+    names = ("x", "total", "past_0"), ("total_out", "present_0")
+    bound = Bindings(*(tuple(Binding(name, "float16", (rows, 2)) for name in group) for group in names))
+    builder, inputs = declare("sums", bound)
+    outputs = {
+        "total_out": builder.op.Add(inputs["total"], inputs["x"]),
+        "present_0": builder.op.Add(inputs["past_0"], inputs["x"]),
+    }
+    graph = ir.to_proto(finish(builder, bound, outputs)).SerializeToString()
+    profiles = [dict.fromkeys(names[0], ((1, 2), (1, 2), (most, 2))) for most in (4, 1)]
+    return pickle.dumps((graph, profiles))
+
+
+@pytest.fixture
+def executor() -> TensorRtExecutor:
+    return TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
+
+
+def bind(executor: TensorRtExecutor, rows: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """-> x on the host, the total and the cache on the device, both updated in place."""
+    x = np.full((rows, 2), 1.5, np.float32)
+    total, cache = (executor.zeros(name, (rows, 2)) for name in ("total", "past_0"))
+    executor.bind_input("x", x)
+    for source, target, buffer in (("total", "total_out", total), ("past_0", "present_0", cache)):
+        executor.bind_input(source, buffer)
+        executor.bind_output(target, buffer)
+    return x, total, cache
+
+
+def test_host_arrays_are_read_at_every_run_in_the_type_of_the_plan(executor: TensorRtExecutor) -> None:
+    x, total, cache = bind(executor, 2)
+    executor.run()
+    x[1] = 2.0
+    executor.run()
+    assert total.dtype == torch.float16
+    assert_array_equal(total, [[3, 3], [3.5, 3.5]])
+    assert_array_equal(cache, total)
+
+
+def test_shapes_choose_the_profile(executor: TensorRtExecutor) -> None:
+    for rows in (3, 1, 1, 4):
+        bind(executor, rows)
+        executor.run()
+    assert executor._engine.runs == [2, 2]
+
+
+def test_more_than_the_plan_takes_is_an_error(executor: TensorRtExecutor) -> None:
+    bind(executor, 5)
+    with pytest.raises(RuntimeError, match=r"sums.plan was not built for these shapes: .*\(5, 2\)"):
+        executor.run()
+
+
+def test_a_host_array_never_lands_in_a_buffer_of_the_caller(executor: TensorRtExecutor) -> None:
+    bind(executor, 2)
+    mine = executor.put("x", np.full((2, 2), 7, np.float32))
+    executor.bind_input("x", mine)
+    executor.run()
+    executor.bind_input("x", np.zeros((2, 2), np.float32))
+    executor.run()
+    assert_array_equal(mine, np.full((2, 2), 7))
+
+
+def test_a_plan_that_the_library_refuses() -> None:
+    with pytest.raises(ManifestError, match=r"^other.plan is refused by tests.fake_tensorrt 1.7.fake on this GPU; "):
+        TensorRtExecutor(fake_tensorrt, b"not a plan", "other.plan", device="cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu(tmp_path: Path) -> None:
+    """A plan of TensorRT-RTX, run in a stream of its own, gives what its graph says."""
+    library = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
+    graph, profiles = pickle.loads(make_plan())
+    builder = library.Builder(library.Logger(library.Logger.ERROR))
+    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    assert library.OnnxParser(network, library.Logger(library.Logger.ERROR)).parse(graph)
+    config = builder.create_builder_config()
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, (least, typical, most) in shapes.items():
+            profile.set_shape(name, least, typical, most)
+        config.add_optimization_profile(profile)
+    plan = bytes(builder.build_serialized_network(network, config))
+    for captures in (False, True):
+        executor = TensorRtExecutor(library, plan, "sums.plan", captures=captures)
+        for rows in (3, 1):
+            x, total, cache = bind(executor, rows)
+            for step in range(5):
+                x[:] = step
+                executor.run()
+            assert_array_equal(total.cpu(), np.full((rows, 2), 10))
+            assert_array_equal(cache.cpu(), np.full((rows, 2), 10))
