@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from engine.runtime.language import Generation
+from engine import dims
+from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits
 from tests.tolerance import TOLERANCE
@@ -210,3 +211,21 @@ def test_scoring_pass_of_one_request_in_a_batch(scored: Pair) -> None:
         expected = alone.score(0, np.array([2]), ANSWER).copy()
         together.kv_cache.bind(scored.engine.executor)
         assert_allclose(together.score(index, np.array([2]), ANSWER), expected, **TOLERANCE["fp32"])
+
+
+def test_a_plan_with_room_for_few_rows_gives_the_same(scored: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts in turns and in parts, into caches of one length; angles go by the whole prompt all the same."""
+    monkeypatch.setattr(dims, "MAX_SCORE_ROWS", 3)
+    monkeypatch.setattr(dims, "MAX_LOGIT_ROWS", 2)
+    limits = dims.Limits(max_tokens=40, max_batch=4, max_tiles=4, planned=True)
+    free = scored.engine
+    planned = LanguageModel(free.executor, free.config, free.prune_layers, free.scores, limits=limits)
+    requests = [Request(p, score_rows=np.arange(1, len(p.ids))) for p in list(PROMPTS.values())[:4]]
+    found = []
+    for engine in (free, planned):
+        generation = engine.prefill(requests, len(ANSWER))
+        logits = decode_all(generation, ANSWER)
+        scores = [generation.visual_scores(index).copy() for index in range(len(requests))]
+        found.append((logits, *scores, generation.score(0, np.array([2, 5]), ANSWER).copy()))
+    for expected, actual in zip(*found, strict=True):
+        assert_allclose(actual, expected, **TOLERANCE["fp32"])
