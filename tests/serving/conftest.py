@@ -6,7 +6,7 @@ import json
 import queue
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,24 @@ def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def engine_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """World size -> engine directory of the same random pair."""
     pair = tmp_path_factory.mktemp("pair")
     write_pair(pair, seed=3)
-    directory = tmp_path_factory.mktemp("engines") / "pair"
-    build_pair(BuildConfig(small=pair / "small", large=pair / "large", out=directory, max_tokens=1024, max_batch=4))
-    return directory
+
+    def build(world_size: int) -> Path:
+        out = tmp_path_factory.mktemp("engines") / "pair"
+        build_pair(
+            BuildConfig(pair / "small", pair / "large", out, max_tokens=1024, max_batch=4, world_size=world_size)
+        )
+        return out
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def engine_directory(build: Callable[[int], Path]) -> Path:
+    return build(1)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
-from tests.serving.conftest import Server, data_url, serve
+from tests.serving.conftest import Server, data_url, grpc_inputs, serve
 from tools.export_triton_repository import write_repository
 from tools.sgl import main
 from tools.triton.serve_config import ServeConfig
@@ -79,6 +79,19 @@ def test_a_killed_model_is_detected_and_recovered(
         assert server.is_ready()
         assert main([*health, "--recover"]) == 0
         assert main(health) == 0
+
+
+def test_more_at_once_than_allowed_is_refused(engine_directory: Path, tmp_path: Path, picture: bytes) -> None:
+    write_repository(engine_directory, tmp_path / "repository", ServeConfig(threads=1, max_in_flight=1), link=True)
+    long = {"text_input": ASK, "image_bytes_input": [picture], "exit_threshold": NEVER, "max_tokens": 600}
+    with serve(tmp_path / "repository", tmp_path) as server:
+        with server.grpc(cancel=True) as (client, results):
+            client.async_stream_infer("sgl", grpc_inputs(long | {"stream": True}))
+            results.get(timeout=60)
+            assert "as many as max_in_flight, 1; ask again later" in ask(server, picture)["error"]
+        while server.metric("sgl_queue_depth", "sgl"):
+            time.sleep(0.02)
+        assert "error" not in ask(server, picture)
 
 
 def test_a_drained_server_answered_every_question(

@@ -57,6 +57,10 @@ class TritonPythonModel:
         if self._reader.serve.warm_up:
             self._pipeline.answer_large([backend.warm_up_question(SamplingConfig(max_new_tokens=2))], [None])
 
+    def finalize(self) -> None:
+        """Several ranks of the model end with the pipeline that started them."""
+        del self._pipeline
+
     def execute(self, requests: Sequence[Any]) -> None:
         """Requests that arrived together run as one batch; each is answered through its own sender."""
         replies = []

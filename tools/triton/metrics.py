@@ -68,7 +68,8 @@ class ModelMetrics:
         self._counters.add("visual_tokens_kept_total", answer.num_kept())
         self._counters.add("generated_tokens_total", len(answer.token_ids))
         for stage, seconds in answer.seconds.items():
-            self._stages[Stage(stage)].observe(seconds)
+            with LOCK:
+                self._stages[Stage(stage)].observe(seconds)
             if stage in DECODE and seconds:
                 self._gauges.set("tokens_per_second", len(answer.token_ids) / seconds)
 

@@ -35,7 +35,7 @@ class TritonPythonModel:
             if not self._places.acquire(blocking=False):
                 self._metrics.failed()
                 self._metrics.left()
-                full = f"the server works on {self._max_in_flight} questions, its max_in_flight; ask again later"
+                full = f"questions in flight are as many as max_in_flight, {self._max_in_flight}; ask again later"
                 backend.send_last(request.get_response_sender(), backend.error_response(backend.Unavailable(full)))
                 continue
             # Copied: the inputs lie in memory that the server takes back when `execute` returns.
