@@ -65,6 +65,7 @@ def write_transformers_checkpoint(checkpoint: Path, out: Path) -> None:
         tensors |= {name.removeprefix(PREFIX): t for name, t in loaded.items() if name.startswith(PREFIX)}
     save_file(tensors, out / WEIGHTS, metadata={"format": "pt"})
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["llm_config"]
+    config.pop("attn_implementation", None)  # published for GPUs; every peer has its own for this machine
     (out / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}), encoding="utf-8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(checkpoint / name, out)
