@@ -18,6 +18,7 @@ BASE = (
     "remedy",
     "parallel",
     "errors",
+    "gpu",
     "tensorrt_library",
     "__init__",
 )

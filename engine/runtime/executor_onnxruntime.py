@@ -9,6 +9,7 @@ import onnxruntime
 from engine.config import Device
 from engine.errors import EngineError, ManifestError
 from engine.runtime.executor import HostBuffers
+from engine.runtime.huge_pages import huge_pages
 
 PROVIDERS = {
     Device.CPU: ("CPUExecutionProvider",),
@@ -60,7 +61,8 @@ class OnnxRuntimeExecutor(HostBuffers):
         options.log_severity_level = 4
         providers = PROVIDERS[device]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+            with huge_pages():
+                self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:
             raise ManifestError(f"{path} cannot be loaded ({error}); rebuild it with build_engines.py") from error
         # ONNX Runtime itself would go on with what is left.

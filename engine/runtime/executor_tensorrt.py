@@ -10,6 +10,7 @@ import torch
 
 from engine.config import Target
 from engine.errors import EngineError, ManifestError
+from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
@@ -41,14 +42,8 @@ def require_runtime(directory: Path, manifest: Manifest) -> None:
             f"{directory} was built with {target} {built}, but {library.__version__} is installed, and plans run in no "
             f"version but the one that built them; install {built}, or {remedy}"
         )
-    if manifest.gpu is not None and manifest.gpu != (gpu := gpu_name()):
+    if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint()):
         raise ManifestError(f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {remedy}")
-
-
-def gpu_name() -> str:
-    """Name and compute capability, as the manifest has them."""
-    major, minor = torch.cuda.get_device_capability(0)
-    return f"{torch.cuda.get_device_name(0)} ({major}.{minor})"
 
 
 class TensorRtExecutor:

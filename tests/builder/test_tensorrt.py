@@ -9,7 +9,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from engine.build import builder, gpu
+from engine import gpu
+from engine.build import builder
 from engine.build.builder import build_pair
 from engine.build.language import language_graph
 from engine.build.targets import tensorrt, tensorrt_compiler

@@ -11,6 +11,7 @@ import torch
 from engine.config import Device, Precision, Target
 from engine.errors import EngineError
 from engine.manifest import Manifest
+from engine.runtime import executor_tensorrt
 from engine.runtime.executor import resolve_device
 from engine.runtime.pipeline import SglPipeline
 from tests import fake_tensorrt
@@ -35,8 +36,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, fake_tensorrt)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H200")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(executor_tensorrt, "fingerprint", lambda: "NVIDIA H200 (9.0)")
 
 
 def refused(manifest: Manifest, device: Device | None) -> str:
@@ -97,6 +97,7 @@ def test_onnxruntime_without_its_cuda_provider(engine_directory: Path, capsys: p
     )
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_the_cuda_provider_without_a_gpu(engine_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As onnxruntime-gpu does on a machine without one: it goes on without the provider."""
     if torch.cuda.is_available():
