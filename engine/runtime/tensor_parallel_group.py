@@ -51,7 +51,7 @@ class Group(Ranks):
         self._start()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        if method in FIRST and self._running is not None and self._running.process.poll() is not None:
+        if method in FIRST and self._running is not None and self._running.has_ended():
             self.close()
         return self._ask(self._running or self._start(), method, *arguments)
 
@@ -104,6 +104,11 @@ class _Running:
     connection: Connection | None = None
     ranks: tuple[int, ...] = ()
     finalizer: Any = None
+
+    def has_ended(self) -> bool:
+        """Between two calls: rank 0 says nothing unasked, so what there is to read then is the end of its socket."""
+        assert self.connection is not None
+        return self.process.poll() is not None or self.connection.poll()
 
     def stop(self) -> None:
         """Let rank 0 see the end of its socket, then insist. mpiexec gives each rank a session of its own."""
