@@ -30,12 +30,16 @@ ANSWER_SECONDS = 600.0
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
 FIRST = ("encode", "prefill")
-"""Methods that need nothing of an earlier call: if the ranks died since then, nobody has to know."""
+"""Methods that need nothing of an earlier call: when the ranks die, they are started and asked once more."""
 EXCEPTION = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 ON_ONE_MACHINE = "self,posix,sysv,cma"
 """What UCX, below MPICH, may use between these ranks: memory. It would listen on the network otherwise."""
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
 """Of a launcher that started this process; the group has its own."""
+
+
+class RanksDiedError(EngineError):
+    """The ranks ended before they answered."""
 
 
 class Group(Ranks):
@@ -51,8 +55,9 @@ class Group(Ranks):
         self._start()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        if method in FIRST and self._running is not None and self._running.has_ended():
-            self.close()
+        if method in FIRST and self._running is not None:
+            with suppress(RanksDiedError):  # most likely since the last call; a second death is told
+                return self._ask(self._running, method, *arguments)
         return self._ask(self._running or self._start(), method, *arguments)
 
     def close(self) -> None:
@@ -81,8 +86,9 @@ class Group(Ranks):
             outcome = running.connection.recv()
         except (EOFError, OSError) as error:
             self.close()
-            reason = str(error) if isinstance(error, TimeoutError) else f"died{running.last_words()}"
-            raise EngineError(
+            is_dead = not isinstance(error, TimeoutError)
+            reason = f"died{running.last_words()}" if is_dead else str(error)
+            raise (RanksDiedError if is_dead else EngineError)(
                 f"a rank of {self._directory} {reason} during {method}; ask again: the ranks are started anew"
             ) from None
         except BaseException:
@@ -104,11 +110,6 @@ class _Running:
     connection: Connection | None = None
     ranks: tuple[int, ...] = ()
     finalizer: Any = None
-
-    def has_ended(self) -> bool:
-        """Between two calls: rank 0 says nothing unasked, so what there is to read then is the end of its socket."""
-        assert self.connection is not None
-        return self.process.poll() is not None or self.connection.poll()
 
     def stop(self) -> None:
         """Let rank 0 see the end of its socket, then insist. mpiexec gives each rank a session of its own."""
