@@ -12,7 +12,7 @@ from engine.build.graph import IR_VERSION
 from engine.plugins import cached_attention, full_attention, prune_visual_tokens, visual_attention
 from engine.plugins.function import DOMAIN
 from engine.plugins.lowering import TENSORRT
-from tests.plugins.test_attention import CALLS, HEADS, make
+from tests.plugins.test_attention import CALLS, HEADS, make, make_scored
 from tests.plugins.test_full_attention import make as make_full
 from tests.reference_executor import ReferenceExecutor
 from tests.tolerance import TOLERANCE
@@ -56,13 +56,7 @@ def test_cached_attention(heads: tuple, call: tuple) -> None:
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7)])
 def test_visual_attention(heads: tuple, call: tuple, rows: int, columns: int) -> None:
-    inputs = make(heads, call)
-    batch, sequence, cache, lengths = call
-    rng = np.random.default_rng(1)
-    inputs["score_row"] = rng.integers(0, np.minimum(np.array(lengths), sequence)[:, None], (batch, rows))
-    inputs["score_weight"] = rng.choice([0.0, 1.0, 0.5], (batch, rows)).astype(np.float32)
-    inputs["score_mask"] = visual_attention.causal_score_mask(inputs["score_row"], inputs["kv_length"], sequence, cache)
-    inputs["visual_column"] = rng.integers(0, np.array(lengths)[:, None], (batch, columns))
+    inputs = make_scored(heads, call, rows, columns)
     expected = visual_attention.reference(*inputs.values(), heads[0], heads[1])
     actual = run(TENSORRT.visual_attention(*heads), inputs, [np.empty_like(array) for array in expected])
     for ours, theirs in zip(actual, expected, strict=True):
