@@ -4,7 +4,7 @@ Plans are lowered in float32 and run by `tests.fake_tensorrt`; the CPU engines o
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +31,10 @@ from engine.runtime.executor_tensorrt import TensorRtExecutor
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
 from tests import fake_tensorrt
+from tests.fake_device import DEVICE, FakeDevice
 from tests.tolerance import TOLERANCE
 
+PREFILL, DECODE = range(2)
 QUESTION = "What color is the small object to the left of the large one, and what else is there?"
 SHORT = SamplingConfig(max_new_tokens=6)
 ANSWER_ALL = ExitConfig(exit_threshold=2.0)
@@ -62,14 +64,17 @@ def planned(pair: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.
     patch.setattr(dims, "MAX_SCORE_ROWS", 7)
     patch.setattr(dims, "MAX_LOGIT_ROWS", 3)
     patch.setattr(torch.cuda, "is_available", lambda: True)
-    patch.setattr(
-        model, "load", lambda target, path, *_: TensorRtExecutor.load(target, path.with_suffix(".plan"), device="cpu")
-    )
+    patch.setattr(model, "load", load_on("cpu"))
     out = tmp_path_factory.mktemp("engines") / "plans"
     paths = pair / "small", pair / "large", out
     settings = {"max_tokens": 300, "max_batch": 3, "max_tiles": 2, "large_scores": True, "max_kept_tokens": 280}
     build_pair(BuildConfig(*paths, target=Target.TENSORRT_RTX, precision=Precision.BF16, **settings))  # type: ignore[arg-type]
     return SglPipeline.load(out, threads=1)
+
+
+def load_on(device: str) -> Callable[..., TensorRtExecutor]:
+    """In the place of `executor.load`."""
+    return lambda target, path, *_: TensorRtExecutor.load(target, path.with_suffix(".plan"), device=device)
 
 
 CASES = {
@@ -129,3 +134,24 @@ def test_more_kept_tokens_than_planned_are_refused(planned: SglPipeline, picture
     sampling = SamplingConfig(max_new_tokens=300 - short.prompt_tokens)
     with pytest.raises(RequestError, match=r"keeps \d+ tokens, with max_new_tokens \d+ more than the engine's 280;"):
         planned.answer([picture], QUESTION, sampling=sampling, guidance=guidance, exit=ANSWER_ALL)
+
+
+@pytest.mark.parametrize("name", ["guided", "early exit", "sampled"])
+def test_the_host_waits_once_a_token(
+    cpu: SglPipeline, planned: SglPipeline, picture: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all questions together; and once for what each question scored, once for what its consistency pass found."""
+    monkeypatch.setattr(model, "load", load_on(DEVICE.type))
+    texts = (QUESTION, "Hello?", "What else?")
+    settings = {"sampling": SHORT} | CASES[name]
+    questions = [Question((picture,), text, **settings) for text in texts]  # type: ignore[arg-type]
+    with FakeDevice() as device:
+        pipeline = SglPipeline.load(planned.directory, threads=1)
+        answers = pipeline.answer_batch(questions)
+        waits = device.waits
+    same_answers(cpu.answer_batch(questions), answers)
+    models = [pipeline.small, *([pipeline.large] if any(answer.kept is not None for answer in answers) else [])]
+    steps = [1 + part.language.executor._engine.runs[DECODE] for part in models]  # type: ignore[attr-defined]
+    passes = sum(answer.decision is not None and answer.decision.consistency is not None for answer in answers)
+    assert min(steps) > 3
+    assert waits == sum(steps) + len(questions) + passes
