@@ -14,13 +14,14 @@ import numpy as np
 from mpi4py import MPI
 
 from engine.errors import EngineError, ManifestError
-from engine.manifest import Manifest, read_manifest, verify
+from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.executor import load, load_rank
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, started_by_mpiexec
 from engine.runtime.vision import VisionEncoder
+from engine.verification import verify
 
 COMMAND = 1
 """Tag of the message that announces a command."""
