@@ -211,7 +211,7 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
-    """The first NVIDIA GPU that the process sees."""
+    """The first NVIDIA GPU that the process sees; of several ranks on a machine, one for each."""
 
 
 class Target(StrEnum):

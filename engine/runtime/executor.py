@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -42,6 +43,14 @@ class Executor(Buffers, Protocol):
         """Run once over what is bound. Raises RuntimeError when the engine fails."""
 
 
+@runtime_checkable
+class CollectiveExecutor(Executor, Protocol):
+    """The engine of a rank that sums over all ranks by itself."""
+
+    def set_communicator(self, communicator: Any) -> None:
+        """Over which it sums, before the first run; waits until every rank has called it."""
+
+
 class HostBuffers:
     """Buffers in host memory; what is not given as an array is float32."""
 
@@ -76,14 +85,14 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
             f"rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
         )
-    if device is Device.CUDA and manifest.world_size > 1:
-        raise ManifestError(
-            f"{directory} was built for world size {manifest.world_size}, but ranks run on CPUs only; rebuild with "
-            f"--target {Target.ONNXRUNTIME} and run it on device {Device.CPU}, or rebuild with --tp 1"
-        )
     if device is Device.CUDA and target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import require_cuda
 
+        if manifest.world_size > 1:
+            raise ManifestError(
+                f"{directory} was built for world size {manifest.world_size}, and ranks of target {target} run on "
+                f"device {Device.CPU} only; rebuild with --tp 1 or for target {Target.TENSORRT_RTX}"
+            )
         if manifest.precision is not Precision.FP32:
             raise ManifestError(
                 f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
@@ -91,14 +100,25 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
             )
         require_cuda()
     elif device is Device.CUDA:
-        try:
-            from engine.runtime.executor_tensorrt import require_runtime
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"target {target} runs with {error.name}, which is not installed; pip install {error.name}"
-            ) from None
-        require_runtime(directory, manifest)
+        _tensorrt(target).require_runtime(directory, manifest)
     return device
+
+
+def take_gpu(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
+    """Make the GPU of this number this process's own, one of as many ranks on this machine. Raises EngineError."""
+    runtime = _tensorrt(manifest.target)
+    runtime.require_runtime(directory, manifest, local_rank, local_ranks)
+    runtime.use_gpu(local_rank)
+
+
+def _tensorrt(target: Target) -> ModuleType:
+    try:
+        import engine.runtime.executor_tensorrt as runtime
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"target {target} runs with {error.name}, which is not installed; pip install {error.name}"
+        ) from None
+    return runtime
 
 
 AllReduce = Callable[[np.ndarray], None]
@@ -121,8 +141,12 @@ def load(target: Target, path: Path, threads: int | None, device: Device = Devic
 
 
 def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
-    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only."""
-    assert target is Target.ONNXRUNTIME, "ranks of other targets are refused when a device is chosen"
+    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only.
+
+    all_reduce: for an engine that cannot sum over the ranks by itself.
+    """
+    if target is not Target.ONNXRUNTIME:
+        return load(target, path, threads)
     from engine.runtime.executor_onnxruntime_stages import StagesExecutor
 
     return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)

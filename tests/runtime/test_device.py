@@ -13,6 +13,7 @@ from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime import executor_tensorrt
 from engine.runtime.executor import resolve_device
+from engine.runtime.executor_tensorrt import require_runtime
 from engine.runtime.pipeline import SglPipeline
 from tests import fake_tensorrt
 from tests.manifests import example_manifest
@@ -36,7 +37,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, fake_tensorrt)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(executor_tensorrt, "fingerprint", lambda: "NVIDIA H200 (9.0)")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(executor_tensorrt, "fingerprint", lambda gpu: ("NVIDIA H200 (9.0)", "NVIDIA L40S (8.9)")[gpu])
 
 
 def refused(manifest: Manifest, device: Device | None) -> str:
@@ -107,8 +109,18 @@ def test_the_cuda_provider_without_a_gpu(engine_directory: Path, monkeypatch: py
         SglPipeline.load(engine_directory, threads=1, device=Device.CUDA)
 
 
-def test_int8_engines_and_ranks_run_on_cpus(gpu: None) -> None:
+def test_a_rank_has_the_gpu_of_its_number(gpu: None) -> None:
+    h200 = replace(TENSORRT, gpu="NVIDIA H200 (9.0)", world_size=2)
+    require_runtime(HERE, h200, local_rank=0, local_ranks=2)
+    with pytest.raises(EngineError, match=r"built for NVIDIA H200 \(9.0\), but the GPU here is NVIDIA L40S \(8.9\);"):
+        require_runtime(HERE, h200, local_rank=1, local_ranks=2)
+
+
+def test_int8_engines_and_their_ranks_run_on_cpus(gpu: None) -> None:
     assert "precision int8, which target onnxruntime runs on device cpu only" in refused(
         replace(FP32, precision=Precision.INT8), Device.CUDA
     )
-    assert "world size 2, but ranks run on CPUs only" in refused(replace(RTX, world_size=2), None)
+    assert refused(replace(FP32, world_size=2), Device.CUDA) == (
+        "engines/pair was built for world size 2, and ranks of target onnxruntime run on device cpu only; rebuild with "
+        "--tp 1 or for target tensorrt_rtx"
+    )
