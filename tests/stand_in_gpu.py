@@ -12,17 +12,18 @@ from engine.config import Precision
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from tests import fake_nccl, fake_tensorrt
 
+LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
 
-def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1) -> None:
-    """What runs plans."""
+
+def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> None:
+    """What runs plans. device: of torch, in the place of a GPU's memory."""
     patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
     patch.setitem(sys.modules, "nccl", SimpleNamespace(core=fake_nccl))
     patch.setitem(sys.modules, "nccl.core", fake_nccl)
     patch.setattr(torch.cuda, "is_available", lambda: True)
     patch.setattr(torch.cuda, "device_count", lambda: gpus)
     patch.setattr(torch.cuda, "set_device", lambda index: fake_nccl.record(f"gpu {index}"))
-    load: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
-    patch.setattr(TensorRtExecutor, "load", classmethod(lambda cls, target, path: load(cls, target, path, "cpu")))
+    patch.setattr(TensorRtExecutor, "load", classmethod(lambda cls, target, path: LOAD(cls, target, path, device)))
 
 
 def put_compiler(patch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ BASE = (
     "dims",
     "bindings",
     "manifest",
+    "verification",
     "remedy",
     "parallel",
     "errors",

@@ -23,17 +23,8 @@ from typing import Any
 from engine.build.install import Found, install, read_previous, undo_swap
 from engine.build.lock import BuildRunning, locked
 from engine.errors import EngineError, ManifestError
-from engine.manifest import (
-    ComponentRecord,
-    FileRecord,
-    Manifest,
-    file_sha256,
-    is_engine_directory,
-    read_json,
-    verify,
-    verify_component,
-    write_json,
-)
+from engine.manifest import ComponentRecord, FileRecord, Manifest, is_engine_directory, read_json, write_json
+from engine.verification import file_sha256, verify, verify_component
 
 RECORD = "record.json"
 """Beside the files of a finished component in the partial directory."""

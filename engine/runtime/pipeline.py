@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.config import Device, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
-from engine.manifest import read_manifest, verify
+from engine.manifest import read_manifest
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.executor import resolve_device, resolve_threads
@@ -23,6 +23,7 @@ from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, s
 from engine.runtime.prompt import Request
 from engine.runtime.sampling import token_probabilities
 from engine.runtime.tensor_parallel import Ranks
+from engine.verification import verify
 
 Outcome = Answer | EngineError
 """What became of one question of several."""

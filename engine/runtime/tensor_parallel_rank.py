@@ -16,7 +16,7 @@ from mpi4py import MPI
 
 from engine.config import Device
 from engine.errors import EngineError, ManifestError
-from engine.manifest import Manifest, read_manifest, verify
+from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor, load, load_rank, take_gpu
@@ -25,6 +25,7 @@ from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, rank_device, started_by_mpiexec
 from engine.runtime.tensor_parallel_step import on_all, on_all_waiting
 from engine.runtime.vision import VisionEncoder
+from engine.verification import verify
 
 if TYPE_CHECKING:
     from engine.runtime.communicator import Communicator

@@ -20,8 +20,9 @@ from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import family_of
-from engine.manifest import read_manifest, verify
+from engine.manifest import read_manifest
 from engine.parallel import Mapping
+from engine.verification import verify
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest
 from tools.make_random_pair import write_pair
 

@@ -25,9 +25,11 @@ from engine.config import (
 from engine.errors import RequestError
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from tests.fake_device import DEVICE, FakeDevice
 from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.tolerance import TOLERANCE
 
+PREFILL, DECODE = range(2)
 QUESTION = "What color is the small object to the left of the large one, and what else is there?"
 SHORT = SamplingConfig(max_new_tokens=6)
 ANSWER_ALL = ExitConfig(exit_threshold=2.0)
@@ -119,3 +121,24 @@ def test_more_kept_tokens_than_planned_are_refused(planned: SglPipeline, picture
     sampling = SamplingConfig(max_new_tokens=300 - short.prompt_tokens)
     with pytest.raises(RequestError, match=r"keeps \d+ tokens, with max_new_tokens \d+ more than the engine's 280;"):
         planned.answer([picture], QUESTION, sampling=sampling, guidance=guidance, exit=ANSWER_ALL)
+
+
+@pytest.mark.parametrize("name", ["guided", "early exit", "sampled"])
+def test_the_host_waits_once_a_token(
+    cpu: SglPipeline, planned: SglPipeline, picture: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all questions together; and once for what each question scored, once for what its consistency pass found."""
+    put_gpus(monkeypatch, device=DEVICE.type)
+    texts = (QUESTION, "Hello?", "What else?")
+    settings = {"sampling": SHORT} | CASES[name]
+    questions = [Question((picture,), text, **settings) for text in texts]  # type: ignore[arg-type]
+    with FakeDevice() as device:
+        pipeline = SglPipeline.load(planned.directory, threads=1)
+        answers = pipeline.answer_batch(questions)
+        waits = device.waits
+    same_answers(cpu.answer_batch(questions), answers)
+    models = [pipeline.small, *([pipeline.large] if any(answer.kept is not None for answer in answers) else [])]
+    steps = [1 + part.language.executor._engine.runs[DECODE] for part in models]  # type: ignore[attr-defined]
+    passes = sum(answer.decision is not None and answer.decision.consistency is not None for answer in answers)
+    assert min(steps) > 3
+    assert waits == sum(steps) + len(questions) + passes
