@@ -23,7 +23,7 @@ from tests.tolerance import TOLERANCE
 from tools.miniature import language_stage, vision_stage
 from tools.miniature.checkpoint import CONFIGS, Miniature, export, make_config, restore
 from tools.miniature.grade import engine_answers
-from tools.miniature.language_stage import Encoder, make_batch
+from tools.miniature.language_stage import HIDDEN, Encoder, make_batch, part_of
 from tools.miniature.model import VISUAL_MARK, WORD_MARK, WORD_STD
 from tools.miniature.optimiser import Optimiser
 from tools.miniature.questions import (
@@ -145,7 +145,7 @@ def test_a_rendered_scene_can_be_asked_about() -> None:
     assert {seed for seed, _ in exam(Split.TEST, 12)} <= set(Split.TEST.value[:12])
 
 
-TINY = make_config(vision=(32, 1, 2), language=(48, 2, 3))
+TINY = make_config(vision=(32, 1, 2), language=(48, 3, 3))
 
 
 @pytest.fixture(scope="module")
@@ -216,15 +216,29 @@ def test_language_model_is_llama(checkpoints: Path) -> None:
             torch.testing.assert_close(packed[scene, rows], alone, **TOLERANCE["fp32"])
 
 
-def test_sparse_scenes_hide_visual_tokens_without_an_object(checkpoints: Path) -> None:
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_a_partial_scene_shows_what_is_asked_about(hidden: float) -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        items = make_scene(seed)
+        left, seen = part_of(items, hidden, rng)
+        objects = {vision_stage.token_of(item) for item in items}
+        assert set(left) <= set(items)
+        assert {vision_stage.token_of(item) for item in left} == objects & set(np.flatnonzero(seen))
+        empty = 1 - (seen.sum() - len(left)) / (SLOTS**2 - len(items))
+        assert empty == pytest.approx(hidden, abs=0.15)
+
+
+def test_a_missing_token_leaves_a_gap(checkpoints: Path) -> None:
+    """Kept tokens stay in order, with their own features and positions; questions stand where they always do."""
     model, encoder = restore(checkpoints / "small"), Encoder()
     gallery = language_stage.make_gallery(model.vision_model, range(1))
-    batch = make_batch(encoder, gallery, np.random.default_rng(1), sparse=True, size=1)
+    batch = make_batch(encoder, gallery, np.random.default_rng(1), size=1, hidden=0.9)
     first = encoder.prefix.index(encoder.image_token)
-    seen = batch.mask[0, 0, -1, first : first + SLOTS**2]
-    assert not seen.all()
-    assert seen[[vision_stage.token_of(item) for item in gallery.scenes[0]]].all()
-    assert batch.mask[0, 0].diagonal().all()
+    shown = batch.ids[0] == encoder.image_token
+    assert 0 < len(batch.features) == shown.sum() < SLOTS**2
+    assert torch.equal(batch.features, gallery.features[0][batch.positions[0, shown] - first])
+    assert batch.positions[0, (batch.asked[0] == 0).nonzero()[0]] == len(encoder.prefix)
 
 
 def test_a_deepened_model_says_the_same() -> None:
