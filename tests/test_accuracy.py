@@ -23,7 +23,7 @@ from tools.miniature.scenes import Split
 
 QUESTIONS = 100
 RETENTION = 0.35
-FLOOR = 0.88
+FLOOR = 0.93
 """Share of right answers that guidance by the small model must reach, and chance must not."""
 pytestmark = pytest.mark.xdist_group("accuracy")
 
@@ -57,12 +57,12 @@ def test_guidance_by_the_small_model_reaches_the_floor(pipeline: SglPipeline, tm
 def test_guidance_by_chance_misses_the_floor(pipeline: SglPipeline, tmp_path: Path) -> None:
     """Else the floor would guard nothing."""
     chance = GuidanceConfig(source=GuidanceSource.RANDOM, average_retention=RETENTION)
-    assert share_right(pipeline, chance, tmp_path / "random.jsonl") < FLOOR - 0.1
+    assert share_right(pipeline, chance, tmp_path / "random.jsonl") < FLOOR - 0.2
 
 
 def test_the_small_model_is_worth_asking_and_not_as_good_as_the_large(pipeline: SglPipeline, tmp_path: Path) -> None:
     small = share_right(pipeline, ALONE, tmp_path / "small.jsonl", small=True)
-    assert 0.6 < small < share_right(pipeline, ALONE, tmp_path / "large.jsonl") - 0.05
+    assert 0.7 < small < share_right(pipeline, ALONE, tmp_path / "large.jsonl") - 0.08
 
 
 def cascade(pipeline: SglPipeline, directory: Path) -> list[tuple[object, ...]]:
