@@ -121,11 +121,12 @@ def read_role(
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
     check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
-    heads = config.language.num_heads // len(build.mappings(name))
+    ranks = len(build.mappings(name))
+    heads = config.language.num_heads // ranks
     if build.target is Target.TENSORRT_RTX and heads < LEAST_HEADS:
         raise EngineError(
-            f"a rank of the {name} model {directory} has {heads} query heads, but target {build.target} needs "
-            f"{LEAST_HEADS}; choose a smaller --tp or another target"
+            f"{'a rank of ' * (ranks > 1)}the {name} model {directory} has {heads} query heads, but target "
+            f"{build.target} needs {LEAST_HEADS}; choose {'a smaller --tp or ' * (ranks > 1)}another target"
         )
     picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
     if build.max_tokens <= picture:

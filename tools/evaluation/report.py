@@ -1,7 +1,7 @@
 """Write docs/miniature.md: the paper's tables and figures in miniature, measured on built pairs.
 
 The first engine directory fills all tables and figures; further ones, of pairs trained with other seeds, show the
-spread of the main table. Runs are kept beside each other and continued, so an interrupted report resumes.
+spread of the main tables. Runs are kept beside each other and continued, so an interrupted report resumes.
 """
 
 import sys
@@ -28,6 +28,8 @@ RETENTIONS = (0.64, 0.35, 0.09)
 FEWEST, USUAL = 0.09, 0.35
 LAYERS = (0.1, 0.3, 0.5, 0.7, 1.0)
 EXITS = (0.0, 0.2, 0.4, 0.6, 1.0)
+TIMED = 96
+"""Questions of the runs that times are taken from; they are runs of their own, so that they can be made again."""
 COMMAND = "python -m tools.evaluation.report --engine DIR"
 Table = Sequence[Sequence[str]]
 
@@ -65,11 +67,17 @@ def source_scores(study: Study) -> dict[GuidanceSource, dict[float, float]]:
     }
 
 
-def models_table(study: Study) -> Table:
+def models_table(studies: Sequence[Study]) -> Table:
     """Both models alone, by kind of question."""
-    small = study.figures("small-alone", ALONE, SMALL_ANSWERS)
-    large = study.figures("large-alone", ALONE)
-    return [["model", *large], *([name, *map(percent, f.values())] for name, f in (("small", small), ("large", large)))]
+    rows: dict[str, list[dict[str, float]]] = {
+        "small": [study.figures("small-alone", ALONE, SMALL_ANSWERS) for study in studies],
+        "large": [study.figures("large-alone", ALONE) for study in studies],
+    }
+    kinds = list(rows["small"][0])
+    return [
+        ["model", *kinds],
+        *([name, *(spread([one[kind] for one in figures]) for kind in kinds)] for name, figures in rows.items()),
+    ]
 
 
 def sources_table(studies: Sequence[Study]) -> Table:
@@ -84,7 +92,14 @@ def sources_table(studies: Sequence[Study]) -> Table:
         [source, *(spread(ratios.get(source, {}).get(retention, [])) for retention in RETENTIONS)]
         for source in GuidanceSource
     ]
-    return [["guidance", *(f"{retention:.0%}" for retention in RETENTIONS)], *rows]
+    return [["guidance", *(f"{retention:.0%}: {where(studies[0], retention)}" for retention in RETENTIONS)], *rows]
+
+
+def where(study: Study, retention: float) -> str:
+    """The prune layer and the share kept from there on that make an average retention."""
+    large = study.pipeline.manifest.models["large"]
+    guidance = guided(GuidanceSource.SMALL, retention).resolve(large.config.language.num_layers, large.prune_layers)
+    return f"K = {guidance.prune_layer}, r = {guidance.retention_ratio:.1%}"
 
 
 def ablation(study: Study, options: Mapping[str, Mapping[str, object]]) -> Table:
@@ -93,7 +108,8 @@ def ablation(study: Study, options: Mapping[str, Mapping[str, object]]) -> Table
     rows = []
     for name, changes in options.items():
         guidance = replace(guided(GuidanceSource.SMALL, FEWEST), **changes)  # type: ignore[arg-type]
-        score = study.score(f"small-{FEWEST:.0%}-{name}", guidance)
+        usual = guidance == guided(GuidanceSource.SMALL, FEWEST)
+        score = study.score(f"small-{FEWEST:.0%}" + ("" if usual else f"-{name}"), guidance)
         rows.append([name, percent(score), percent(100 * score / whole if whole else 0.0)])
     return [["", "score", "% of unpruned"], *rows]
 
@@ -104,24 +120,27 @@ def exit_curves(study: Study) -> dict[ExitCriterion, Labelled]:
     return by_criterion(records, ExitConfig(), study.directory)
 
 
-def exits_table(curves: Mapping[ExitCriterion, Labelled]) -> Table:
-    """Area, AUC, and the cascade's score at a few shares of exits."""
+def exits_table(curves: Sequence[Mapping[ExitCriterion, Labelled]]) -> Table:
+    """Area and AUC of every pair, and the first pair's cascade at a few shares of exits."""
     rows = []
-    for name, curve in curves.items():
-        cascade, auc = curve.cascade(), curve.auc()
+    for name, first in curves[0].items():
+        cascade = first.cascade()
+        areas = [of_pair[name].cascade().area() for of_pair in curves]
+        aucs = [auc for of_pair in curves if (auc := of_pair[name].auc()) is not None]
         scores = [percent(100 * float(cascade.score[round(share * (len(cascade.score) - 1))])) for share in EXITS]
-        rows.append([name, f"{cascade.area():.3f}", "–" if auc is None else f"{auc:.3f}", *scores])
+        rows.append([name, spread(areas, 3), spread(aucs, 3), *scores])
     return [["criterion", "area", "AUC", *(f"{share:.0%} exit" for share in EXITS)], *rows]
 
 
-def time_table(study: Study, curves: Mapping[ExitCriterion, Labelled]) -> Table:
-    """Milliseconds a question of the runs above, on the machine that made them."""
-    rows = [["large alone", f"{1000 * seconds_of(study.records('large-alone', ALONE)):.1f}"]]
+def time_table(study: Study) -> Table:
+    """Milliseconds a question of the runs above, made again for a few questions."""
+    timed = replace(study, examples=study.examples[:TIMED], directory=study.directory / "timed")
+    rows = [["large alone", f"{1000 * seconds_of(timed.records('large-alone', ALONE)):.1f}"]]
     for retention in RETENTIONS:
         guidance = guided(GuidanceSource.SMALL, retention)
-        seconds = seconds_of(study.records(f"{GuidanceSource.SMALL}-{retention:.0%}", guidance))
+        seconds = seconds_of(timed.records(f"{GuidanceSource.SMALL}-{retention:.0%}", guidance))
         rows.append([f"SGP, {retention:.0%}", f"{1000 * seconds:.1f}"])
-    cascade = curves[ExitCriterion.DECISION_SCORE].cascade()
+    cascade = exit_curves(timed)[ExitCriterion.DECISION_SCORE].cascade()
     for share in EXITS[1:-1]:
         seconds = float(cascade.seconds[round(share * (len(cascade.seconds) - 1))])
         rows.append([f"SGP, {USUAL:.0%}, {share:.0%} exit", f"{1000 * seconds:.1f}"])
@@ -131,12 +150,12 @@ def time_table(study: Study, curves: Mapping[ExitCriterion, Labelled]) -> Table:
 def write_report(studies: Sequence[Study], out: Path) -> None:
     """The document, and its figures beside it. Raises EngineError."""
     study = studies[0]
-    curves = exit_curves(study)
+    curves = [exit_curves(one) for one in studies]
     figures = [out.with_name(f"{out.stem}_{name}.png") for name in ("sources", "exits", "tokens")]
     whole = study.score("large-alone", ALONE)
     scores = {source.value: points for source, points in source_scores(study).items() if points}
     save_figure(draw_ratios(scores, whole or 1.0), figures[0])
-    save_figure(draw_cascades(curves), figures[1])
+    save_figure(draw_cascades(curves[0]), figures[1])
     example = study.examples[0]
     shown = [source for source in GuidanceSource if possible(study, guided(source, FEWEST))]
     sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
@@ -145,23 +164,28 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     rows = {rows.value: {"score_rows": rows} for rows in ScoreRows}
     layers = {f"first {share:.0%} of the layers": {"score_layers": share} for share in LAYERS}
     questions = f"{len(study.examples)} test questions of {study.benchmark.name}"
-    pairs = f"{len(studies)} pairs trained with different seeds" if len(studies) > 1 else "one pair"
+    several = len(studies) > 1
+    pairs = f"{len(studies)} pairs trained with different seeds" if several else "one pair"
+    few = min(len(one.examples) for one in studies)
+    less = f", the further ones on {few} questions" if few < len(study.examples) else ""
+    note = f"\nA range in brackets is over the pairs{less}; what has none is of the first pair." if several else ""
     out.write_text(
         f"""# The paper's tables in miniature
 
 Written by `{COMMAND}`; do not edit. {questions} ({study.benchmark.metric}), {pairs}.
 All sources of guidance run through the same pruned graph. A dash: the engine cannot run it (FastV has no layer to look
-at before prune layer 0; FastV and the oracle need `--large-scores`).
+at before prune layer 0; FastV and the oracle need `--large-scores`).{note}
 
 ## Both models alone
 
 Score in percent.
 
-{markdown(models_table(study))}
+{markdown(models_table(studies))}
 
 ## Guidance sources by average retention (table 1, figure 3)
 
-Score in percent of the unpruned large model{"; the range over the pairs in brackets" if len(studies) > 1 else ""}.
+Score in percent of the unpruned large model. Its layers below K see every visual token, those
+from K on the share r; ToMe merges before the first layer, to the same average.
 
 {markdown(sources_table(studies))}
 
@@ -185,9 +209,10 @@ Area under score over exits; AUC of "the small model is right"; score of the cas
 
 ## Time (table 5)
 
-In batches of {study.pipeline.manifest.max_batch}; the pictures are so small that fixed costs weigh more than tokens.
+{min(TIMED, len(study.examples))} questions in batches of {study.pipeline.manifest.max_batch}; the pictures are so small
+that fixed costs weigh more than tokens.
 
-{markdown(time_table(study, curves))}
+{markdown(time_table(study))}
 
 ## What is kept (figure 5)
 
@@ -201,11 +226,12 @@ def percent(value: float) -> str:
     return f"{value:.1f}"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """The mean, and the range of more than one."""
     if not values:
         return "–"
-    around = f" ({min(values):.1f}–{max(values):.1f})" if len(values) > 1 else ""
-    return percent(mean(values)) + around
+    around = f" ({min(values):.{digits}f}–{max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{around}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -215,6 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=Path("docs/miniature.md"), help="(default: %(default)s)")
     add("--runs", type=Path, default=Path("results/miniature"), metavar="DIR", help="(default: %(default)s)")
     add("--limit", type=positive, metavar="N", help="only the first N questions")
+    add("--spread-limit", type=positive, metavar="N", help="only the first N questions for the further pairs")
     add_running_arguments(parser)
     arguments = parser.parse_args(argv)
 
@@ -224,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
             Study(
                 SglPipeline.load(engine, arguments.threads, device=read_device(arguments)),
                 MINIATURE,
-                examples,
+                examples[: arguments.spread_limit] if number else examples,
                 arguments.runs / str(number),
                 partial(run_progress, False),
             )

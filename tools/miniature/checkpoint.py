@@ -68,27 +68,32 @@ def make_config(vision: tuple[int, int, int], language: tuple[int, int, int]) ->
     return COMMON | {"llm_config": language_config, "vision_config": VISION | sizes[0]}
 
 
+IDLE = 2
+"""Layers that a deepened model gets behind each."""
 CONFIGS = {
     "small": make_config(vision=(64, 3, 2), language=(96, 4, 3)),
-    "large": make_config(vision=(96, 4, 3), language=(128, 16, 4)),
+    "large": make_config(vision=(96, 4, 3), language=(128, 24, 4)),
 }
 
 
 class Miniature(nn.Module):
-    """Both halves of one model; `shallow` leaves out the odd layers of its language model, until `deepen`."""
+    """Both halves of one model; `shallow` leaves out two of three layers of its language model, until `deepen`."""
 
     def __init__(self, config: dict[str, Any], shallow: bool = False) -> None:
         super().__init__()
         self.config = config
         language = config["llm_config"]
-        layers = language["num_hidden_layers"] // (2 if shallow else 1)
+        layers = language["num_hidden_layers"] // (1 + IDLE if shallow else 1)
         self.vision_model = VisionModel(config["vision_config"], language["hidden_size"])
-        self.language_model = LanguageModel(language | {"num_hidden_layers": layers}, even=shallow)
+        self.language_model = LanguageModel(language | {"num_hidden_layers": layers}, shallow)
 
     def deepen(self) -> None:
-        """Put the odd layers in; they do nothing yet."""
+        """Put the other layers in; they do nothing yet."""
         decoder, config = self.language_model.model, self.config["llm_config"]
-        decoder.layers = nn.ModuleList(layer for even in decoder.layers for layer in (even, idle_layer(config)))
+        idle = [[idle_layer(config) for _ in range(IDLE)] for _ in decoder.layers]
+        decoder.layers = nn.ModuleList(
+            layer for first, others in zip(decoder.layers, idle, strict=True) for layer in (first, *others)
+        )
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """bfloat16, by their published names."""

@@ -1,9 +1,10 @@
 """Stage 2: the language model learns to answer about what the trained, now fixed encoder shows it.
 
 A scene is one sequence: the prompt up to the picture's end, then many questions that all see it but not each other.
+Most scenes are partial, visual tokens are missing: published models see pictures of different sizes, and a model that
+knows one size alone is thrown off when tokens are dropped.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,10 +29,12 @@ QUESTIONS = 16
 """About each scene."""
 CHUNK = 20
 """Scenes that are encoded together."""
-Weights = Mapping[Kind, int]
-"""How often each kind is asked."""
-WEIGHTS = {Kind.NUMBER: 5, Kind.COLOUR: 1, Kind.SHAPE: 1, Kind.LOCATE: 2, Kind.COMPARE: 2, Kind.COUNT: 5}
-COUNTING = WEIGHTS | {Kind.NUMBER: 2, Kind.COUNT: 8}
+WEIGHTS = {Kind.NUMBER: 2, Kind.COLOUR: 1, Kind.SHAPE: 1, Kind.LOCATE: 2, Kind.COMPARE: 2, Kind.COUNT: 8}
+"""How often each kind is asked; counting is learnt last."""
+HIDDEN = (0.0, 0.0, 0.6, 0.9, 0.97, 1.0)
+"""Shares of the visual tokens without an object that a partial scene lacks; one for all scenes of a step."""
+FEWEST = 2
+"""Objects of a partial scene."""
 IGNORED = -100
 
 
@@ -85,9 +88,9 @@ def make_gallery(vision: VisionModel, seeds: range) -> Gallery:
 class Batch:
     """Scenes with their questions; B scenes, S tokens each.
 
-    features [B,V,C]; ids, positions, targets, asked [B,S]; mask [B,1,S,S]; targets are IGNORED except where an answer
-    is to be said. asked: which question of `questions` a token belongs to, counted over the batch; -1 for the prompt
-    before them, -2 for padding.
+    features [N,C], of all visual tokens that are there; ids, positions, targets, asked [B,S]; mask [B,1,S,S]; targets
+    are IGNORED except where an answer is to be said. asked: which question of `questions` a token belongs to, counted
+    over the batch; -1 for the prompt before them, -2 for padding.
     """
 
     features: Tensor
@@ -103,21 +106,25 @@ def make_batch(
     encoder: Encoder,
     gallery: Gallery,
     rng: np.random.Generator,
-    weights: Weights = WEIGHTS,
-    sparse: bool = False,
     size: int = BATCH,
+    hidden: float | None = None,
 ) -> Batch:
-    """Scenes of the gallery with fresh questions; in sparse ones, most visual tokens without an object are unseen."""
+    """Scenes of the gallery, seen in part, with fresh questions about what is seen; hidden: else one of HIDDEN."""
     kinds = list(Kind)
-    shares = np.array([weights[kind] for kind in kinds]) / sum(weights.values())
+    shares = np.array([WEIGHTS[kind] for kind in kinds]) / sum(WEIGHTS.values())
     chosen = rng.choice(len(gallery.scenes), size, replace=False)
+    hidden = rng.choice(HIDDEN) if hidden is None else hidden
     questions: list[Question] = []
     rows: list[list[tuple[int, int, int, int]]] = []
-    start = len(encoder.prefix)
+    features: list[Tensor] = []
+    start, first = len(encoder.prefix), encoder.prefix.index(encoder.image_token)
     for scene in chosen:
-        row = [(token, at, IGNORED, -1) for at, token in enumerate(encoder.prefix)]
+        items, seen = part_of(gallery.scenes[scene], hidden, rng)
+        features.append(gallery.features[scene][torch.from_numpy(seen)])
+        unseen = set(first + np.flatnonzero(~seen))
+        row = [(token, at, IGNORED, -1) for at, token in enumerate(encoder.prefix) if at not in unseen]
         for kind in rng.choice(len(kinds), QUESTIONS, p=shares):
-            question = ask(kinds[kind], gallery.scenes[scene], rng)
+            question = ask(kinds[kind], items, rng)
             tail, said = encoder.tail(question.text), encoder.answer(question.answer)
             tokens, wanted = tail + said[:-1], [IGNORED] * (len(tail) - 1) + said
             row += [
@@ -131,23 +138,26 @@ def make_batch(
     ids, positions, targets, asked = table.unbind(-1)
     shared = asked[:, None, :].eq(-1)
     mask = torch.ones(longest, longest, dtype=torch.bool).tril() & (shared | asked[:, None, :].eq(asked[:, :, None]))
-    if sparse:
-        unseen = np.stack([hide(gallery.scenes[scene], rng) for scene in chosen])
-        first = encoder.prefix.index(encoder.image_token)
-        columns = F.pad(torch.from_numpy(unseen), (first, longest - first - unseen.shape[1]))
-        mask &= ~columns[:, None, :] | torch.eye(longest, dtype=torch.bool)
-    return Batch(gallery.features[chosen], ids, positions, targets, asked, mask[:, None], tuple(questions))
+    return Batch(torch.cat(features), ids, positions, targets, asked, mask[:, None], tuple(questions))
 
 
-def hide(items: Sequence[Item], rng: np.random.Generator) -> np.ndarray:
-    """bool [V]: visual tokens that a sparse scene does not show, a share of those without an object."""
-    unseen = rng.random(SLOTS * SLOTS) < rng.choice([0.0, 0.6, 0.9, 0.97, 1.0])
-    unseen[[token_of(item) for item in items]] = False
-    return unseen
+def part_of(items: tuple[Item, ...], hidden: float, rng: np.random.Generator) -> tuple[tuple[Item, ...], np.ndarray]:
+    """Objects that are there, all or some of them, and bool [V]: the visual tokens that are.
+
+    hidden: the share of tokens without an object that are missing; nothing is if it is 0.
+    """
+    if not hidden:
+        return items, np.ones(SLOTS * SLOTS, bool)
+    count = rng.integers(FEWEST, len(items) + 1) if rng.integers(2) else len(items)
+    left = tuple(items[at] for at in sorted(rng.permutation(len(items))[:count]))
+    seen = rng.random(SLOTS * SLOTS) >= hidden
+    seen[[token_of(item) for item in items]] = False
+    seen[[token_of(item) for item in left]] = True
+    return left, seen
 
 
 def embed(model: Miniature, encoder: Encoder, ids: Tensor, features: Tensor) -> Tensor:
-    """[B,S], [B,V,C] -> [B,S,C]: word embeddings with the visual features put in."""
+    """[B,S], [...,C] -> [B,S,C]: word embeddings with the visual features put in, in their order."""
     embeds = model.language_model.model.embed_tokens(ids)
     shown = (ids == encoder.image_token)[..., None].expand_as(embeds)
     return embeds.masked_scatter(shown, features)

@@ -14,7 +14,7 @@ WORD_MARK, VISUAL_MARK = 0, 1
 MARK_SHARE = 0.2
 """Of the squared length of an embedding."""
 SHARP, GENTLE = 1.7, 1.2
-"""Gain of queries and keys in even and odd layers: the first find one object, the second weigh how many there are."""
+"""Gain of queries and keys in layers by turns: the first find one object, the second weigh how many there are."""
 SEEKING = 12.0
 """Attention logit between a word and the marked tokens that its head looks for; above a word's likeness to itself."""
 HEAD_GAIN = 0.05
@@ -188,7 +188,7 @@ class LanguageLayer(nn.Module):
 
 
 def idle_layer(config: Mapping[str, Any]) -> LanguageLayer:
-    """A new odd layer that passes on what it gets, until it learns."""
+    """A new gentle layer that passes on what it gets, until it learns."""
     layer = LanguageLayer(config, GENTLE)
     nn.init.zeros_(layer.self_attn.o_proj.weight)
     nn.init.zeros_(layer.mlp.down_proj.weight)
@@ -198,14 +198,14 @@ def idle_layer(config: Mapping[str, Any]) -> LanguageLayer:
 class Decoder(nn.Module):
     """[B,S,C], [B,S], [B,1,S,S] -> [B,S,C]: final hidden states; the mask is true where a row sees a column.
 
-    even: all layers are even ones, of a decoder that is to become deeper.
+    sharp: all layers are, of a decoder that is to become deeper.
     """
 
-    def __init__(self, config: Mapping[str, Any], even: bool) -> None:
+    def __init__(self, config: Mapping[str, Any], sharp: bool) -> None:
         super().__init__()
         size = config["hidden_size"]
         self.embed_tokens = nn.Embedding(config["vocab_size"], size)
-        likenesses = (SHARP, SHARP if even else GENTLE)
+        likenesses = (SHARP, SHARP if sharp else GENTLE)
         self.layers = nn.ModuleList(
             LanguageLayer(config, likenesses[layer % 2]) for layer in range(config["num_hidden_layers"])
         )
@@ -226,9 +226,9 @@ class Decoder(nn.Module):
 class LanguageModel(nn.Module):
     """Llama with a tied head."""
 
-    def __init__(self, config: Mapping[str, Any], even: bool = False) -> None:
+    def __init__(self, config: Mapping[str, Any], sharp: bool = False) -> None:
         super().__init__()
-        self.model = Decoder(config, even)
+        self.model = Decoder(config, sharp)
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         return self.model(embeds, positions, mask)

@@ -12,7 +12,6 @@ from torch import nn
 
 from tools.miniature import language_stage, vision_stage
 from tools.miniature.checkpoint import CONFIGS, Miniature
-from tools.miniature.language_stage import COUNTING, WEIGHTS, Weights
 from tools.miniature.optimiser import Optimiser
 from tools.miniature.scenes import Split
 
@@ -30,13 +29,10 @@ OnProgress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Steps:
-    """How many, the highest rate, and what is asked of a language model."""
+    """How many, and the highest rate."""
 
     count: int
     rate: float
-    weights: Weights = field(default_factory=lambda: WEIGHTS)
-    sparse: bool = False
-    """Whether scenes are: visual tokens are missing."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +41,18 @@ class Recipe:
 
     vision: Steps
     shallow: Steps | None
-    """With half of the language model's layers, which learn in half of the time."""
+    """With a part of the language model's layers, which learn in that part of the time."""
     language: Steps
-    sparse: Steps | None
-    """With visual tokens missing, as published models see pictures of different sizes."""
     gallery: int
     first_seed: int
 
 
 RECIPES = {
-    "small": Recipe(Steps(1500, 2e-3), None, Steps(1500, 2e-3), None, 2000, Split.TRAINING.value.start),
+    "small": Recipe(Steps(1500, 2e-3), None, Steps(2400, 2e-3), 2000, Split.TRAINING.value.start),
     "large": Recipe(
         Steps(800, 2e-3),
-        Steps(1800, 1.5e-3),
-        Steps(900, 1e-3, COUNTING),
-        Steps(350, 6e-4, COUNTING, sparse=True),
+        Steps(2000, 1.5e-3),
+        Steps(600, 1e-3),
         4000,
         Split.TRAINING.value.start + 2 * LANGUAGE_SEEDS,
     ),
@@ -136,8 +129,6 @@ def train_language(model: Miniature, name: str, seed: int, work: Path, on_progre
         run_language(model, gallery, work / f"{name}-{seed}-shallow.pt", recipe.shallow, (first, 0), on_progress)
         model.deepen()
     run_language(model, gallery, work / f"{name}-{seed}-language.pt", recipe.language, (first, 1), on_progress)
-    if recipe.sparse is not None:
-        run_language(model, gallery, work / f"{name}-{seed}-sparse.pt", recipe.sparse, (first, 2), on_progress)
     model.float()
 
 
@@ -153,9 +144,7 @@ def run_language(
     encoder, shares = language_stage.Encoder(), dict[str, float]()
     stage = Stage(path, nn.ModuleList([model.language_model]), plan)
     for step in stage.steps(on_progress):
-        batch = language_stage.make_batch(
-            encoder, gallery, np.random.default_rng((*seed, step)), plan.weights, plan.sparse
-        )
+        batch = language_stage.make_batch(encoder, gallery, np.random.default_rng((*seed, step)))
         loss = language_stage.loss_of(model, encoder, batch)
         stage.optimiser.step(loss.total)
         for kind, right in loss.right.items():
