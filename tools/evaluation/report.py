@@ -76,7 +76,10 @@ def models_table(studies: Sequence[Study]) -> Table:
     kinds = list(rows["small"][0])
     return [
         ["model", *kinds],
-        *([name, *(spread([one[kind] for one in figures]) for kind in kinds)] for name, figures in rows.items()),
+        *(
+            [name, *(spread([one[kind] for one in figures if kind in one]) for kind in kinds)]
+            for name, figures in rows.items()
+        ),
     ]
 
 
