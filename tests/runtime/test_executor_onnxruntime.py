@@ -92,13 +92,16 @@ class CopyingBinding:
         return getattr(self._binding, name)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_host_arrays_are_read_at_every_run_in_the_type_of_the_engine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
 ) -> None:
     (tmp_path / "sums.onnx").write_bytes(pickle.loads(make_plan())[0])
     executor = CudaExecutor(tmp_path / "sums.onnx", 1, "cpu", (CPU,))
     monkeypatch.setattr(executor, "_binding", CopyingBinding(executor._binding, "x"))
     x, total, cache = bind(executor, 2)
+    x = x.astype(dtype)
+    executor.bind_input("x", x)
     executor.run()
     x[1] = 2.0
     executor.run()
