@@ -47,7 +47,12 @@ ONLY_IN = {
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": ("engine/build/*", "engine/plugins/*"),
     "onnxscript": ("engine/build/*", "engine/plugins/*"),
-    "torch": ("engine/plugins/*/launch.py", "engine/runtime/executor_tensorrt.py", "engine/runtime/communicator.py"),
+    "torch": (
+        "engine/plugins/*/launch.py",
+        "engine/runtime/executor_onnxruntime_cuda.py",
+        "engine/runtime/executor_tensorrt.py",
+        "engine/runtime/communicator.py",
+    ),
     "nccl": ("engine/runtime/communicator.py",),
     "triton": ("engine/plugins/*/kernel*.py", "engine/plugins/compile.py"),
     "transformers": (),

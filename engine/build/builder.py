@@ -22,7 +22,7 @@ from engine.build.targets.tensorrt_rtx import LEAST_HEADS, TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Target, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
@@ -215,6 +215,11 @@ def open_compiler(build: BuildConfig) -> Compiler:
             f"most max_tokens {build.max_tokens}; leave it out or choose less"
         )
     if target is Target.ONNXRUNTIME:
+        if precision is Precision.FP16 and build.world_size > 1:
+            raise EngineError(
+                f"precision {precision} of target {target} is for one GPU, and its ranks run on CPUs; leave out --tp, "
+                "or choose another precision"
+            )
         return OnnxRuntimeCompiler(precision)
     return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)
 

@@ -27,6 +27,12 @@ def test_the_report_is_complete_and_repeats(pair: Path, tmp_path: Path, monkeypa
     assert pictures == ["miniature_exits.png", "miniature_sources.png", "miniature_tokens.png"]
     assert all(f"({name})" in text for name in pictures)
 
+    several = out.with_name("several.md")
+    more = ["--engine", str(engine), str(engine), *arguments[4:], "--out", str(several), "--spread-limit", "1"]
+    assert report.main(more) == 0
+    assert ", 2 pairs trained with different seeds" in several.read_text(encoding="utf-8")
+    assert "the further ones on 1 questions" in several.read_text(encoding="utf-8")
+
     monkeypatch.setattr(run, "make_record", lambda *arguments: pytest.fail("asked again"))
     assert report.main(arguments) == 0
     assert out.read_text(encoding="utf-8") == text

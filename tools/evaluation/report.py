@@ -76,7 +76,10 @@ def models_table(studies: Sequence[Study]) -> Table:
     kinds = list(rows["small"][0])
     return [
         ["model", *kinds],
-        *([name, *(spread([one[kind] for one in figures]) for kind in kinds)] for name, figures in rows.items()),
+        *(
+            [name, *(spread([one[kind] for one in figures if kind in one]) for kind in kinds)]
+            for name, figures in rows.items()
+        ),
     ]
 
 
@@ -166,7 +169,9 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     questions = f"{len(study.examples)} test questions of {study.benchmark.name}"
     several = len(studies) > 1
     pairs = f"{len(studies)} pairs trained with different seeds" if several else "one pair"
-    note = "\nA range in brackets is over the pairs; what has none is of the first pair." if several else ""
+    few = min(len(one.examples) for one in studies)
+    less = f", the further ones on {few} questions" if few < len(study.examples) else ""
+    note = f"\nA range in brackets is over the pairs{less}; what has none is of the first pair." if several else ""
     out.write_text(
         f"""# The paper's tables in miniature
 
@@ -239,6 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=Path("docs/miniature.md"), help="(default: %(default)s)")
     add("--runs", type=Path, default=Path("results/miniature"), metavar="DIR", help="(default: %(default)s)")
     add("--limit", type=positive, metavar="N", help="only the first N questions")
+    add("--spread-limit", type=positive, metavar="N", help="only the first N questions for the further pairs")
     add_running_arguments(parser)
     arguments = parser.parse_args(argv)
 
@@ -248,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
             Study(
                 SglPipeline.load(engine, arguments.threads, device=read_device(arguments)),
                 MINIATURE,
-                examples,
+                examples[: arguments.spread_limit] if number else examples,
                 arguments.runs / str(number),
                 partial(run_progress, False),
             )

@@ -12,7 +12,6 @@ from torch import nn
 
 from tools.miniature import language_stage, vision_stage
 from tools.miniature.checkpoint import CONFIGS, Miniature
-from tools.miniature.language_stage import COUNTING, WEIGHTS, Weights
 from tools.miniature.optimiser import Optimiser
 from tools.miniature.scenes import Split
 
@@ -30,11 +29,10 @@ OnProgress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Steps:
-    """How many, the highest rate, and what is asked of a language model."""
+    """How many, and the highest rate."""
 
     count: int
     rate: float
-    weights: Weights = field(default_factory=lambda: WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,11 @@ class Recipe:
 
 
 RECIPES = {
-    "small": Recipe(Steps(1500, 2e-3), None, Steps(2400, 2e-3, COUNTING), 2000, Split.TRAINING.value.start),
+    "small": Recipe(Steps(1500, 2e-3), None, Steps(2400, 2e-3), 2000, Split.TRAINING.value.start),
     "large": Recipe(
         Steps(800, 2e-3),
-        Steps(2000, 1.5e-3, COUNTING),
-        Steps(600, 1e-3, COUNTING),
+        Steps(2000, 1.5e-3),
+        Steps(600, 1e-3),
         4000,
         Split.TRAINING.value.start + 2 * LANGUAGE_SEEDS,
     ),
@@ -146,7 +144,7 @@ def run_language(
     encoder, shares = language_stage.Encoder(), dict[str, float]()
     stage = Stage(path, nn.ModuleList([model.language_model]), plan)
     for step in stage.steps(on_progress):
-        batch = language_stage.make_batch(encoder, gallery, np.random.default_rng((*seed, step)), plan.weights)
+        batch = language_stage.make_batch(encoder, gallery, np.random.default_rng((*seed, step)))
         loss = language_stage.loss_of(model, encoder, batch)
         stage.optimiser.step(loss.total)
         for kind, right in loss.right.items():
