@@ -292,6 +292,8 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if self.rank is not None:
             Mapping(self.rank, self.world_size)
+            if self.world_size == 1:
+                raise EngineError(f"rank {self.rank} is a part of several; give --tp, the number of ranks, as well")
 
     def mappings(self, model: str) -> list[Mapping]:
         """One for each rank of `small` or `large`."""

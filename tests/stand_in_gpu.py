@@ -1,5 +1,6 @@
 """A machine with GPUs, as far as our runtime asks: plans run on `fake_tensorrt`, ranks meet over `fake_nccl`."""
 
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +17,21 @@ LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
 
 
 def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> None:
-    """What runs plans. device: of torch, in the place of a GPU's memory."""
+    """What runs plans, on those of the machine's GPUs that the process sees from here on.
+
+    device: of torch, in the place of a GPU's memory.
+    """
+
+    def visible() -> list[int]:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return list(range(gpus)) if seen is None else [int(gpu) for gpu in seen.split(",") if int(gpu) < gpus]
+
     patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
     patch.setitem(sys.modules, "nccl", SimpleNamespace(core=fake_nccl))
     patch.setitem(sys.modules, "nccl.core", fake_nccl)
     patch.setattr(torch.cuda, "is_available", lambda: True)
-    patch.setattr(torch.cuda, "device_count", lambda: gpus)
-    patch.setattr(torch.cuda, "set_device", lambda index: fake_nccl.record(f"gpu {index}"))
+    patch.setattr(torch.cuda, "device_count", lambda: len(visible()))
+    patch.setattr(torch.cuda, "set_device", lambda index: fake_nccl.record(f"gpu {visible()[index]}"))
     patch.setattr(TensorRtExecutor, "load", classmethod(lambda cls, target, path: LOAD(cls, target, path, device)))
 
 

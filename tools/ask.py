@@ -15,7 +15,7 @@ from engine.config import (
     SamplingConfig,
     ScoreRows,
 )
-from engine.errors import RequestError
+from engine.errors import EngineError, RequestError
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
 from tools.command_line import add_running_arguments, names, positive, printable, read_device, run_command
@@ -88,11 +88,19 @@ def add_exit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and return the exit status."""
-    if not started_by_mpiexec():
-        return run_command(lambda: ask(arguments))
-    from engine.runtime.tensor_parallel_rank import with_ranks
+    return run_command(lambda: ask_with_ranks(arguments) if started_by_mpiexec() else ask(arguments))
 
-    return run_command(lambda: with_ranks(arguments.engine, lambda ranks: ask(arguments, ranks)))
+
+def ask_with_ranks(arguments: argparse.Namespace) -> None:
+    """As one of those that mpiexec started. Raises EngineError."""
+    try:
+        from engine.runtime.tensor_parallel_rank import with_ranks
+    except (ImportError, RuntimeError) as error:  # mpi4py is missing, or the MPI library that it looks for
+        reason = str(error).partition("\n")[0]
+        raise EngineError(
+            f"mpiexec started this, but MPI does not work in this environment ({reason}); pip install 'sgl-engine[mpi]'"
+        ) from None
+    with_ranks(arguments.engine, lambda ranks: ask(arguments, ranks))
 
 
 def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
@@ -106,14 +114,25 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     streams = not (arguments.json or arguments.no_stream)
-    answer = pipeline.answer(
-        arguments.image,
-        arguments.question,
-        guidance=guidance,
-        exit=exit,
-        sampling=sampling,
-        on_text=print_piece if streams else None,
-    )
+    streamed: list[str] = []
+
+    def stream(piece: str) -> None:
+        print(printable(piece), end="", flush=True)
+        streamed.append(piece)
+
+    try:
+        answer = pipeline.answer(
+            arguments.image,
+            arguments.question,
+            guidance=guidance,
+            exit=exit,
+            sampling=sampling,
+            on_text=stream if streams else None,
+        )
+    except EngineError:
+        if streamed:
+            print(flush=True)  # what is said about the error starts a line of its own
+        raise
     if streams:
         print()
     elif not arguments.json:
@@ -126,10 +145,6 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
         print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False, allow_nan=False))
     else:
         print(describe(answer, exit, arguments.picture))
-
-
-def print_piece(text: str) -> None:
-    print(printable(text), end="", flush=True)
 
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:

@@ -13,6 +13,7 @@ from engine.manifest import MANIFEST, Manifest, read_manifest
 from engine.verification import verify
 from tools.command_line import CommandParser, numbers, positive, run_command, size_text
 from tools.triton.model_config import model_config
+from tools.triton.placement import GPUS
 from tools.triton.serve_config import ServeConfig
 from tools.triton.tensors import ENGINE, MODELS, Model
 
@@ -39,9 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers,
         default=(),
         metavar="IDS",
-        help="place them on GPUs, e.g. 0,1 (default: CPU)",
+        help="place them on each of these GPUs, e.g. 0,1 (default: none; TensorRT plans run on the first)",
     )
-    add("--large-gpus", type=numbers, default=(), metavar="IDS", help="likewise")
+    add(
+        "--large-gpus",
+        type=numbers,
+        default=(),
+        metavar="IDS",
+        help="likewise; with an engine of N ranks, on each N of them (default: none; the first N)",
+    )
     add("--threads", type=positive, help="of each model instance (default: the cores that it may use)")
     add("--max-in-flight", type=positive, default=ServeConfig.max_in_flight, help=f"questions worked on {default}")
     add("--environment", type=Path, help="Python environment of the models (default: the server's own)")
@@ -98,6 +105,11 @@ def check(serve: ServeConfig, manifest: Manifest) -> None:
             f"max_batch {serve.max_batch} exceeds the engine's {manifest.max_batch}; "
             "ask for less or rebuild with a larger --max-batch"
         )
+    if len(serve.large_gpus) % manifest.world_size:
+        raise RequestError(
+            f"--large-gpus names {len(serve.large_gpus)} GPUs, which groups of {manifest.world_size} ranks cannot "
+            f"share out; give {manifest.world_size} of them, or a multiple"
+        )
 
 
 def write_model(
@@ -110,7 +122,10 @@ def write_model(
     parameters = {ENGINE: ENGINE} | serve.parameters()
     if serve.environment is not None:
         parameters["EXECUTION_ENV_PATH"] = os.path.abspath(serve.environment)
-    max_batch, instances = serve.max_batch or manifest.max_batch, serve.instances(model.name)
+    max_batch = serve.max_batch or manifest.max_batch
+    instances = serve.instances(model.name, manifest.world_size)
+    if instances.gpus and instances.ranks > 1:
+        parameters[GPUS] = ",".join(map(str, instances.gpus))
     config = model_config(model, max_batch, serve.queue_delay_us, instances, parameters)
     (directory / "config.pbtxt").write_text(config, encoding="utf-8")
     if link:

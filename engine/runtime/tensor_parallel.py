@@ -65,7 +65,12 @@ def rank_device(manifest: Manifest) -> Device:
 
 def started_by_mpiexec() -> bool:
     """Whether this process is one of several that `mpiexec` started."""
-    return any(name in os.environ for name in MPIEXEC)
+    return bool(announced_sizes())
+
+
+def announced_sizes() -> list[int]:
+    """How many processes there are by the variables of what started this one."""
+    return [int(os.environ[name]) for name in MPIEXEC if name in os.environ]
 
 
 class Ranks(Protocol):

@@ -22,7 +22,15 @@ from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor, load, load_rank, take_gpu
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import Request
-from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, rank_device, started_by_mpiexec
+from engine.runtime.tensor_parallel import (
+    OPEN,
+    Identity,
+    Ranks,
+    announced_sizes,
+    identify,
+    rank_device,
+    started_by_mpiexec,
+)
 from engine.runtime.tensor_parallel_step import on_all, on_all_waiting
 from engine.runtime.vision import VisionEncoder
 from engine.verification import verify
@@ -206,8 +214,13 @@ class World(Ranks):
 def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
     """Started by mpiexec: rank 0 leads, the others serve it.
 
-    Raises EngineError when there are more or fewer than the engine was built for.
+    Raises EngineError when there are more or fewer than the engine was built for, or they do not see each other.
     """
+    if MPI.COMM_WORLD.size not in (sizes := announced_sizes()):
+        raise EngineError(
+            f"mpiexec started {max(sizes)} processes, and mpi4py sees {MPI.COMM_WORLD.size}: they are of different "
+            f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
+        )
     world = World(directory)
     if not world.is_leader():
         world.serve()

@@ -212,6 +212,52 @@ def test_mpiexec_with_another_number_is_refused(engines: Engines, built: int, st
     assert done.stderr == f"{engines(built)} {said}"
 
 
+def test_the_mpiexec_of_another_mpi_is_refused(engines: Engines) -> None:
+    """To mpi4py, every process that it starts is alone."""
+    command = mpiexec(2, engines(2), "What?")[3:]
+    environment = os.environ | {"OMPI_COMM_WORLD_SIZE": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == (
+        "mpiexec started 2 processes, and mpi4py sees 1: they are of different MPIs; "
+        f"use the mpiexec of this Python environment ({sys.prefix}/bin)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("raise ImportError(\"No module named 'mpi4py'\")", "No module named 'mpi4py'"),
+        ("raise RuntimeError('cannot load MPI library\\nlibmpi.so: cannot open')", "cannot load MPI library"),
+    ],
+)
+def test_an_environment_without_mpi_says_so(engines: Engines, tmp_path: Path, broken: str, reason: str) -> None:
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").write_text(broken)
+    command = mpiexec(2, engines(2), "What?")[3:]
+    environment = os.environ | {"PMI_SIZE": "2", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"mpiexec started this, but MPI does not work in this environment ({reason}); pip install 'sgl-engine[mpi]'\n"
+    )
+
+
+def test_an_error_in_the_middle_of_the_text_starts_a_line(engines: Engines, drawn: Path) -> None:
+    command = mpiexec(2, engines(2), "What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 800)[3:]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        assert job.stdout is not None and job.stderr is not None
+        job.stdout.read(1)
+        processes = map(int, filter(str.isdecimal, os.listdir("/proc")))
+        ranks = [process for process in processes if is_rank_of(process, job.pid, above=3)]
+        os.kill(ranks[1], signal.SIGKILL)
+        assert job.stdout.read().endswith(b"\n")
+        assert job.stderr.read().decode() == (
+            f"a rank of {engines(2)} died during decode; ask again: the ranks are started anew\n"
+        )
+        assert job.wait(20) == 2
+
+
 def test_ranks_with_other_engines_are_refused(engines: Engines, drawn: Path, tmp_path: Path) -> None:
     """Two machines, so to speak: the same path means another directory to each rank."""
     for place in ("here", "there"):
@@ -248,8 +294,8 @@ def test_mpiexec_ends_when_a_rank_is_killed(engines: Engines, drawn: Path) -> No
     wait_until_gone(ranks)
 
 
-def is_rank_of(process: int, job: int) -> bool:
-    """Whether mpiexec started it, through its proxy."""
+def is_rank_of(process: int, job: int, above: int = 2) -> bool:
+    """Whether mpiexec started it, through its proxy: `above` it so many generations is the job."""
 
     def parent(child: int) -> int:
         try:
@@ -257,4 +303,6 @@ def is_rank_of(process: int, job: int) -> bool:
         except FileNotFoundError:
             return 0
 
-    return parent(parent(process)) == job
+    for _ in range(above):
+        process = parent(process)
+    return process == job

@@ -1,13 +1,16 @@
 """Ranks whose plans sum over NCCL, with everything but GPUs, their driver and NCCL (`stand_in_gpu`)."""
 
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -28,6 +31,8 @@ from tests.tensor_parallel import gpu_rank
 from tests.tensor_parallel.conftest import Engines
 from tests.tensor_parallel.test_failure import wait_until_gone
 from tests.tolerance import TOLERANCE
+from tools.export_triton_repository import write_repository
+from tools.triton.serve_config import ServeConfig
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
 NEVER = ExitConfig(enabled=False)
@@ -173,6 +178,52 @@ def test_other_versions_are_refused(plans: Path, group: Group, monkeypatch: pyte
     monkeypatch.setattr(tensor_parallel_group, "identify", lambda manifest: other)
     with pytest.raises(EngineError, match=r"rank 0 on .*tp2 is run by nccl4py .* instead of 0.0; give all ranks"):
         group.open(plans, manifest, threads=1)
+
+
+@pytest.mark.parametrize(("first", "seen", "ranks_on"), [("0", None, "01"), ("3", None, "32"), ("3", "4,5,6,7", "76")])
+def test_a_served_instance_is_on_the_gpus_it_was_placed_on(
+    engines: Engines,
+    plans: Path,
+    place: Path,
+    group: Group,
+    picture: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    seen: str | None,
+    ranks_on: str,
+) -> None:
+    """By the server, which counts the GPUs that it sees itself."""
+    monkeypatch.setenv("FAKE_GPUS", "8")
+    put_gpus(monkeypatch, 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())
+    backend = importlib.import_module("tools.triton.backend")
+    monkeypatch.delitem(sys.modules, "tools.triton.backend")
+    write_repository(plans, place / "repository", ServeConfig(threads=1, large_gpus=(0, 1, 3, 2)), link=True)
+    text = (place / "repository" / "large_vlm" / "config.pbtxt").read_text()
+    assert "KIND_GPU count: 1 gpus: [ 0, 3 ]" in text
+    parameters = re.findall(r'key: "(\w+)" value: { string_value: "(.*?)" }', text)
+    args = {
+        "model_repository": str(place / "repository" / "large_vlm"),
+        "model_version": "1",
+        "model_config": json.dumps({"parameters": {key: {"string_value": value} for key, value in parameters}}),
+        "model_instance_kind": "GPU",
+        "model_instance_device_id": first,
+    }
+    pipeline = backend.open_pipeline(args, "large", backend.open_reader(args))
+    (outcome,) = pipeline.answer_large(
+        [Question((picture,), "What?", sampling=SamplingConfig(max_new_tokens=2))], [None]
+    )
+    assert outcome.answered_by == "large"
+    assert {event for event in events(place) if event.startswith("gpu ")} == {f"gpu {gpu}" for gpu in ranks_on}
+
+
+def test_gpus_that_groups_cannot_share_out_are_refused(plans: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"--large-gpus names 3 GPUs, which groups of 2 ranks cannot share out; give"):
+        write_repository(plans, tmp_path / "repository", ServeConfig(large_gpus=(0, 1, 2)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_rank_leaves_the_sum_and_ends_the_others(

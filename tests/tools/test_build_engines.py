@@ -273,6 +273,13 @@ def test_ranks_are_built_one_by_one(build: Callable[..., dict[str, Any]], pair: 
     assert (manifest.world_size, last["bytes"]) == (2, manifest.total_bytes())
 
 
+def test_a_rank_of_one_is_refused(sgl: Callable[..., Run], pair: Path, tmp_path: Path) -> None:
+    """It would be the whole model, in the place of the parts that others build."""
+    run = sgl("build", *options(pair, tmp_path / "engine", "--rank", 0))
+    assert (run.status, run.err) == (2, "rank 0 is a part of several; give --tp, the number of ranks, as well\n")
+    assert not (tmp_path / "engine").exists()
+
+
 @pytest.mark.parametrize(("rank", "ranks"), [(2, 2), (0, 0), (-1, 2)])
 def test_a_rank_outside(sgl: Callable[..., Run], pair: Path, tmp_path: Path, rank: int, ranks: int) -> None:
     run = sgl("build", *options(pair, tmp_path / "engine", "--tp", ranks, "--rank", rank))

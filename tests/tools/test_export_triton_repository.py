@@ -75,6 +75,7 @@ def test_parameters_are_read_as_they_were_written() -> None:
         (["--retention-ratio", 1.5], "retention_ratio 1.5 is outside (0, 1]"),
         (["--queue-delay-us", -1], "queue_delay_us -1 is negative"),
         (["--small-gpus", "a"], "is not a list of numbers"),
+        (["--large-gpus", "0,1,0"], "large_gpus (0, 1, 0) names a GPU twice; --large-instances 2 puts"),
     ],
 )
 def test_what_no_question_could_be_answered_with_is_refused(

@@ -12,9 +12,11 @@ from PIL import Image
 from engine.config import SamplingConfig
 from engine.errors import EngineError, QuestionCancelled
 from engine.manifest import read_manifest
+from engine.parallel import SHARDED
 from engine.runtime.job import Question
 from engine.runtime.pipeline import Outcome, SglPipeline
 from tools.triton.inquiry import Inquiry, Reader
+from tools.triton.placement import take_gpus
 from tools.triton.serve_config import ServeConfig
 from tools.triton.tensors import ENGINE
 
@@ -34,7 +36,8 @@ def open_reader(args: Mapping[str, str]) -> Reader:
 
 
 def open_pipeline(args: Mapping[str, str], role: str, reader: Reader) -> SglPipeline:
-    """With one of its models loaded. Raises ManifestError."""
+    """With one of its models loaded, on the GPUs of this instance. Raises EngineError."""
+    take_gpus(args, _parameters(args), reader.manifest.world_size if role == SHARDED else 1)
     return SglPipeline.load(engine_directory(args), reader.serve.threads, models=(role,))
 
 

@@ -35,7 +35,7 @@ def model_config(
 def _place(instances: Instances) -> str:
     if not instances.gpus:
         return f"kind: KIND_CPU count: {instances.count}"
-    return f"kind: KIND_GPU count: {instances.count} gpus: [ {', '.join(map(str, instances.gpus))} ]"
+    return f"kind: KIND_GPU count: {instances.count} gpus: [ {', '.join(map(str, instances.placed()))} ]"
 
 
 def _declare(tensor: Tensor) -> str:

@@ -10,10 +10,18 @@ from engine.errors import RequestError
 
 @dataclass(frozen=True)
 class Instances:
-    """How many processes run a model, and where. gpus: ids, `count` processes on each; none is the CPU."""
+    """How many processes run a model, and where.
+
+    gpus: ids, `count` processes on each, or of a model of several ranks, on each `ranks` of them; none is the CPU.
+    """
 
     count: int = 1
     gpus: tuple[int, ...] = ()
+    ranks: int = 1
+
+    def placed(self) -> tuple[int, ...]:
+        """The GPUs that the server is told of: of several ranks, that of rank 0."""
+        return self.gpus[:: self.ranks]
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,9 @@ class ServeConfig:
     small_instances: int = 1
     large_instances: int = 1
     small_gpus: tuple[int, ...] = ()
-    """Where instances are placed, `small_instances` on each GPU; none is the CPU."""
+    """Where instances are placed, `small_instances` on each GPU; none is the CPU, and of plans the first GPU."""
     large_gpus: tuple[int, ...] = ()
+    """Of a large model of several ranks, `large_instances` on each so many of them."""
     threads: int | None = None
     """Of each model instance; None takes the cores that it may use."""
     max_in_flight: int = 128
@@ -49,8 +58,13 @@ class ServeConfig:
             if value is not None and value < 1:
                 raise RequestError(f"{name} {value} is below 1")
         for name in ("small_gpus", "large_gpus"):
-            if any(gpu < 0 for gpu in getattr(self, name)):
-                raise RequestError(f"{name} {getattr(self, name)} names a negative id; GPUs count from 0")
+            gpus = getattr(self, name)
+            if any(gpu < 0 for gpu in gpus):
+                raise RequestError(f"{name} {gpus} names a negative id; GPUs count from 0")
+            if len(set(gpus)) < len(gpus):
+                raise RequestError(
+                    f"{name} {gpus} names a GPU twice; --{name[:5]}-instances 2 puts two processes on each"
+                )
         if self.queue_delay_us < 0:
             raise RequestError(f"queue_delay_us {self.queue_delay_us} is negative; 0 never waits")
 
@@ -61,13 +75,13 @@ class ServeConfig:
     def exit(self, default: ExitConfig) -> ExitConfig:
         return with_threshold(default, self.exit_threshold)
 
-    def instances(self, model: str) -> Instances:
-        """Of a served model; the cascade itself only passes questions on."""
+    def instances(self, model: str, ranks: int) -> Instances:
+        """Of a served model; ranks: that share the large one. The cascade itself only passes questions on."""
         match model:
             case "small_vlm":
                 return Instances(self.small_instances, self.small_gpus)
             case "large_vlm":
-                return Instances(self.large_instances, self.large_gpus)
+                return Instances(self.large_instances, self.large_gpus, ranks)
         return Instances()
 
     def parameters(self) -> dict[str, str]:
