@@ -211,7 +211,7 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
-    """The first NVIDIA GPU that the process sees."""
+    """The first NVIDIA GPU that the process sees; of several ranks on a machine, one for each."""
 
 
 class Target(StrEnum):
@@ -235,7 +235,7 @@ class Target(StrEnum):
     def precisions(self) -> "tuple[Precision, ...]":
         """What it can be built in."""
         if self is Target.ONNXRUNTIME:
-            return Precision.FP32, Precision.INT8
+            return Precision.FP32, Precision.FP16, Precision.INT8
         return Precision.BF16, Precision.FP16, Precision.INT8, Precision.INT4, Precision.FP8
 
     def check(self, precision: "Precision") -> None:
@@ -258,9 +258,9 @@ class Precision(StrEnum):
 
     def activations(self, target: Target) -> str:
         """NumPy's name of the type of activations, features and KV caches; scores and logits are always float32."""
-        if target is Target.ONNXRUNTIME:
-            return "float32"
-        return "float16" if self is Precision.FP16 else "bfloat16"
+        if self is Precision.FP16:
+            return "float16"
+        return "float32" if target is Target.ONNXRUNTIME else "bfloat16"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The GPU of this machine, asked of its driver: plans that are tuned on one kind of GPU run on no other."""
+"""The GPUs of this machine, asked of its driver: plans that are tuned on one kind of GPU run on no other."""
 
 import ctypes
 
@@ -9,8 +9,8 @@ COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
 
 
-def fingerprint() -> str:
-    """Name and compute capability of the first GPU, e.g. `NVIDIA H100 80GB HBM3 (9.0)`. Raises EngineError."""
+def fingerprint(index: int = 0) -> str:
+    """Name and compute capability of a GPU, as in `NVIDIA H100 80GB HBM3 (9.0)`. Raises EngineError."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -22,7 +22,7 @@ def fingerprint() -> str:
     name = ctypes.create_string_buffer(256)
     for call, *arguments in (
         (driver.cuInit, 0),
-        (driver.cuDeviceGet, ctypes.byref(device), 0),
+        (driver.cuDeviceGet, ctypes.byref(device), index),
         (driver.cuDeviceGetName, name, len(name), device),
         (driver.cuDeviceGetAttribute, ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, device),
         (driver.cuDeviceGetAttribute, ctypes.byref(minor), COMPUTE_CAPABILITY_MINOR, device),

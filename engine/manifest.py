@@ -1,9 +1,7 @@
-"""The engine directory on disk: what it holds, from what it was built, and whether it is still what was built."""
+"""The engine directory on disk: what it holds, and from what it was built."""
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -25,7 +23,7 @@ FORMAT_VERSION = 2
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
-CHUNK_BYTES = 1 << 22
+"""What `engine.verification` remembers."""
 MODELS = ("small", "large")
 
 Read = TypeVar("Read")
@@ -115,16 +113,6 @@ def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: 
     )
 
 
-@dataclass(frozen=True)
-class _Stamp:
-    """A file's state when its hash was last computed: as long as it is unchanged, so is the hash."""
-
-    bytes: int
-    mtime_ns: int
-    inode: int
-    sha256: str
-
-
 def read_manifest(directory: Path) -> Manifest:
     """Raises ManifestError unless the directory is a complete engine of this version; `verify` checks its files."""
     path = directory / MANIFEST
@@ -167,54 +155,6 @@ def is_engine_directory(directory: Path) -> bool:
         return False
 
 
-def verify(
-    directory: Path,
-    manifest: Manifest,
-    *,
-    models: Collection[str] = MODELS,
-    components: Collection[str] | None = None,
-    full: bool = False,
-) -> None:
-    """Raises ManifestError unless every file of these components has the recorded size and SHA-256.
-
-    components: None is all of these models, and asks for those `required`.
-    Hashes computed earlier are remembered in the directory and trusted while a file's size, time and inode stay the
-    same; `full` computes all of them again.
-    """
-    remedy = rebuild(directory, manifest)
-    stamps = {} if full else _read_stamps(directory)
-    known = dict(stamps)
-    if components is None:
-        components = [name for name in {*manifest.required(), *manifest.components} if name.split("/")[0] in models]
-    for name in sorted(components):
-        if name not in manifest.components:
-            raise ManifestError(f"{directory / MANIFEST} has no component {name}; {remedy}")
-        stamps |= _verify_component(directory, name, manifest.components[name], known, remedy)
-    if stamps != known:
-        _write_stamps(directory, stamps)
-
-
-def verify_component(directory: Path, name: str, record: ComponentRecord) -> None:
-    """Raises ManifestError unless every file of one component has the recorded size and SHA-256."""
-    _verify_component(directory, name, record, {}, rebuild(directory))
-
-
-def remember_verified(directory: Path, manifest: Manifest) -> None:
-    """Spare the next `verify` its hashing: the caller has just computed the hash of every file."""
-    records = [item for component in manifest.components.values() for item in component.files.items()]
-    _write_stamps(directory, {name: _stamp(directory / name, record.sha256) for name, record in records})
-
-
-def file_sha256(path: Path, on_bytes: Callable[[int], None] = lambda size: None) -> str:
-    """Streamed; `on_bytes` gets the size of each piece read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            on_bytes(len(chunk))
-    return digest.hexdigest()
-
-
 def write_json(path: Path, value: object) -> None:
     """A configuration or record as readable JSON; `path` is replaced at once or not at all."""
     unfinished = path.with_name(path.name + ".unfinished")
@@ -231,51 +171,6 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, kind: type[Read]) -> Read:
     """What `write_json` wrote of this class. Raises ManifestError."""
     return _structure(_read_json(path), kind, path)
-
-
-def _verify_component(
-    directory: Path, name: str, record: ComponentRecord, known: dict[str, _Stamp], remedy: str
-) -> dict[str, _Stamp]:
-    def fail(file: str, reason: str) -> ManifestError:
-        return ManifestError(
-            f"{directory / file} of component {name} {reason}; {remedy} (only that component is rebuilt)"
-        )
-
-    stamps = {}
-    for file, expected in record.files.items():
-        path = directory / file
-        try:
-            # The state before hashing: a later change of the file then differs from it.
-            stamp = _stamp(path, expected.sha256)
-            if stamp.bytes != expected.bytes:
-                raise fail(file, f"has {stamp.bytes} bytes instead of {expected.bytes}")
-            if known.get(file) != stamp and file_sha256(path) != expected.sha256:
-                raise fail(file, "was altered: its SHA-256 differs from the manifest's")
-        except FileNotFoundError:
-            raise fail(file, "is missing") from None
-        except OSError as error:
-            raise fail(file, f"cannot be read ({error.strerror})") from None
-        stamps[file] = stamp
-    return stamps
-
-
-def _stamp(path: Path, sha256: str) -> _Stamp:
-    stat = path.stat()
-    return _Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino, sha256)
-
-
-def _read_stamps(directory: Path) -> dict[str, _Stamp]:
-    try:
-        return _structure(_read_json(directory / STAMP), dict[str, _Stamp], directory / STAMP)
-    except ManifestError:
-        return {}
-
-
-def _write_stamps(directory: Path, stamps: dict[str, _Stamp]) -> None:
-    try:
-        write_json(directory / STAMP, stamps)
-    except OSError:
-        return  # a read-only engine directory is as good, only slower to open
 
 
 def _read_json(path: Path) -> dict[str, Any]:

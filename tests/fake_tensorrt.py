@@ -1,9 +1,10 @@
 """The methods of a TensorRT package that our runtime calls, without a GPU: a plan is the lowered graph, which ONNX's
 reference runs on host memory that it knows by address only. What a driver would forgive by luck fails here: an output
-that is not an input's own is spoilt before the inputs are read.
+that is not an input's own is spoilt before the inputs are read, and a sum over ranks wants its communicator.
 """
 
 import ctypes
+import os
 import pickle
 from enum import Enum
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx.reference.op_run import OpRun
 
 from engine.build.targets.tensorrt_compiler import Job
+from tests import fake_nccl
 from tests.reference_executor import ReferenceExecutor
 
 __version__ = "1.7.fake"
@@ -24,6 +27,9 @@ ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", 
 CudaGraphStrategy = Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
 NAMES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16", "INT32": "INT32", "INT64": "INT64", "BOOL": "BOOL"}
 """Of types, by ONNX's name."""
+
+FAILING_RUN = [int(number) for number in os.environ.get("FAKE_FAILING_RUN", "").split()]
+"""Of several ranks, the one that fails, after so many runs."""
 
 
 class Logger:
@@ -38,6 +44,22 @@ def compile_plan(job: Job, job_file: Path) -> None:
     graph = onnx.load(job.onnx).SerializeToString()
     job.plan.write_bytes(pickle.dumps((graph, [profile.shapes for profile in job.profiles])))
     job.report.write_text("{}")
+
+
+class DistCollective(OpRun):
+    """The sum over all ranks, by MPI."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: np.ndarray, collective_operation: str, nb_rank: int, reduce_op: str, root: int
+    ) -> tuple[np.ndarray]:
+        from mpi4py import MPI
+
+        assert (collective_operation, reduce_op, root, nb_rank) == ("all_reduce", "sum", -1, MPI.COMM_WORLD.size)
+        total = np.empty_like(x)
+        MPI.COMM_WORLD.Allreduce(np.ascontiguousarray(x), total)
+        return (total,)
 
 
 class Runtime:
@@ -57,7 +79,8 @@ class Engine:
         self.profiles = profiles
         self.values = {value.name: value for value in (*self.model.graph.inputs, *self.model.graph.outputs)}
         self._inputs = {value.name for value in self.model.graph.inputs}
-        self.executor = ReferenceExecutor(self.model)
+        self.executor = ReferenceExecutor(self.model, [DistCollective])
+        self.reduces = any(node.op_type == DistCollective.__name__ for node in self.model.graph)
         self.num_io_tensors, self.num_optimization_profiles = len(self.values), len(profiles)
         self.runs = [0] * len(profiles)
 
@@ -89,6 +112,7 @@ class Context:
         self._engine, self._profile = engine, 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        self._communicator: fake_nccl.Handle | None = None
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self._profile = profile
@@ -103,11 +127,21 @@ class Context:
         self._addresses[name] = address
         return name in self._engine.values
 
+    def set_communicator(self, communicator: Any) -> bool:
+        self._communicator = fake_nccl.Handle.from_address(_pointer(communicator))
+        fake_nccl.record(f"set {self._communicator.rank}")
+        return self._engine.reduces
+
     def infer_shapes(self) -> list[str]:
         return [value.name for value in self._engine.model.graph.inputs if value.name not in self._shapes]
 
     def execute_async_v3(self, stream: int) -> bool:
         engine = self._engine
+        if engine.reduces:
+            assert self._communicator is not None
+            fake_nccl.record(f"run {self._communicator.rank}")
+            if [self._communicator.rank, sum(engine.runs)] == FAILING_RUN:
+                return False
         sizes: dict[str, int] = {}
         for value in engine.model.graph.inputs:
             for dim, size in zip(value.shape, self._shapes[value.name], strict=True):
@@ -126,6 +160,13 @@ class Context:
         engine.executor.run()
         engine.runs[self._profile] += 1
         return True
+
+
+def _pointer(capsule: Any) -> int:
+    read = ctypes.pythonapi.PyCapsule_GetPointer
+    read.restype, read.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    address: int = read(capsule, b"ncclComm_t")
+    return address
 
 
 def _memory(address: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -1,9 +1,14 @@
-"""An engine directory's manifest to test with; its two models are tiny and of odd sizes."""
+"""Engine directories to test with: a manifest whose two models are tiny and of odd sizes, and files that are none."""
 
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from engine.config import ExitConfig, GuidanceConfig, Precision, ScoreRows, Target
-from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest
+from engine.manifest import FORMAT_VERSION, MANIFEST, ComponentRecord, EngineModel, FileRecord, Manifest, write_manifest
 from engine.model_config import (
     LanguageConfig,
     ModelConfig,
@@ -14,6 +19,13 @@ from engine.model_config import (
     TilingConfig,
 )
 from tests.tiny_vision import TINY_VISION
+
+FILES = {
+    "small/vision": {"small/vision.onnx": b"graph", "small/vision.weights": bytes(range(256)) * 40},
+    "large/language/rank0": {"large/rank0/language.onnx": b"other graph"},
+    "large/tokenizer": {"large/tokenizer.json": b""},
+    **{name: {} for name in ("small/tokenizer", "small/language/rank0", "large/vision")},
+}
 
 
 def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:
@@ -53,3 +65,24 @@ def example_manifest(components: dict[str, ComponentRecord]) -> Manifest:
         guidance=GuidanceConfig(average_retention=1, prune_layer=2, score_rows=ScoreRows.LAST_PROMPT),
         exit=ExitConfig(exit_threshold=0.75),
     )
+
+
+def write_engine(directory: Path) -> Path:
+    """A directory with `FILES` and their manifest."""
+    components = {}
+    for name, files in FILES.items():
+        records = {}
+        for file, content in files.items():
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
+            (directory / file).write_bytes(content)
+            records[file] = FileRecord(len(content), hashlib.sha256(content).hexdigest())
+        components[name] = ComponentRecord("key of " + name, records, peak_bytes=123, seconds=1.5)
+    write_manifest(directory, example_manifest(components))
+    return directory
+
+
+def edit(engine: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a manifest says, whatever it becomes."""
+    content = json.loads((engine / MANIFEST).read_text(encoding="utf-8"))
+    change(content)
+    (engine / MANIFEST).write_text(json.dumps(content), encoding="utf-8")

@@ -7,13 +7,15 @@ import pytest
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, GuidanceConfig, GuidanceSource, Precision
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, Precision
+from engine.runtime.answer import AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import Request
 from tools.demo import PAIR
 from tools.evaluation.benchmark import mean
 from tools.evaluation.miniature import MINIATURE
+from tools.evaluation.record import Record
 from tools.evaluation.run import Way, run
 from tools.evaluation.study import ALONE, LARGE_ANSWERS, SMALL_ANSWERS
 from tools.miniature.questions import exam, picture
@@ -26,8 +28,9 @@ FLOOR = 0.93
 pytestmark = pytest.mark.xdist_group("accuracy")
 
 
-def load(directory: Path, precision: Precision) -> SglPipeline:
-    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, precision=precision, max_tokens=256))
+def load(directory: Path, precision: Precision, ranks: int = 1) -> SglPipeline:
+    settings = {"precision": precision, "max_tokens": 256, "max_batch": 25, "world_size": ranks}
+    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, **settings))  # type: ignore[arg-type]
     return SglPipeline.load(directory, threads=1)
 
 
@@ -36,9 +39,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
     return load(tmp_path_factory.mktemp("fp32"), Precision.FP32)
 
 
+def ask(pipeline: SglPipeline, guidance: GuidanceConfig, exit: ExitConfig, path: Path) -> list[Record]:
+    way = Way(guidance, exit, MINIATURE.max_new_tokens)
+    return run(pipeline, MINIATURE, MINIATURE.load(Path())[:QUESTIONS], way, path)
+
+
 def share_right(pipeline: SglPipeline, guidance: GuidanceConfig, path: Path, small: bool = False) -> float:
-    way = Way(guidance, SMALL_ANSWERS if small else LARGE_ANSWERS, MINIATURE.max_new_tokens)
-    records = run(pipeline, MINIATURE, MINIATURE.load(Path())[:QUESTIONS], way, path)
+    records = ask(pipeline, guidance, SMALL_ANSWERS if small else LARGE_ANSWERS, path)
     return mean([record.score for record in records if record.score is not None])
 
 
@@ -56,6 +63,20 @@ def test_guidance_by_chance_misses_the_floor(pipeline: SglPipeline, tmp_path: Pa
 def test_the_small_model_is_worth_asking_and_not_as_good_as_the_large(pipeline: SglPipeline, tmp_path: Path) -> None:
     small = share_right(pipeline, ALONE, tmp_path / "small.jsonl", small=True)
     assert 0.7 < small < share_right(pipeline, ALONE, tmp_path / "large.jsonl") - 0.08
+
+
+def cascade(pipeline: SglPipeline, directory: Path) -> list[tuple[object, ...]]:
+    """What is answered with pruning and early exit on."""
+    records = ask(pipeline, GuidanceConfig(), ExitConfig(), directory / "cascade.jsonl")
+    return [(r.prediction, r.answered_by, r.small_text, r.num_kept) for r in records]
+
+
+def test_ranks_answer_like_one_process(pipeline: SglPipeline, tmp_path: Path) -> None:
+    expected = cascade(pipeline, tmp_path)
+    assert {answered_by for _, answered_by, *_ in expected} == set(AnsweredBy)
+    for ranks in (2, 4):
+        several = load(tmp_path / f"tp{ranks}" / "pair", Precision.FP32, ranks)
+        assert cascade(several, tmp_path / f"tp{ranks}") == expected
 
 
 def last_logits(model: VisionLanguageModel, image: Image.Image, question: str) -> np.ndarray:

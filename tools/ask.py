@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.config import (
-    Device,
     ExitConfig,
     ExitCriterion,
     GuidanceConfig,
@@ -19,7 +18,7 @@ from engine.config import (
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
-from tools.command_line import names, positive, printable, run_command
+from tools.command_line import add_running_arguments, names, positive, printable, read_device, run_command
 from tools.describe import describe, to_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -31,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", help="<image> in it marks where a picture goes; else pictures go first")
     add = parser.add_argument
     add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
-    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
-    add("--device", choices=names(Device), help="what runs the engines (default: what their target is for)")
+    add_running_arguments(parser)
     add("--picture", type=Path, metavar="OUT.png", help="draw which visual tokens were kept, and their importance")
     add("--no-stream", action="store_true", help="print the text when it is complete")
     add("--json", action="store_true", help="print one JSON object, nothing else")
@@ -102,8 +100,9 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
     check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
-    device = None if arguments.device is None else Device(arguments.device)
-    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, ranks=ranks, device=device)
+    pipeline = SglPipeline.load(
+        arguments.engine, arguments.threads, preload=False, ranks=ranks, device=read_device(arguments)
+    )
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     streams = not (arguments.json or arguments.no_stream)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NoReturn
 
+from engine.config import Device
 from engine.errors import EngineError
 
 USER_ERROR = 2
@@ -36,6 +37,17 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
         sys.stderr.close()
         return 0
     return 0
+
+
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of every command that opens an engine directory: `threads`, and `device` for `read_device`."""
+    add = parser.add_argument
+    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add("--device", choices=names(Device), help="what runs the engines (default: what their target is for)")
+
+
+def read_device(arguments: argparse.Namespace) -> Device | None:
+    return None if arguments.device is None else Device(arguments.device)
 
 
 def positive(text: str) -> int:

@@ -13,7 +13,15 @@ from engine.families import by_name
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.pipeline import Question, SglPipeline
-from tools.command_line import CommandParser, names, positive, printable, run_command
+from tools.command_line import (
+    CommandParser,
+    add_running_arguments,
+    names,
+    positive,
+    printable,
+    read_device,
+    run_command,
+)
 from tools.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
 
 WIDTH, HEAD, CAPTION = 240, 44, 40
@@ -86,10 +94,11 @@ def main(argv: list[str] | None = None) -> int:
     add("--retention", nargs="+", type=float, default=RETENTIONS, help="averages (default: the paper's)")
     add("--max-new-tokens", type=positive, default=SamplingConfig.max_new_tokens, help="(default: %(default)s)")
     add("--out", type=Path, required=True, metavar="OUT.png")
+    add_running_arguments(parser)
     arguments = parser.parse_args(argv)
 
     def command() -> None:
-        pipeline = SglPipeline.load(arguments.engine, preload=False)
+        pipeline = SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=read_device(arguments))
         sources = [GuidanceSource(source) for source in arguments.guidance]
         sampling = SamplingConfig(max_new_tokens=arguments.max_new_tokens)
         figure = draw_figure(pipeline, arguments.image, arguments.question, sources, arguments.retention, sampling)

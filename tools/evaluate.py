@@ -10,12 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from engine.config import Device
 from engine.errors import RequestError
 from engine.manifest import write_json
 from engine.runtime.pipeline import SglPipeline
 from tools.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance
-from tools.command_line import CommandParser, names, positive, run_command
+from tools.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
 from tools.evaluation.benchmarks import BENCHMARKS, by_name
 from tools.evaluation.progress import run_progress
 from tools.evaluation.run import Way, run
@@ -36,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label", action="store_true", help="both models answer every question; nothing exits early")
     add("--max-new-tokens", type=positive, help="(default: the benchmark's)")
     add("--seed", type=int, default=Way.seed, help="of random guidance (default: %(default)s)")
-    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
-    add("--device", choices=names(Device), help="what runs the engines (default: what their target is for)")
+    add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
     add_guidance_arguments(parser)
     add_exit_arguments(parser)
@@ -48,8 +46,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     benchmark = by_name(arguments.benchmark)
     out = arguments.out or RESULTS / f"{benchmark.name}.jsonl"
     examples = benchmark.load(arguments.data)[: arguments.limit]
-    device = None if arguments.device is None else Device(arguments.device)
-    pipeline = SglPipeline.load(arguments.engine, threads=arguments.threads, preload=False, device=device)
+    pipeline = SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=read_device(arguments))
     exit = read_exit(arguments, pipeline.manifest.exit)
     if arguments.label:
         if arguments.no_early_exit or arguments.exit_threshold is not None:

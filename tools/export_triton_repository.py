@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from engine.errors import RequestError
-from engine.manifest import MANIFEST, Manifest, read_manifest, verify
+from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.verification import verify
 from tools.command_line import CommandParser, numbers, positive, run_command, size_text
 from tools.triton.model_config import model_config
 from tools.triton.serve_config import ServeConfig

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ManifestError
-from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest, verify
+from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
+from engine.verification import verify
 from tools.command_line import run_command, size_text
 
 if TYPE_CHECKING:

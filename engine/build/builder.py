@@ -22,7 +22,7 @@ from engine.build.targets.tensorrt_rtx import LEAST_HEADS, TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Target, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
@@ -121,11 +121,12 @@ def read_role(
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
     check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
-    heads = config.language.num_heads // len(build.mappings(name))
+    ranks = len(build.mappings(name))
+    heads = config.language.num_heads // ranks
     if build.target is Target.TENSORRT_RTX and heads < LEAST_HEADS:
         raise EngineError(
-            f"a rank of the {name} model {directory} has {heads} query heads, but target {build.target} needs "
-            f"{LEAST_HEADS}; choose a smaller --tp or another target"
+            f"{'a rank of ' * (ranks > 1)}the {name} model {directory} has {heads} query heads, but target "
+            f"{build.target} needs {LEAST_HEADS}; choose {'a smaller --tp or ' * (ranks > 1)}another target"
         )
     picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
     if build.max_tokens <= picture:
@@ -214,6 +215,11 @@ def open_compiler(build: BuildConfig) -> Compiler:
             f"most max_tokens {build.max_tokens}; leave it out or choose less"
         )
     if target is Target.ONNXRUNTIME:
+        if precision is Precision.FP16 and build.world_size > 1:
+            raise EngineError(
+                f"precision {precision} of target {target} is for one GPU, and its ranks run on CPUs; leave out --tp, "
+                "or choose another precision"
+            )
         return OnnxRuntimeCompiler(precision)
     return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)
 

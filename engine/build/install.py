@@ -7,13 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import ManifestError
-from engine.manifest import (
-    ComponentRecord,
-    Manifest,
-    read_manifest,
-    remember_verified,
-    write_manifest,
-)
+from engine.manifest import ComponentRecord, Manifest, read_manifest, write_manifest
+from engine.verification import remember_verified
 
 ENGINE = "engine"
 REPLACED = "replaced"

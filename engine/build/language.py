@@ -72,13 +72,21 @@ class Attention(nn.Module):
         self.function = attention(self.num_heads, self.num_kv_heads, dim)
 
     def forward(
-        self, op: Any, tokens: Tokens, x: ir.Value, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
+        self,
+        op: Any,
+        tokens: Tokens,
+        x: ir.Value,
+        past: Sequence[ir.Value],
+        score_inputs: Sequence[ir.Value],
+        wanted: ir.Value | None,
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
-        """-> [B,S,C] and the op's further outputs: present key and value, and received when scored."""
+        """-> [B,S,C], or [B,R,C] of the wanted rows, and the op's further outputs: present key and value, and received
+        when scored."""
         query = op.RotaryEmbedding(self.q_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_heads)
         key = op.RotaryEmbedding(self.k_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
         output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *score_inputs)
-        return all_reduce(op, self.o_proj(op, like(output, query)), self.mapping), others
+        attended = take(op, like(output, query), wanted)
+        return all_reduce(op, self.o_proj(op, attended), self.mapping), others
 
 
 class MLP(nn.Module):
@@ -109,11 +117,23 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config, mapping)
 
     def forward(
-        self, op: Any, tokens: Tokens, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
+        self,
+        op: Any,
+        tokens: Tokens,
+        past: Sequence[ir.Value],
+        score_inputs: Sequence[ir.Value],
+        wanted: ir.Value | None = None,
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
-        attended, others = self.self_attn(op, tokens, self.input_layernorm(op, tokens.hidden), past, score_inputs)
-        hidden = op.Add(tokens.hidden, attended)
+        """wanted [B,R]: the rows that go on after attention; None is all."""
+        normed = self.input_layernorm(op, tokens.hidden)
+        attended, others = self.self_attn(op, tokens, normed, past, score_inputs, wanted)
+        hidden = op.Add(take(op, tokens.hidden, wanted), attended)
         return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
+
+
+def take(op: Any, x: ir.Value, rows: ir.Value | None) -> ir.Value:
+    """[B,S,C], [B,R] -> [B,R,C]; x itself without rows."""
+    return x if rows is None else op.GatherND(x, op.Unsqueeze(rows, [-1]), batch_dims=1)
 
 
 def prune(op: Any, function: ir.Function, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[ir.Value]:
@@ -143,7 +163,10 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
-        """-> hidden states of the last segment and the present caches (and `visual_scores_out`) by name."""
+        """-> [B,R,C] hidden states of the wanted rows, and the present caches (and `visual_scores_out`) by name.
+
+        The last layer's other rows serve its keys, values and scores only: they end with its attention.
+        """
         score_inputs: dict[int, list[ir.Value]] = {}
         hidden = self.embed_tokens(op, inputs[names.INPUT_IDS], inputs[names.VISUAL_EMBEDS], inputs[names.VISUAL_SLOT])
         cos, sin = (cast(op, inputs[name], hidden.dtype) for name in (names.ROPE_COS, names.ROPE_SIN))
@@ -162,7 +185,9 @@ class Decoder(nn.Module):
                     causal_score_mask(op, inputs[names.SCORE_ROW], tokens.kv_length, hidden, past[0]),
                     inputs[names.VISUAL_COLUMN],
                 ]
-            hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs.get(segment, ()))
+            wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
+            hidden, others = layer(op, tokens, past, score_inputs.get(segment, ()), wanted)
+            present_key, present_value, *scores = others
             outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
             received += scores
         if self.scores:
@@ -205,8 +230,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
         hidden, outputs = self.model(op, inputs)
-        wanted = op.GatherND(hidden, op.Unsqueeze(inputs[names.LOGIT_INDEX], [-1]), batch_dims=1)
-        logits = cast(op, self.lm_head(op, wanted), ir.DataType.FLOAT)
+        logits = cast(op, self.lm_head(op, hidden), ir.DataType.FLOAT)
         return {names.LOGITS: logits, **outputs}
 
 

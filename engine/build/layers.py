@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
@@ -43,6 +44,11 @@ class Weight(nn.Parameter):
     def __init__(self, stored: tuple[int, ...], part: Part = Part()) -> None:
         super().__init__(part.shape(stored))
         self.stored, self.part = stored, part
+
+    def numpy_dtype(self) -> np.dtype:
+        """What its numbers are stored as, unless they are quantized."""
+        assert self.dtype is not None
+        return self.dtype.numpy()
 
 
 class Linear(nn.Module):

@@ -23,21 +23,14 @@ from typing import Any
 from engine.build.install import Found, install, read_previous, undo_swap
 from engine.build.lock import BuildRunning, locked
 from engine.errors import EngineError, ManifestError
-from engine.manifest import (
-    ComponentRecord,
-    FileRecord,
-    Manifest,
-    file_sha256,
-    is_engine_directory,
-    read_json,
-    verify,
-    verify_component,
-    write_json,
-)
+from engine.manifest import ComponentRecord, FileRecord, Manifest, is_engine_directory, read_json, write_json
+from engine.verification import file_sha256, verify, verify_component
 
 RECORD = "record.json"
 """Beside the files of a finished component in the partial directory."""
 UNFINISHED = ".unfinished"
+PAUSE = 0.02
+"""Seconds between two looks whether others have finished."""
 
 
 @dataclass(frozen=True)
@@ -166,18 +159,31 @@ def _install_last(
     make_manifest: Callable[[dict[str, ComponentRecord]], Manifest],
 ) -> tuple[str, ...]:
     """Make `out` if nothing is missing any more; what is."""
-    try:
-        with locked(out):
-            undo_swap(out, partial)
-            previous = read_previous(out)
-            have = {component.name: _find(out, partial, previous, component) for component in components}
-            found = {name: one for name, one in have.items() if one is not None}
-            if len(found) == len(components):
-                install(out, partial, found, make_manifest)
-            return tuple(name for name in have if name not in found)
-    except BuildRunning:
-        # Who builds still finishes later, and makes `out` then.
-        return tuple(c.name for c in components if not (_place(partial, c) / RECORD).exists())
+    while True:
+        try:
+            with locked(out):
+                undo_swap(out, partial)
+                previous = read_previous(out)
+                have = {component.name: _find(out, partial, previous, component) for component in components}
+                found = {name: one for name, one in have.items() if one is not None}
+                if len(found) == len(components):
+                    install(out, partial, found, make_manifest)
+                return tuple(name for name in have if name not in found)
+        except BuildRunning:
+            with suppress(BuildRunning), locked(out, shared=True):  # nobody moves what is built
+                if missing := _without_record(out, partial, components):
+                    return missing  # who builds still finishes later, and makes `out` then
+        time.sleep(PAUSE)  # others are about to finish
+
+
+def _without_record(out: Path, partial: Path, components: Sequence[Component]) -> tuple[str, ...]:
+    """Components that nobody has finished, by the records alone."""
+    previous = read_previous(out)
+    records = dict(previous.components) if previous else {}
+    for component in components:
+        with suppress(ManifestError):
+            records[component.name] = read_json(_place(partial, component) / RECORD, ComponentRecord)
+    return tuple(c.name for c in components if c.name not in records or records[c.name].key != c.key)
 
 
 def component_key(*parts: object) -> str:

@@ -1,9 +1,11 @@
 """What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,7 +34,8 @@ class Executor(Buffers, Protocol):
     def bind_input(self, name: str, array: Array) -> None:
         """Read this input from `array` at every run, until another is bound; contiguous.
 
-        A NumPy array may be bound where an engine does not read host memory: it is copied at every run.
+        A NumPy array may be bound where an engine does not read host memory, or of another float type: it is copied at
+        every run.
         """
 
     def bind_output(self, name: str, array: Array) -> None:
@@ -40,6 +43,14 @@ class Executor(Buffers, Protocol):
 
     def run(self) -> None:
         """Run once over what is bound. Raises RuntimeError when the engine fails."""
+
+
+@runtime_checkable
+class CollectiveExecutor(Executor, Protocol):
+    """The engine of a rank that sums over all ranks by itself."""
+
+    def set_communicator(self, communicator: Any) -> None:
+        """Over which it sums, before the first run; waits until every rank has called it."""
 
 
 class HostBuffers:
@@ -76,29 +87,47 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
             f"rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
         )
-    if device is Device.CUDA and manifest.world_size > 1:
-        raise ManifestError(
-            f"{directory} was built for world size {manifest.world_size}, but ranks run on CPUs only; rebuild with "
-            f"--target {Target.ONNXRUNTIME} and run it on device {Device.CPU}, or rebuild with --tp 1"
-        )
     if device is Device.CUDA and target is Target.ONNXRUNTIME:
-        from engine.runtime.executor_onnxruntime import require_cuda
-
-        if manifest.precision is not Precision.FP32:
+        if manifest.world_size > 1:
+            raise ManifestError(
+                f"{directory} was built for world size {manifest.world_size}, and ranks of target {target} run on "
+                f"device {Device.CPU} only; rebuild with --tp 1 or for target {Target.TENSORRT_RTX}"
+            )
+        if manifest.precision is not Precision.FP16:
             raise ManifestError(
                 f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
-                f"{Device.CPU} only; rebuild with --precision {Precision.FP32} or for target {Target.TENSORRT_RTX}"
+                f"{Device.CPU} only; rebuild with --precision {Precision.FP16} or for target {Target.TENSORRT_RTX}"
             )
+        with _named(target):
+            from engine.runtime.executor_onnxruntime_cuda import require_cuda
         require_cuda()
     elif device is Device.CUDA:
-        try:
-            from engine.runtime.executor_tensorrt import require_runtime
-        except ModuleNotFoundError as error:
-            raise EngineError(
-                f"target {target} runs with {error.name}, which is not installed; pip install {error.name}"
-            ) from None
-        require_runtime(directory, manifest)
+        _tensorrt(target).require_runtime(directory, manifest)
     return device
+
+
+def take_gpu(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
+    """Make the GPU of this number this process's own, one of as many ranks on this machine. Raises EngineError."""
+    runtime = _tensorrt(manifest.target)
+    runtime.require_runtime(directory, manifest, local_rank, local_ranks)
+    runtime.use_gpu(local_rank)
+
+
+def _tensorrt(target: Target) -> ModuleType:
+    with _named(target):
+        import engine.runtime.executor_tensorrt as runtime
+    return runtime
+
+
+@contextmanager
+def _named(target: Target) -> Iterator[None]:
+    """What is not installed. Raises EngineError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"target {target} runs on a GPU with {error.name}, which is not installed; pip install {error.name}"
+        ) from None
 
 
 AllReduce = Callable[[np.ndarray], None]
@@ -111,18 +140,26 @@ def load(target: Target, path: Path, threads: int | None, device: Device = Devic
     threads: of the host's part of the work; None shares those of a process that has called `load_rank`. device: as
     `resolve_device` found it.
     """
+    if target is Target.ONNXRUNTIME and device is Device.CUDA:
+        from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
+
+        return CudaExecutor(path.with_suffix(".onnx"), threads)
     if target is Target.ONNXRUNTIME:
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
-        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads, device)
+        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
     from engine.runtime.executor_tensorrt import TensorRtExecutor
 
     return TensorRtExecutor.load(target, path.with_suffix(".plan"))
 
 
 def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
-    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only."""
-    assert target is Target.ONNXRUNTIME, "ranks of other targets are refused when a device is chosen"
+    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only.
+
+    all_reduce: for an engine that cannot sum over the ranks by itself.
+    """
+    if target is not Target.ONNXRUNTIME:
+        return load(target, path, threads)
     from engine.runtime.executor_onnxruntime_stages import StagesExecutor
 
     return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)

@@ -1,4 +1,4 @@
-"""Executor on ONNX Runtime: its CPU provider, or its CUDA provider for what that has kernels for."""
+"""Executor on ONNX Runtime: a session over buffers in host memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,23 +8,18 @@ import onnxruntime
 
 from engine.config import Device
 from engine.errors import EngineError, ManifestError
-from engine.runtime.executor import HostBuffers
+from engine.runtime.arrays import Array
 from engine.runtime.huge_pages import huge_pages
 
-PROVIDERS = {
-    Device.CPU: ("CPUExecutionProvider",),
-    # In float32 its GroupQueryAttention is a CPU kernel: attention and KV caches stay on the host, the rest moves.
-    Device.CUDA: ("CUDAExecutionProvider", "CPUExecutionProvider"),
+CPU = "CPUExecutionProvider"
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
 }
-
-
-def require_cuda() -> None:
-    """Raises EngineError when this installation of ONNX Runtime has no CUDA provider."""
-    if PROVIDERS[Device.CUDA][0] not in onnxruntime.get_available_providers():
-        raise EngineError(
-            f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
-            f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
-        )
+"""Of inputs and outputs, by ONNX Runtime's name."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +39,10 @@ def share_threads(threads: int) -> None:
     onnxruntime.create_and_register_allocator(memory, None)
 
 
-class OnnxRuntimeExecutor(HostBuffers):
+class OnnxRuntimeExecutor:
     """A session and its persistent binding; buffers are passed by address."""
 
-    def __init__(self, path: Path, threads: int | None, device: Device = Device.CPU) -> None:
+    def __init__(self, path: Path, threads: int | None, providers: tuple[str, ...] = (CPU,)) -> None:
         """threads: of this engine; None shares the process's (`share_threads`), and its memory pool, with others."""
         options = onnxruntime.SessionOptions()
         if threads is None:
@@ -59,7 +54,6 @@ class OnnxRuntimeExecutor(HostBuffers):
         # Patterns are kept per input shape, and a server meets thousands of them.
         options.enable_mem_pattern = False
         options.log_severity_level = 4
-        providers = PROVIDERS[device]
         try:
             with huge_pages():
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
@@ -68,24 +62,43 @@ class OnnxRuntimeExecutor(HostBuffers):
         # ONNX Runtime itself would go on with what is left.
         if missing := [provider for provider in providers if provider not in self._session.get_providers()]:
             raise EngineError(
-                f"device {device} needs a GPU with NVIDIA's driver, CUDA and cuDNN, and {missing[0]} found none that "
-                f"it can use; install them or give --device {Device.CPU}"
+                f"device {Device.CUDA} needs a GPU with NVIDIA's driver, CUDA and cuDNN, and {missing[0]} found none "
+                f"that it can use; install them or give --device {Device.CPU}"
             )
         self.inputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_inputs()}
         self.outputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_outputs()}
+        declared = self.inputs | self.outputs
+        self._dtypes = {name: DTYPES[value.type] for name, value in declared.items() if value.type in DTYPES}
         self._binding = self._session.io_binding()
         # The binding holds addresses only: what is bound must stay alive here.
-        self._bound: dict[str, np.ndarray] = {}
+        self._bound: dict[str, Array] = {}
+        self._copies: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        """Inputs of another type than the engine reads: what the caller bound, and what it is copied to."""
 
-    def bind_input(self, name: str, array: np.ndarray) -> None:
+    def release(self) -> None:
+        """What is bound is held until something else is."""
+
+    def zeros(self, name: str, shape: tuple[int, ...]) -> Array:
+        return np.zeros(shape, self._dtypes[name])
+
+    def put(self, name: str, array: np.ndarray) -> Array:
+        return array.astype(self._dtypes[name], copy=False)
+
+    def bind_input(self, name: str, array: Array) -> None:
+        self._copies.pop(name, None)
+        if array.dtype != self._dtypes[name]:
+            self._copies[name] = array, np.empty(array.shape, self._dtypes[name])
+            array = self._copies[name][1]
         if self._is_new(name, array):
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def bind_output(self, name: str, array: np.ndarray) -> None:
+    def bind_output(self, name: str, array: Array) -> None:
         if self._is_new(name, array):
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
     def run(self) -> None:
+        for source, read in self._copies.values():
+            read[...] = source
         self._session.run_with_iobinding(self._binding)
 
     def _is_new(self, name: str, array: np.ndarray) -> bool:

@@ -11,9 +11,7 @@ from engine.bindings import partial_sum
 from engine.errors import ManifestError
 from engine.parallel import stage_path
 from engine.runtime.executor import AllReduce, HostBuffers
-from engine.runtime.executor_onnxruntime import Declared, OnnxRuntimeExecutor, share_threads
-
-DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+from engine.runtime.executor_onnxruntime import DTYPES, Declared, OnnxRuntimeExecutor, share_threads
 
 
 class StagesExecutor(HostBuffers):

@@ -27,8 +27,11 @@ DTYPES = {
 """Of bindings, by TensorRT's name."""
 
 
-def require_runtime(directory: Path, manifest: Manifest) -> None:
-    """Raises EngineError unless this machine has the GPU and the library version that these plans want."""
+def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, local_ranks: int = 1) -> None:
+    """Raises EngineError unless this machine has the GPU and the library version that these plans want.
+
+    Of several ranks on this machine, each takes the GPU of its number there.
+    """
     target, remedy = manifest.target, rebuild(directory, manifest)
     library = load_library(target)
     if not torch.cuda.is_available():
@@ -36,14 +39,24 @@ def require_runtime(directory: Path, manifest: Manifest) -> None:
             f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
             f"none; run it on a machine with one, or rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
         )
+    if (gpus := torch.cuda.device_count()) < local_ranks:
+        raise EngineError(
+            f"{local_ranks} ranks of {directory} run on this machine, each on a GPU of its own, and torch sees {gpus}; "
+            f"start some of them on another machine with mpiexec, or rebuild with a smaller --tp"
+        )
     built = manifest.versions.get(target)
     if built != library.__version__:
         raise ManifestError(
             f"{directory} was built with {target} {built}, but {library.__version__} is installed, and plans run in no "
             f"version but the one that built them; install {built}, or {remedy}"
         )
-    if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint()):
+    if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint(local_rank)):
         raise ManifestError(f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {remedy}")
+
+
+def use_gpu(index: int) -> None:
+    """From here on, plans and buffers of this thread are on that GPU."""
+    torch.cuda.set_device(index)
 
 
 class TensorRtExecutor:

@@ -10,19 +10,17 @@ import numpy as np
 
 from engine.config import Device, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
-from engine.manifest import read_manifest, verify
+from engine.manifest import read_manifest
 from engine.runtime.answer import Answer
-from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.executor import resolve_device, resolve_threads
-from engine.runtime.generate import Completion, Decoding, OnText, check_cancelled, generate
-from engine.runtime.guidance import counts_decode, fastv_importance, importance, select
+from engine.runtime.generate import OnText, check_cancelled
+from engine.runtime.guidance import counts_decode, fastv_importance, importance
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, fail_together, timed
-from engine.runtime.language import Prefilled
 from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
-from engine.runtime.prompt import Request
-from engine.runtime.sampling import token_probabilities
+from engine.runtime.steps import complete, decide_exit, prefill
 from engine.runtime.tensor_parallel import Ranks
+from engine.verification import verify
 
 Outcome = Answer | EngineError
 """What became of one question of several."""
@@ -178,13 +176,13 @@ class SglPipeline:
             for job, view in self._look(model, jobs):
                 job.small, job.grid = view, view.visuals
         with timed(jobs, Stage.SMALL_PREFILL):
-            jobs, generation = _prefill(model, jobs, Job.small_request)
+            jobs, generation = prefill(model, jobs, Job.small_request)
         if generation is None:
             return
         with timed(jobs, Stage.SMALL_DECODE):
             scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.score_rows) for job in jobs])
             # What the small model says is not shown before it is known to be the answer.
-            completions = _complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
+            completions = complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
         for index, (job, completion) in enumerate(zip(jobs, completions, strict=True)):
             if completion is None:
                 continue
@@ -192,7 +190,7 @@ class SglPipeline:
                 if job.wants_small_scores():
                     job.small_importance = importance(generation.visual_scores(index), job.guidance)
                 if job.exit.enabled:
-                    job.decision = _decide(job, generation, index, completion)
+                    job.decision = decide_exit(job, generation, index, completion)
                 if job.exits_early() and job.question.on_text is not None:
                     job.question.on_text(completion.text)
 
@@ -207,23 +205,23 @@ class SglPipeline:
                 if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
                     self._score_large(source, ranked)
             with timed(jobs, Stage.LARGE_PREFILL):
-                going, generation = _prefill(model, jobs, Job.large_request)
+                going, generation = prefill(model, jobs, Job.large_request)
             if generation is None:
                 return
             with timed(going, Stage.LARGE_DECODE):
                 unscored = np.zeros(len(going), bool)
-                _complete(model, generation, going, [job.large for job in going], unscored, streams=True)
+                complete(model, generation, going, [job.large for job in going], unscored, streams=True)
 
     def _score_large(self, source: GuidanceSource, jobs: Sequence[Job]) -> None:
         """Let the large model rank its own visual tokens in a run that keeps them all."""
         model = self.large
         with timed(jobs, Stage.LARGE_SCORES):
-            jobs, generation = _prefill(model, jobs, Job.large_score_request)
+            jobs, generation = prefill(model, jobs, Job.large_score_request)
             if generation is None:
                 return
             if source is GuidanceSource.ORACLE:
                 scored = np.array([counts_decode(job.guidance.score_rows) for job in jobs])
-                _complete(model, generation, jobs, [job.large for job in jobs], scored, streams=False)
+                complete(model, generation, jobs, [job.large for job in jobs], scored, streams=False)
             for index, job in enumerate(jobs):
                 scores = generation.visual_scores(index)
                 if source is GuidanceSource.ORACLE:
@@ -251,59 +249,3 @@ class SglPipeline:
         if job.grid is not None and split_alike(model.config, self.manifest.models["small"].config):
             return job.grid
         return model.split(job.images)
-
-
-def _prefill(
-    model: VisionLanguageModel, jobs: Sequence[Job], request: Callable[[Job], Request]
-) -> tuple[list[Job], Prefilled | None]:
-    """The jobs that have not failed, prefilled; None if there are none."""
-    requests: list[tuple[Job, Request]] = []
-    for job in jobs:
-        if job.error is None:
-            with job.fails_alone():
-                wanted = request(job)
-                model.check_kept(wanted, job.sampling.max_new_tokens)
-                requests.append((job, wanted))
-    going = [job for job, _ in requests]
-    if not going:
-        return [], None
-    longest = max(job.sampling.max_new_tokens for job in going)
-    return going, model.language.prefill([request for _, request in requests], longest)
-
-
-def _complete(
-    model: VisionLanguageModel,
-    generation: Prefilled,
-    jobs: Sequence[Job],
-    views: Sequence[View | None],
-    scored: np.ndarray,
-    streams: bool,
-) -> list[Completion | None]:
-    """Decode a prefilled batch to its end; fills in the views. None for a job that failed."""
-    decodings = []
-    for job, view in zip(jobs, views, strict=True):
-        assert view is not None
-        on_text = job.question.on_text if streams else None
-        decodings.append(Decoding(job.sampling, view.encoded.stop, on_text, job.question.is_cancelled))
-    completions = []
-    outcomes = generate(generation, model.tokenizer, decodings, scored)
-    for job, view, outcome in zip(jobs, views, outcomes, strict=True):
-        assert view is not None
-        if isinstance(outcome, EngineError):
-            job.error = outcome
-        else:
-            view.completion = outcome
-        completions.append(view.completion)
-    return completions
-
-
-def _decide(job: Job, generation: Prefilled, index: int, completion: Completion) -> ExitDecision:
-    """Whether the small model's answer is good enough; runs the consistency pass if the criterion asks for it."""
-    agreement = None
-    if job.wants_consistency():
-        assert job.small_importance is not None
-        with timed([job], Stage.CONSISTENCY):
-            tokens = np.array(completion.token_ids)
-            kept = select(job.small_importance, job.exit.num_kept(len(job.small_importance)))
-            agreement = token_probabilities(generation.score(index, kept, tokens), tokens)
-    return decide(job.exit, np.array(completion.probabilities), np.array(completion.entropies), agreement)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 import engine
+from engine.config import Device
 from engine.manifest import CONVERTER, Manifest
 from engine.runtime.prompt import Request
 
@@ -22,8 +23,11 @@ MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""
 OPEN = "open"
 """The method that all ranks refuse together when they do not fit together."""
-VERSIONED = ("numpy", "onnxruntime", "mpi4py")
-"""Packages that must be the same on all ranks."""
+VERSIONED = {
+    Device.CPU: ("numpy", "onnxruntime", "mpi4py"),
+    Device.CUDA: ("numpy", "torch", "mpi4py", "nccl4py", "nvidia-nccl-cu13"),
+}
+"""Packages that must be the same on all ranks; the version of a plan's library is the manifest's."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,13 @@ def identify(manifest: Manifest) -> Identity:
     """Of this process."""
     content = json.dumps(CONVERTER.unstructure(manifest.components), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    return Identity(engine.__version__, {name: _version(name) for name in VERSIONED}, digest)
+    packages = VERSIONED[rank_device(manifest)]
+    return Identity(engine.__version__, {name: _version(name) for name in packages}, digest)
+
+
+def rank_device(manifest: Manifest) -> Device:
+    """What the ranks of an engine run on."""
+    return manifest.target.devices()[0]
 
 
 def started_by_mpiexec() -> bool:

@@ -8,22 +8,32 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
 
+from engine.config import Device
 from engine.errors import EngineError, ManifestError
-from engine.manifest import Manifest, read_manifest, verify
+from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
-from engine.runtime.executor import load, load_rank
+from engine.runtime.arrays import Array, to_host
+from engine.runtime.executor import CollectiveExecutor, Executor, load, load_rank, take_gpu
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import Request
-from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, started_by_mpiexec
+from engine.runtime.tensor_parallel import OPEN, Identity, Ranks, identify, rank_device, started_by_mpiexec
+from engine.runtime.tensor_parallel_step import on_all, on_all_waiting
 from engine.runtime.vision import VisionEncoder
+from engine.verification import verify
+
+if TYPE_CHECKING:
+    from engine.runtime.communicator import Communicator
 
 COMMAND = 1
 """Tag of the message that announces a command."""
+ABORT_SECONDS = 1.0
+"""For a GPU to leave a sum; then its process ends anyway."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 1e-5, 5e-3
 """Seconds between two looks for a command, longer and longer. MPI itself would look all the time, on a busy core."""
 
@@ -34,20 +44,30 @@ class Rank:
     def __init__(self, world: MPI.Comm, directory: Path) -> None:
         self._world, self._directory = world, directory
         self._generation: Generation | None = None
+        self._communicator: Communicator | None = None
         self._seconds_in_sums = 0.0
 
     def open(self, expected: Identity, threads: int) -> list[int]:
         """Load this rank's share, if all ranks fit together -> process ids by rank. Raises EngineError on all ranks."""
-        neighbours = self._world.Split_type(MPI.COMM_TYPE_SHARED).size
-        error = None
-        try:
-            # Nothing in here may wait for another rank, which may have failed.
-            self._load(expected, max(1, threads // neighbours))
-        except EngineError as problem:
-            error = f"rank {self._world.rank} on {MPI.Get_processor_name()}: {problem}"
-        if errors := [said for said in self._world.allgather(error) if said is not None]:
-            raise EngineError(errors[0])
+        machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+        executor = on_all(self._world, lambda: self._load(expected, threads, machine))
+        if isinstance(executor, CollectiveExecutor):
+            self._connect(executor, gpu=machine.rank)
         return self._world.allgather(os.getpid())
+
+    def close(self) -> None:
+        """Let go of the other ranks; all of them do."""
+        if self._communicator is not None:
+            del self._generation, self._language  # contexts of plans end before their communicator
+            self._communicator.destroy()
+            self._communicator = None
+
+    def abort(self) -> None:
+        """After a failure: this rank's GPU may be in the middle of a sum that the others never join."""
+        if self._communicator is not None:
+            thread = Thread(target=self._communicator.abort, daemon=True)
+            thread.start()
+            thread.join(ABORT_SECONDS)
 
     def prefill(self, requests: list[Request], max_new_tokens: int) -> np.ndarray:
         """Like `LanguageModel.prefill` -> logits."""
@@ -65,42 +85,62 @@ class Rank:
 
     def visual_scores(self, request: int) -> np.ndarray:
         assert self._generation is not None
-        return self._generation.visual_scores(request)
+        return to_host(self._generation.visual_scores(request))
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
         mine = np.array_split(pixel_values, self._world.size)[self._world.rank]
-        parts = self._world.gather(self._vision.encode(mine))
+        parts = self._world.gather(to_host(self._vision.encode(mine)))
         return np.concatenate(parts) if parts is not None else np.empty(0, np.float32)
 
     def seconds_in_sums(self) -> float:
         """Spent so far in all-reduces, waiting for the other ranks included."""
         return self._seconds_in_sums
 
-    def _load(self, expected: Identity, threads: int) -> None:
+    def _load(self, expected: Identity, threads: int, machine: MPI.Comm) -> Executor:
+        """threads: of all ranks of this machine."""
         manifest, world = read_manifest(self._directory), self._world
         refuse_other_size(self._directory, manifest, world.size)
         if difference := expected.difference(identify(manifest)):
             raise ManifestError(f"{self._directory} {difference}; give all ranks the same engine and packages")
         name = f"{SHARDED}/language/rank{world.rank}"
         verify(self._directory, manifest, components=[name, f"{SHARDED}/vision"])
-        model, root = manifest.models[SHARDED], self._directory / SHARDED
+        if rank_device(manifest) is Device.CUDA:
+            take_gpu(self._directory, manifest, machine.rank, machine.size)
+        model, root, limits = manifest.models[SHARDED], self._directory / SHARDED, manifest.limits(SHARDED)
         self._config = model.config.language
-        executor = load_rank(manifest.target, root / f"rank{world.rank}" / "language", threads, self._sum)
+        path, threads = root / f"rank{world.rank}" / "language", max(1, threads // machine.size)
+        executor = load_rank(manifest.target, path, threads, self._sum)
         mapping = Mapping(world.rank, world.size)
-        self._language = LanguageModel(executor, self._config, model.prune_layers, model.scores, mapping)
-        self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision)
+        self._language = LanguageModel(executor, self._config, model.prune_layers, model.scores, mapping, limits)
+        self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision, limits)
+        return executor
+
+    def _connect(self, executor: CollectiveExecutor, gpu: int) -> None:
+        """Let the plans of all ranks sum over one communicator. Raises EngineError on all ranks."""
+        from engine.runtime.communicator import Communicator, load_nccl, make_unique_id
+
+        world, rank = self._world, self._world.rank
+
+        def prepare() -> bytes | None:
+            load_nccl()
+            return make_unique_id() if rank == 0 else None
+
+        unique_id = world.bcast(on_all(world, prepare))
+        self._communicator = on_all_waiting(world, lambda: Communicator(unique_id, rank, world.size, gpu))
+        executor.set_communicator(self._communicator.capsule())
 
     def _sum(self, partial: np.ndarray) -> None:
         start = time.perf_counter()
         self._world.Allreduce(MPI.IN_PLACE, partial, MPI.SUM)
         self._seconds_in_sums += time.perf_counter() - start
 
-    def _gather_logits(self, logits: np.ndarray) -> np.ndarray:
+    def _gather_logits(self, logits: Array) -> np.ndarray:
         """[..., this rank's part of the vocabulary] -> on rank 0, [..., vocabulary]."""
         parts = np.empty((self._world.size, *logits.shape), np.float32) if self._world.rank == 0 else None
-        self._world.Gather(np.ascontiguousarray(logits), parts)
-        return logits if parts is None else np.concatenate([*parts], axis=-1)[..., : self._config.vocab_size]
+        mine = np.ascontiguousarray(to_host(logits))
+        self._world.Gather(mine, parts)
+        return mine if parts is None else np.concatenate([*parts], axis=-1)[..., : self._config.vocab_size]
 
 
 class World(Ranks):
@@ -123,6 +163,7 @@ class World(Ranks):
     def stop(self) -> None:
         """The leader's last word."""
         self._announce(None, ())
+        self._rank.close()
 
     def serve(self) -> None:
         """What the other ranks do until the leader stops them."""
@@ -130,6 +171,7 @@ class World(Ranks):
             self._wait()
             method, arguments = self._world.bcast(None)
             if method is None:
+                self._rank.close()
                 return
             with suppress(EngineError):  # the leader has the same one and says it
                 self._do(method, arguments)
@@ -144,6 +186,7 @@ class World(Ranks):
             if not isinstance(error, KeyboardInterrupt):
                 traceback.print_exc()
                 sys.stderr.flush()
+            self._rank.abort()
             self._world.Abort(1)
             os._exit(1)  # MPICH may return from there
 

@@ -1,6 +1,7 @@
 """Ranks built on their own, at once or one after another: who finishes last completes the engine."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,16 @@ import pytest
 from engine.build.builder import build_pair
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
+from engine.build.lock import locked
 from engine.build.staging import BuildReport, Component, build_components
 from engine.build.weights import WeightReader, parameters
 from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import family_of
-from engine.manifest import read_manifest, verify
+from engine.manifest import read_manifest
 from engine.parallel import Mapping
+from engine.verification import verify
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest
 from tools.make_random_pair import write_pair
 
@@ -84,6 +87,32 @@ def test_ranks_are_built_at_the_same_time(out: Path) -> None:
         thread.join()
     assert sorted(len(report.missing) > 0 for report in reports.values()) in ([False, False], [False, True])
     assert_engine(out)
+
+
+def test_who_finishes_at_the_same_instant_is_waited_for(out: Path) -> None:
+    """Everything is built, but another build has not yet let go."""
+    build(out, SHARED)
+    letting_go = threading.Event()
+
+    def hold() -> None:
+        with locked(out, shared=True):
+            letting_go.set()
+            time.sleep(0.2)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert letting_go.wait(60)
+    assert build(out, RANKS[1:]).missing == ()
+    other.join()
+    assert_engine(out)
+
+
+def test_what_is_cached_is_not_missing_while_others_build(out: Path) -> None:
+    build_components(out, components(), make_manifest)
+    new = component(RANKS[0], "new")
+    changed = [new if name == RANKS[0] else component(name) for name in NAMES]
+    with locked(out, shared=True):
+        assert build(out, RANKS[1:], changed).missing == (RANKS[0],)
 
 
 def test_a_failed_rank_leaves_the_other(out: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from engine.build.staging import BuildReport, Component, build_components, component_key
 from engine.config import GuidanceConfig
 from engine.errors import EngineError
-from engine.manifest import FORMAT_VERSION, STAMP, ComponentRecord, Manifest, read_manifest, verify
+from engine.manifest import FORMAT_VERSION, STAMP, ComponentRecord, Manifest, read_manifest
+from engine.verification import verify
 from tests.manifests import example_manifest
 
 NAMES = ("small/vision", "small/language/rank0", "large/language/rank0", "large/language/rank1", "large/tokenizer")

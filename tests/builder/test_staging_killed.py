@@ -13,7 +13,8 @@ import pytest
 
 from engine.build.staging import build_components
 from engine.errors import EngineError
-from engine.manifest import read_manifest, verify
+from engine.manifest import read_manifest
+from engine.verification import verify
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest, tree
 
 ROOT = Path(__file__).parents[2]

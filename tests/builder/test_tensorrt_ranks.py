@@ -14,7 +14,7 @@ from engine.config import BuildConfig, Precision, Target
 from engine.manifest import read_json, read_manifest
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
-from tests.builder.test_tensorrt_rtx import DECODE, LIMITS, PREFILL, RandomReader, num_fused, tiny
+from tests.builder.plans import DECODE, LIMITS, PREFILL, RandomReader, num_fused, tiny
 from tools.make_random_pair import LARGE, SMALL, write_checkpoint, write_tokenizer
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")

@@ -63,7 +63,7 @@ def test_pictures(question: str, tiles: list[int], expected: str) -> None:
 
 @pytest.mark.parametrize(("question", "tiles"), [("<image>", []), ("<image>", [1, 1]), ("<image> <image>", [1])])
 def test_marks_must_match_pictures(question: str, tiles: list[int]) -> None:
-    with pytest.raises(RequestError, match=rf"{question.count('<image>')} <image> marks for {len(tiles)} pictures"):
+    with pytest.raises(RequestError, match=rf"question: {question.count('<image>')}, pictures: {len(tiles)};"):
         render_prompt(config_of("Hermes-2"), question, tiles)
 
 

@@ -9,10 +9,11 @@ from engine.config import Precision, Target
 from engine.dims import Limits, Phase
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.parallel import Mapping
-from tests.builder.test_tensorrt_rtx import LIMITS, PREFILL, compile_language
+from tests.builder.plans import LIMITS, PREFILL, compile_language
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.storage import storage_of
 
+pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
 WIDE = LanguageConfig(896, 2, 14, 2, 64, 4864, 4096, 1e-6, RopeConfig(1e6, 32768), qkv_bias=True)
 """Two layers of Qwen2-0.5B; scratch memory does not grow with depth."""
 FACTOR = 1.25

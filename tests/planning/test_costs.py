@@ -17,6 +17,8 @@ from tools.planning.workload import Workload
 BF16 = storage_of(Target.TENSORRT, Precision.BF16)
 CONFIG = read_config(published("InternVL2-2B"))
 C, LAYERS, INNER, VOCABULARY, KV = 2048, 24, 8192, 92553, 8 * 128
+BEHIND_ATTENTION = C * C + 3 * C * INNER
+"""Of one layer; the last layer's are multiplied by the wanted rows only."""
 MATRICES = LAYERS * (2 * C * C + 2 * C * KV + 3 * C * INNER)
 WORKLOAD = Workload(tiles=3, batch=2, text_tokens=40, new_tokens=10)
 PROMPT = 3 * 256 + 40
@@ -38,7 +40,8 @@ def test_decode_reads_the_weights_and_the_cache_once_and_multiplies_by_each_weig
 def test_prefill_attends_causally_and_makes_one_row_of_logits() -> None:
     call = make_plan().prefill(WORKLOAD)
     pairs = PROMPT * (PROMPT + 1) // 2
-    assert call.operations == 2 * (2 * (MATRICES * PROMPT + C * VOCABULARY) + 4 * LAYERS * C * pairs)
+    matrices = MATRICES * PROMPT - BEHIND_ATTENTION * (PROMPT - 1)
+    assert call.operations == 2 * (2 * (matrices + C * VOCABULARY) + 4 * LAYERS * C * pairs)
 
 
 def test_vision_multiplies_by_each_weight() -> None:
@@ -54,7 +57,7 @@ def test_vision_multiplies_by_each_weight() -> None:
 def test_ranks_sum_twice_a_layer_and_once_for_the_embedding(world_size: int) -> None:
     decode, prefill = (call(WORKLOAD) for call in (make_plan(world_size).decode, make_plan(world_size).prefill))
     assert decode.reduced == (2 * 2 * C,) * (2 * LAYERS + 1)
-    assert prefill.reduced == (2 * 2 * C * PROMPT,) * (2 * LAYERS + 1)
+    assert prefill.reduced == (2 * 2 * C * PROMPT,) * (2 * LAYERS - 1) + (2 * 2 * C,) * 2
     assert sent_bytes(decode, world_size) == 2 * (world_size - 1) / world_size * sum(decode.reduced)
 
 
@@ -63,7 +66,7 @@ def test_pruning_shortens_what_comes_after_the_prune_layer() -> None:
     plan = make_plan(2, guidance, points=(4, 9))
     kept = 3 * 64 + 40
     row = 2 * 2 * C
-    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 4) * PROMPT + 2 * 20 * kept)
+    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 4) * PROMPT + 2 * 19 * kept + 2)
     per_token = 2 * 2 * 2 * KV // 2
     assert plan.kv_bytes(WORKLOAD) == (4 * per_token * (PROMPT + 10), 20 * per_token * (kept + 10))
     assert plan.unpruned().kv_bytes(WORKLOAD) == (24 * per_token * (PROMPT + 10), 0)

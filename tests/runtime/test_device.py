@@ -13,7 +13,8 @@ from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime import executor_tensorrt
 from engine.runtime.executor import resolve_device
-from engine.runtime.pipeline import SglPipeline
+from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
+from engine.runtime.executor_tensorrt import require_runtime
 from tests import fake_tensorrt
 from tests.manifests import example_manifest
 from tools.sgl import main
@@ -25,7 +26,7 @@ def built(target: Target, precision: Precision = Precision.BF16, **changes: obje
     return replace(example_manifest({}), target=target, precision=precision, **changes)  # type: ignore[arg-type]
 
 
-FP32 = built(Target.ONNXRUNTIME, Precision.FP32)
+FP32, FP16 = (built(Target.ONNXRUNTIME, precision) for precision in (Precision.FP32, Precision.FP16))
 RTX = built(Target.TENSORRT_RTX, versions={"tensorrt_rtx": fake_tensorrt.__version__})
 TENSORRT = built(Target.TENSORRT, versions={"tensorrt": fake_tensorrt.__version__}, gpu="NVIDIA H100 80GB HBM3 (9.0)")
 
@@ -36,7 +37,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, fake_tensorrt)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(executor_tensorrt, "fingerprint", lambda: "NVIDIA H200 (9.0)")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(executor_tensorrt, "fingerprint", lambda gpu: ("NVIDIA H200 (9.0)", "NVIDIA L40S (8.9)")[gpu])
 
 
 def refused(manifest: Manifest, device: Device | None) -> str:
@@ -78,7 +80,9 @@ def test_no_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_tensorrt", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert refused(RTX, None) == "target tensorrt_rtx runs with torch, which is not installed; pip install torch"
+    assert (
+        refused(RTX, None) == "target tensorrt_rtx runs on a GPU with torch, which is not installed; pip install torch"
+    )
 
 
 def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,29 +90,51 @@ def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(TENSORRT, None).endswith("pip install 'sgl-engine[tensorrt]'")
 
 
-def test_onnxruntime_without_its_cuda_provider(engine_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnxruntime_without_its_cuda_provider() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
-    assert main(["ask", str(engine_directory), "Hello?", "--device", "cuda"]) == 2
-    assert capsys.readouterr() == (
-        "",
+    assert refused(FP16, Device.CUDA) == (
         f"device cuda needs ONNX Runtime's CUDA provider, and the installed onnxruntime {onnxruntime.__version__} has "
-        "none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'\n",
+        "none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
     )
+
+
+def test_the_cuda_provider_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device cuda needs an NVIDIA GPU, and torch" in refused(FP16, Device.CUDA)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-def test_the_cuda_provider_without_a_gpu(engine_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As onnxruntime-gpu does on a machine without one: it goes on without the provider."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+def test_a_cuda_provider_that_does_not_load(engine_directory: Path) -> None:
+    """ONNX Runtime by itself goes on without the provider."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
     with pytest.raises(EngineError, match=r"^device cuda needs a GPU with NVIDIA's driver, CUDA and cuDNN, and CUDA"):
-        SglPipeline.load(engine_directory, threads=1, device=Device.CUDA)
+        CudaExecutor(engine_directory / "small" / "vision.onnx", threads=1)
 
 
-def test_int8_engines_and_ranks_run_on_cpus(gpu: None) -> None:
+def test_a_float32_engine_runs_on_the_cpu(engine_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ask", str(engine_directory), "Hello?", "--device", "cuda"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"{engine_directory} was built in precision fp32, which target onnxruntime runs on device cpu only; rebuild "
+        "with --precision fp16 or for target tensorrt_rtx\n",
+    )
+
+
+def test_a_rank_has_the_gpu_of_its_number(gpu: None) -> None:
+    h200 = replace(TENSORRT, gpu="NVIDIA H200 (9.0)", world_size=2)
+    require_runtime(HERE, h200, local_rank=0, local_ranks=2)
+    with pytest.raises(EngineError, match=r"built for NVIDIA H200 \(9.0\), but the GPU here is NVIDIA L40S \(8.9\);"):
+        require_runtime(HERE, h200, local_rank=1, local_ranks=2)
+
+
+def test_int8_engines_and_their_ranks_run_on_cpus(gpu: None) -> None:
     assert "precision int8, which target onnxruntime runs on device cpu only" in refused(
         replace(FP32, precision=Precision.INT8), Device.CUDA
     )
-    assert "world size 2, but ranks run on CPUs only" in refused(replace(RTX, world_size=2), None)
+    assert refused(replace(FP32, world_size=2), Device.CUDA) == (
+        "engines/pair was built for world size 2, and ranks of target onnxruntime run on device cpu only; rebuild with "
+        "--tp 1 or for target tensorrt_rtx"
+    )

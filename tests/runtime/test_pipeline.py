@@ -177,7 +177,7 @@ def test_requests_that_cannot_be_served(pipeline: SglPipeline, picture: Image.Im
         ask(pipeline, picture, guidance=GuidanceConfig(prune_layer=7))
     with pytest.raises(RequestError, match="the question is empty"):
         pipeline.answer(picture, " ")
-    with pytest.raises(RequestError, match="2 <image> marks for 1 pictures"):
+    with pytest.raises(RequestError, match="marks <image> in the question: 2, pictures: 1;"):
         pipeline.answer(picture, "<image> and <image>")
     with pytest.raises(ImageError, match="does not exist"):
         pipeline.answer("missing.png", ASK)

@@ -3,18 +3,15 @@
 Plans are lowered in float32 and run by `tests.fake_tensorrt`; the CPU engines of the same checkpoints are the oracle.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from engine import dims
 from engine.build.builder import build_pair
-from engine.build.targets import tensorrt_plan
 from engine.config import (
     BuildConfig,
     ExitConfig,
@@ -26,13 +23,13 @@ from engine.config import (
     Target,
 )
 from engine.errors import RequestError
-from engine.runtime import model
-from engine.runtime.executor_tensorrt import TensorRtExecutor
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
-from tests import fake_tensorrt
+from tests.fake_device import DEVICE, FakeDevice
+from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.tolerance import TOLERANCE
 
+PREFILL, DECODE = range(2)
 QUESTION = "What color is the small object to the left of the large one, and what else is there?"
 SHORT = SamplingConfig(max_new_tokens=6)
 ANSWER_ALL = ExitConfig(exit_threshold=2.0)
@@ -56,15 +53,10 @@ def cpu(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
 @pytest.fixture(scope="module")
 def planned(pair: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> SglPipeline:
     """Plans of the same checkpoints with room for few rows a call, so that a prompt's scores take several."""
-    patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
-    patch.setattr(tensorrt_plan, "run_compiler", fake_tensorrt.compile_plan)
-    patch.setattr(Precision, "activations", lambda self, target: "float32")
+    put_compiler(patch)
+    put_gpus(patch)
     patch.setattr(dims, "MAX_SCORE_ROWS", 7)
     patch.setattr(dims, "MAX_LOGIT_ROWS", 3)
-    patch.setattr(torch.cuda, "is_available", lambda: True)
-    patch.setattr(
-        model, "load", lambda target, path, *_: TensorRtExecutor.load(target, path.with_suffix(".plan"), device="cpu")
-    )
     out = tmp_path_factory.mktemp("engines") / "plans"
     paths = pair / "small", pair / "large", out
     settings = {"max_tokens": 300, "max_batch": 3, "max_tiles": 2, "large_scores": True, "max_kept_tokens": 280}
@@ -129,3 +121,24 @@ def test_more_kept_tokens_than_planned_are_refused(planned: SglPipeline, picture
     sampling = SamplingConfig(max_new_tokens=300 - short.prompt_tokens)
     with pytest.raises(RequestError, match=r"keeps \d+ tokens, with max_new_tokens \d+ more than the engine's 280;"):
         planned.answer([picture], QUESTION, sampling=sampling, guidance=guidance, exit=ANSWER_ALL)
+
+
+@pytest.mark.parametrize("name", ["guided", "early exit", "sampled"])
+def test_the_host_waits_once_a_token(
+    cpu: SglPipeline, planned: SglPipeline, picture: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all questions together; and once for what each question scored, once for what its consistency pass found."""
+    put_gpus(monkeypatch, device=DEVICE.type)
+    texts = (QUESTION, "Hello?", "What else?")
+    settings = {"sampling": SHORT} | CASES[name]
+    questions = [Question((picture,), text, **settings) for text in texts]  # type: ignore[arg-type]
+    with FakeDevice() as device:
+        pipeline = SglPipeline.load(planned.directory, threads=1)
+        answers = pipeline.answer_batch(questions)
+        waits = device.waits
+    same_answers(cpu.answer_batch(questions), answers)
+    models = [pipeline.small, *([pipeline.large] if any(answer.kept is not None for answer in answers) else [])]
+    steps = [1 + part.language.executor._engine.runs[DECODE] for part in models]  # type: ignore[attr-defined]
+    passes = sum(answer.decision is not None and answer.decision.consistency is not None for answer in answers)
+    assert min(steps) > 3
+    assert waits == sum(steps) + len(questions) + passes

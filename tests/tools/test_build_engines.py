@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import build_engines
-from engine.manifest import read_manifest, verify
+from engine.manifest import read_manifest
+from engine.verification import verify
 from tests.tools.conftest import Run
 from tests.tools.test_user_errors import fails
 

@@ -99,3 +99,16 @@ def test_mistakes_end_in_a_sentence(engine: Path, tmp_path: Path, capsys: pytest
     assert "device cuda needs" in capsys.readouterr().err
     assert calibrate_exit.main(["--engine", str(engine), "--run", str(tmp_path / "no"), "--score", "0.5"]) == 2
     assert "make it with tools.evaluate" in capsys.readouterr().err
+
+
+def test_the_device_is_that_of_the_engine(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run.jsonl"
+    assert (
+        evaluate.main(["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(out), "--device", "cuda"])
+        == 2
+    )
+    assert (
+        "precision fp32, which target onnxruntime runs on device cpu only; rebuild with --precision fp16"
+        in capsys.readouterr().err
+    )
+    assert not out.exists()

@@ -108,17 +108,27 @@ def _measure_without_a_gpu() -> list[tuple[list[Measured], int]]:
     return [(list(check.measure()), len(check.lines)) for check in (attention.ATTENTION, attention.TILE_CHOICE)]
 
 
-def test_an_engine_against_itself_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_engine_against_itself_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ranks: int) -> None:
     """What is compared on a GPU, with the CPU engine in both places."""
     open_pair = engine_checks.open_pair
 
-    def on_the_cpu(work: Path, name: str, target: Target, precision: Precision, device: Device) -> SglPipeline:
-        return open_pair(work, name, Target.ONNXRUNTIME, Precision.FP32, Device.CPU)
+    def on_the_cpu(
+        work: Path, name: str, target: Target, precision: Precision, device: Device, *settings: int
+    ) -> SglPipeline:
+        return open_pair(work, name, Target.ONNXRUNTIME, Precision.FP32, Device.CPU, *settings)
 
     monkeypatch.setattr(engine_checks, "open_pair", on_the_cpu)
-    values = [outcome.value for outcome in engine_checks.compare(tmp_path, Target.TENSORRT_RTX, Precision.BF16)]
-    assert values == [1, 0, 0, 1, 1]
+    values = [outcome.value for outcome in engine_checks.compare(tmp_path, Target.TENSORRT_RTX, Precision.BF16, ranks)]
+    assert values == pytest.approx([1, 0, 0, 1, 1], abs=0 if ranks == 1 else 1e-4)
     assert len(values) == len(engine_checks.RTX.lines)
+
+
+def test_ranks_want_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    results = list(run_check(engine_checks.RANKS_RTX, None))
+    reason = "torch sees 1 GPU, and each rank needs one of its own"
+    assert [result.outcome for result in results] == [Missing(reason)] * len(engine_checks.RANKS_RTX.lines)
 
 
 def test_what_does_not_agree_is_counted() -> None:
@@ -147,5 +157,6 @@ def test_what_a_phase_needs() -> None:
     config = family.read_config(published_directory("InternVL2-1B"), published).language
     caches = 24 * 2 * 2 * 64 * 2 * 1000
     assert speed.decode_bytes(config, 1000) - caches == pytest.approx(2 * 494e6, rel=0.01)
-    layers = 494e6 - 151_655 * 896
-    assert speed.prefill_operations(config, 100) == pytest.approx(2 * (100 * layers + 151_655 * 896), rel=0.01)
+    # Behind the last attention only one row goes on.
+    once = 896 * 896 + 3 * 896 * 4864 + 151_655 * 896
+    assert speed.prefill_operations(config, 100) == pytest.approx(2 * (100 * (494e6 - once) + once), rel=0.01)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.manifest import FileRecord, file_sha256, read_manifest, write_manifest
+from engine.manifest import FileRecord, read_manifest, write_manifest
+from engine.verification import file_sha256
 from tests.tools.conftest import Run
 from tools.command_line import size_text
 

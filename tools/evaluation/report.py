@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
-from tools.command_line import CommandParser, positive, run_command
+from tools.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
 from tools.draw_figure import draw_figure
 from tools.draw_pruning import save
 from tools.evaluation.benchmark import TOTAL, mean
@@ -245,14 +245,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--runs", type=Path, default=Path("results/miniature"), metavar="DIR", help="(default: %(default)s)")
     add("--limit", type=positive, metavar="N", help="only the first N questions")
     add("--spread-limit", type=positive, metavar="N", help="only the first N questions for the further pairs")
-    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add_running_arguments(parser)
     arguments = parser.parse_args(argv)
 
     def command() -> None:
         examples = MINIATURE.load(Path())[: arguments.limit]
         studies = [
             Study(
-                SglPipeline.load(engine, threads=arguments.threads),
+                SglPipeline.load(engine, arguments.threads, device=read_device(arguments)),
                 MINIATURE,
                 examples[: arguments.spread_limit] if number else examples,
                 arguments.runs / str(number),

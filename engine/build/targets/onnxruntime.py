@@ -69,5 +69,5 @@ def write_engine(
 def _write_weights(model: ir.Model, reader: WeightReader, file: WeightFile, on_progress: Progress) -> None:
     weights = list(parameters(model))
     for index, (name, weight) in enumerate(weights):
-        weight.const_value = file.add(name, reader.read(name, weight))
+        weight.const_value = file.add(name, reader.read(name, weight).astype(weight.numpy_dtype(), copy=False))
         on_progress((index + 1) / len(weights))

@@ -31,13 +31,13 @@ def write_weights(
         parts = [reader.read(matrix.name or "", matrix) for matrix in matrices]
         padding = np.zeros((len(parts[0]), -sum(part.shape[1] for part in parts) % ALIGNMENT), np.float32)
         least = Precision.INT8 if matrices[0].name == HEAD and precision is Precision.INT4 else precision
-        quantized = quantize(np.concatenate([*parts, padding], axis=1), least, _dtype(matrices[0]))
+        quantized = quantize(np.concatenate([*parts, padding], axis=1), least, matrices[0].numpy_dtype())
         if quantized is not None:
             _replace(model.graph, products, quantized, file)
             done += len(products)
             on_progress(done / len(weights))
     for name, weight in list(parameters(model)):
-        weight.const_value = file.add(name, reader.read(name, weight).astype(_dtype(weight)))
+        weight.const_value = file.add(name, reader.read(name, weight).astype(weight.numpy_dtype()))
         done += 1
         on_progress(done / len(weights))
 
@@ -109,8 +109,3 @@ def _initializer(graph: ir.Graph, name: str, array: np.ndarray, file: WeightFile
     value = ir.Value(name=name, const_value=file.add(name, array))
     graph.register_initializer(value)
     return value
-
-
-def _dtype(weight: Weight) -> np.dtype:
-    assert weight.dtype is not None
-    return weight.dtype.numpy()

@@ -56,7 +56,7 @@ def render_prompt(config: ModelConfig, question: str, tiles_per_image: Sequence[
     parts = _with_pictures(question, len(tiles_per_image)).split(PICTURE)
     if len(parts) - 1 != len(tiles_per_image):
         raise RequestError(
-            f"the question has {len(parts) - 1} {PICTURE} marks for {len(tiles_per_image)} pictures; "
+            f"marks {PICTURE} in the question: {len(parts) - 1}, pictures: {len(tiles_per_image)}; "
             "give one mark per picture, or none"
         )
     text = parts[0]

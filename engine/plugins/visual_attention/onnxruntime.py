@@ -26,6 +26,7 @@ def visual_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Fun
         rows = op.Transpose(op.Reshape(rows, [0, 0, num_kv_heads, group, head_dim]), perm=[0, 2, 3, 1, 4])
         rows = op.Reshape(rows, [0, num_kv_heads, -1, head_dim])
         logits = op.FusedMatMul(rows, present_key, transB=1, alpha=1 / math.sqrt(head_dim), _domain=CONTRIB)
+        logits = op.Cast(logits, to=ir.DataType.FLOAT)
         # A head's rows lie together, so mask and weight repeat for each head of the group.
         mask = op.Tile(op.Unsqueeze(score_mask, [1]), [1, 1, group, 1])
         weight = op.Tile(op.Unsqueeze(score_weight, [1, 2]), [1, 1, 1, group])

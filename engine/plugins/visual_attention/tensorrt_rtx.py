@@ -32,15 +32,17 @@ def visual_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Fun
         counted = op.Mul(op.Softmax(logits, axis=2), op.Unsqueeze(score_weight, [1, 2, 3]))
         per_key = op.ReduceSum(counted, [1, 3, 4], keepdims=0)
         received = op.GatherElements(op.Unsqueeze(per_key, [1]), op.Unsqueeze(visual_column, [1]), axis=2)
-        return after(op, received, output), present_key, present_value, received
+        return after(op, per_key, output), present_key, present_value, received
 
     return sgl_function("visual_attention", body, INPUTS, TENSORRT_OPSET)
 
 
-def after(op: Any, received: ir.Value, output: ir.Value) -> ir.Value:
-    """`output`, which now depends on `received`: what one layer receives is done before the next layer starts.
+def after(op: Any, per_key: ir.Value, output: ir.Value) -> ir.Value:
+    """[B,T], [B,S,H*D] -> [B,S,H*D]: `output`, which now depends on what the keys of this layer received.
 
-    Otherwise the compiler runs the score paths of all layers side by side, and scratch memory grows with depth.
+    So that is done before the next layer starts. Otherwise the compiler runs the score paths of all layers side by
+    side, and scratch memory grows with depth. One number of each request will do: they come from one kernel.
     """
-    negative = op.Less(op.ReduceMin(received, keepdims=0), 0.0)  # never; nor is NaN, which is passed on
+    first = op.Unsqueeze(op.Slice(per_key, [0], [1], [1]), [2])
+    negative = op.Less(first, 0.0)  # never; nor is NaN, which is passed on
     return op.Where(negative, op.CastLike(op.Constant(value_float=0.0), output), output)

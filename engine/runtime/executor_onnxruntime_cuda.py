@@ -1,0 +1,85 @@
+"""Executor on ONNX Runtime's CUDA provider: buffers are torch tensors on the GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from engine.config import Device
+from engine.errors import EngineError
+from engine.runtime.arrays import Array, is_host
+from engine.runtime.executor_onnxruntime import CPU, OnnxRuntimeExecutor
+
+CUDA = "CUDAExecutionProvider"
+
+
+def require_cuda() -> None:
+    """Raises EngineError unless ONNX Runtime and torch can both use this machine's GPU."""
+    if CUDA not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
+            f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
+        )
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"device {Device.CUDA} needs an NVIDIA GPU, and torch {torch.__version__} sees none; "
+            f"run it on a machine with one, or give --device {Device.CPU}"
+        )
+
+
+class CudaExecutor(OnnxRuntimeExecutor):
+    """A session that reads and writes tensors where they are; what is bound as a NumPy array is copied at every run.
+
+    ONNX Runtime waits for the GPU at the end of a run.
+    """
+
+    def __init__(
+        self, path: Path, threads: int | None, device: str = "cuda", providers: tuple[str, ...] = (CUDA, CPU)
+    ) -> None:
+        """device: of torch, where `providers` compute."""
+        super().__init__(path, threads, providers)
+        self._device = torch.device(device)
+        self._host: dict[str, np.ndarray] = {}
+
+    def release(self) -> None:
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._bound.clear()
+        self._host.clear()
+
+    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.zeros(shape, dtype=self._torch_dtype(name), device=self._device)
+
+    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device, self._torch_dtype(name))
+
+    def bind_input(self, name: str, array: Array) -> None:
+        if is_host(array):
+            self._host[name] = array
+        else:
+            self._host.pop(name, None)
+            self._bind(self._binding.bind_input, name, array)
+
+    def bind_output(self, name: str, array: Array) -> None:
+        self._bind(self._binding.bind_output, name, array)
+
+    def run(self) -> None:
+        for name, array in self._host.items():
+            # For a GPU, ONNX Runtime copies an array when it is bound, and never again.
+            self._bound.pop(name, None)
+            super().bind_input(name, np.ascontiguousarray(array, self._dtypes[name]))
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime computes in a stream of its own
+        super().run()
+
+    def _bind(self, bind: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
+        assert tensor.is_contiguous(), f"{name} is not contiguous"
+        assert tensor.dtype == self._torch_dtype(name), f"{name} is {tensor.dtype}"
+        self._bound[name] = tensor  # holds the memory, whose address is all that a binding knows
+        place = self._device.type, self._device.index or 0
+        bind(name, *place, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
+
+    def _torch_dtype(self, name: str) -> torch.dtype:
+        return torch.from_numpy(np.empty(0, self._dtypes[name])).dtype

@@ -1,0 +1,115 @@
+"""Whether the files of an engine directory are still what was built; hashes that were computed are remembered."""
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import ManifestError
+from engine.manifest import MANIFEST, MODELS, STAMP, ComponentRecord, Manifest, read_json, write_json
+from engine.remedy import rebuild
+
+CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """A file's state when its hash was last computed: as long as it is unchanged, so is the hash."""
+
+    bytes: int
+    mtime_ns: int
+    inode: int
+    sha256: str
+
+
+def verify(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    models: Collection[str] = MODELS,
+    components: Collection[str] | None = None,
+    full: bool = False,
+) -> None:
+    """Raises ManifestError unless every file of these components has the recorded size and SHA-256.
+
+    components: None is all of these models, and asks for those `required`.
+    Hashes computed earlier are remembered in the directory and trusted while a file's size, time and inode stay the
+    same; `full` computes all of them again.
+    """
+    remedy = rebuild(directory, manifest)
+    stamps = {} if full else _read_stamps(directory)
+    known = dict(stamps)
+    if components is None:
+        components = [name for name in {*manifest.required(), *manifest.components} if name.split("/")[0] in models]
+    for name in sorted(components):
+        if name not in manifest.components:
+            raise ManifestError(f"{directory / MANIFEST} has no component {name}; {remedy}")
+        stamps |= _verify_component(directory, name, manifest.components[name], known, remedy)
+    if stamps != known:
+        _write_stamps(directory, stamps)
+
+
+def verify_component(directory: Path, name: str, record: ComponentRecord) -> None:
+    """Raises ManifestError unless every file of one component has the recorded size and SHA-256."""
+    _verify_component(directory, name, record, {}, rebuild(directory))
+
+
+def remember_verified(directory: Path, manifest: Manifest) -> None:
+    """Spare the next `verify` its hashing: the caller has just computed the hash of every file."""
+    records = [item for component in manifest.components.values() for item in component.files.items()]
+    _write_stamps(directory, {name: _stamp(directory / name, record.sha256) for name, record in records})
+
+
+def file_sha256(path: Path, on_bytes: Callable[[int], None] = lambda size: None) -> str:
+    """Streamed; `on_bytes` gets the size of each piece read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            on_bytes(len(chunk))
+    return digest.hexdigest()
+
+
+def _verify_component(
+    directory: Path, name: str, record: ComponentRecord, known: dict[str, _Stamp], remedy: str
+) -> dict[str, _Stamp]:
+    def fail(file: str, reason: str) -> ManifestError:
+        return ManifestError(
+            f"{directory / file} of component {name} {reason}; {remedy} (only that component is rebuilt)"
+        )
+
+    stamps = {}
+    for file, expected in record.files.items():
+        path = directory / file
+        try:
+            # The state before hashing: a later change of the file then differs from it.
+            stamp = _stamp(path, expected.sha256)
+            if stamp.bytes != expected.bytes:
+                raise fail(file, f"has {stamp.bytes} bytes instead of {expected.bytes}")
+            if known.get(file) != stamp and file_sha256(path) != expected.sha256:
+                raise fail(file, "was altered: its SHA-256 differs from the manifest's")
+        except FileNotFoundError:
+            raise fail(file, "is missing") from None
+        except OSError as error:
+            raise fail(file, f"cannot be read ({error.strerror})") from None
+        stamps[file] = stamp
+    return stamps
+
+
+def _stamp(path: Path, sha256: str) -> _Stamp:
+    stat = path.stat()
+    return _Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino, sha256)
+
+
+def _read_stamps(directory: Path) -> dict[str, _Stamp]:
+    try:
+        return read_json(directory / STAMP, dict[str, _Stamp])
+    except ManifestError:
+        return {}
+
+
+def _write_stamps(directory: Path, stamps: dict[str, _Stamp]) -> None:
+    try:
+        write_json(directory / STAMP, stamps)
+    except OSError:
+        return  # a read-only engine directory is as good, only slower to open

@@ -1,0 +1,92 @@
+"""A GPU of torch, as far as waiting goes: its tensors compute on the CPU, and every look at their numbers counts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")
+"""What its tensors say they are on: they have no numbers that Python could read by itself."""
+aten = torch.ops.aten
+LOOKS = {
+    aten._local_scalar_dense.default,
+    aten.equal.default,
+    aten.is_nonzero.default,
+    aten.nonzero.default,
+    aten.masked_select.default,
+    aten.unique_consecutive.default,
+    aten._unique2.default,
+}
+"""What a GPU cannot answer, or not even say the size of, before it has come so far."""
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor on `DEVICE`; `held` has the numbers."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "DeviceTensor":
+        tensor: DeviceTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=DEVICE
+        )
+        tensor.held = held
+        return tensor
+
+    def data_ptr(self) -> int:
+        return self.held.data_ptr()
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        return self.cpu().numpy(force=force)
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:
+        raise AssertionError(f"{function} of a tensor whose device is not there")
+
+
+class FakeDevice(TorchDispatchMode):
+    """The device; it is there while the context lasts. waits: how often the host had to wait for it."""
+
+    waits = 0
+
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        to = torch.device(named["device"]) if named.get("device") is not None else None
+        reads = [value for value in tree_flatten((args, named))[0] if isinstance(value, DeviceTensor)]
+        stays = bool(reads) if to is None else to == DEVICE
+        if to == DEVICE:
+            named["device"] = "cpu"
+        mutated = args[0] if str(function).split(".")[1].endswith("_") and args else None
+        to_host = isinstance(mutated, torch.Tensor) and not isinstance(mutated, DeviceTensor)
+        if reads and (not stays or to_host or function in LOOKS or _is_masked(function, args)):
+            self.waits += 1
+        result = function(*tree_map(_open, args), **tree_map(_open, named))
+        if mutated is not None:
+            return mutated
+        return tree_map(_close, result) if stays else result
+
+
+def _open(value: Any) -> Any:
+    return value.held if isinstance(value, DeviceTensor) else value
+
+
+def _close(value: Any) -> Any:
+    return DeviceTensor(value) if isinstance(value, torch.Tensor) else value
+
+
+def _is_masked(function: Any, args: Sequence[Any]) -> bool:
+    """Whether a condition chooses, so that what there is must be counted."""
+    if function not in (aten.index.Tensor, aten.index_put_.default):
+        return False
+    return any(index is not None and index.dtype is torch.bool for index in args[1])

@@ -1,0 +1,116 @@
+"""ONNX Runtime's engines in half precision: against float32 on the CPU, and through the buffers of a GPU's executor."""
+
+import ctypes
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
+from engine.build.builder import build_pair
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, SamplingConfig
+from engine.errors import EngineError
+from engine.runtime import model
+from engine.runtime.executor_onnxruntime import CPU
+from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
+from engine.runtime.job import Question
+from engine.runtime.pipeline import SglPipeline
+from tests.runtime.test_executor_tensorrt import bind, make_plan
+from tests.tolerance import TOLERANCE
+from tools.gpu_check.engine_checks import prefill
+
+QUESTIONS = ("What color is the small object?", "Hello?", "How many are there?")
+SETTINGS: dict[str, Any] = {
+    "guidance": GuidanceConfig(retention_ratio=0.3),
+    "exit": ExitConfig(exit_threshold=2.0),
+    "sampling": SamplingConfig(max_new_tokens=6),
+}
+
+
+@pytest.fixture(scope="module")
+def half(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("engines") / "half"
+    paths = pair / "small", pair / "large", out
+    build_pair(BuildConfig(*paths, precision=Precision.FP16, max_tokens=1024, max_batch=3))
+    return out
+
+
+def ask(pipeline: SglPipeline, picture: Image.Image) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Tokens, and the visual tokens that were kept."""
+    answers = pipeline.answer_batch([Question((picture,), text, **SETTINGS) for text in QUESTIONS])
+    return [(answer.token_ids, [] if answer.kept is None else answer.kept.tolist()) for answer in answers]
+
+
+def test_logits_and_importance_are_those_of_float32(half: Path, pipeline: SglPipeline) -> None:
+    """On the CPU, which turns most of it to float32 and back."""
+    halves = SglPipeline.load(half, threads=1)
+    for actual, expected in zip(prefill(halves, "small"), prefill(pipeline, "small"), strict=True):
+        assert (actual.dtype, np.abs(expected).max() > 0.1) == (np.float32, True)
+        assert_allclose(actual, expected, **TOLERANCE["fp16"])
+
+
+def test_weights_and_caches_take_half(half: Path, engine_directory: Path) -> None:
+    name = Path("large/rank0/language.weights")
+    sizes = [(directory / name).stat().st_size for directory in (half, engine_directory)]
+    assert sizes[0] < 0.55 * sizes[1]
+    executor = SglPipeline.load(half, threads=1).large.language.executor  # type: ignore[attr-defined]
+    assert executor.zeros("past_key_0", (1, 2)).dtype == np.float16
+    assert executor.zeros("logits", (1, 2)).dtype == np.float32
+
+
+def test_buffers_of_the_gpu_give_the_same_answers(
+    half: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With torch tensors on the CPU in the place of a GPU's."""
+    expected = ask(SglPipeline.load(half, threads=1), picture)
+    monkeypatch.setattr(
+        model, "load", lambda target, path, *_: CudaExecutor(path.with_suffix(".onnx"), 1, "cpu", (CPU,))
+    )
+    assert ask(SglPipeline.load(half, threads=1), picture) == expected
+
+
+class CopyingBinding:
+    """As ONNX Runtime's is for a GPU: of an array on the host it takes a copy when that is bound."""
+
+    def __init__(self, binding: Any, on_host: str) -> None:
+        self._binding, self._on_host = binding, on_host
+        self._copy = np.empty(0)
+
+    def bind_input(self, name: str, *declared: Any) -> None:
+        if name == self._on_host:
+            device, number, dtype, shape, address = declared
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            self._copy = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).copy()
+            declared = device, number, dtype, shape, self._copy.ctypes.data
+        self._binding.bind_input(name, *declared)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._binding, name)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_host_arrays_are_read_at_every_run_in_the_type_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
+) -> None:
+    (tmp_path / "sums.onnx").write_bytes(pickle.loads(make_plan())[0])
+    executor = CudaExecutor(tmp_path / "sums.onnx", 1, "cpu", (CPU,))
+    monkeypatch.setattr(executor, "_binding", CopyingBinding(executor._binding, "x"))
+    x, total, cache = bind(executor, 2)
+    x = x.astype(dtype)
+    executor.bind_input("x", x)
+    executor.run()
+    x[1] = 2.0
+    executor.run()
+    assert total.dtype == torch.float16
+    assert_array_equal(total, [[3, 3], [3.5, 3.5]])
+    assert_array_equal(cache, total)
+
+
+def test_ranks_are_refused(pair: Path, tmp_path: Path) -> None:
+    build = BuildConfig(pair / "small", pair / "large", tmp_path / "out", precision=Precision.FP16, world_size=2)
+    with pytest.raises(EngineError, match=r"precision fp16 of target onnxruntime is for one GPU, .* leave out --tp"):
+        build_pair(build)

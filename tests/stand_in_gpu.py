@@ -1,0 +1,33 @@
+"""A machine with GPUs, as far as our runtime asks: plans run on `fake_tensorrt`, ranks meet over `fake_nccl`."""
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from engine.build.targets import tensorrt_plan
+from engine.config import Precision
+from engine.runtime.executor_tensorrt import TensorRtExecutor
+from tests import fake_nccl, fake_tensorrt
+
+LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
+
+
+def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> None:
+    """What runs plans. device: of torch, in the place of a GPU's memory."""
+    patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
+    patch.setitem(sys.modules, "nccl", SimpleNamespace(core=fake_nccl))
+    patch.setitem(sys.modules, "nccl.core", fake_nccl)
+    patch.setattr(torch.cuda, "is_available", lambda: True)
+    patch.setattr(torch.cuda, "device_count", lambda: gpus)
+    patch.setattr(torch.cuda, "set_device", lambda index: fake_nccl.record(f"gpu {index}"))
+    patch.setattr(TensorRtExecutor, "load", classmethod(lambda cls, target, path: LOAD(cls, target, path, device)))
+
+
+def put_compiler(patch: pytest.MonkeyPatch) -> None:
+    """What builds plans, in float32."""
+    patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
+    patch.setattr(tensorrt_plan, "run_compiler", fake_tensorrt.compile_plan)
+    patch.setattr(Precision, "activations", lambda self, target: "float32")
