@@ -187,8 +187,8 @@ Score in percent.
 
 ## Guidance sources by average retention (table 1, figure 3)
 
-Score in percent of the unpruned large model. Its layers below K see every visual token, those
-from K on the share r; ToMe merges before the first layer, to the same average.
+Score in percent of the unpruned large model. Its layers below K see every visual token, those from K
+on the share r; ToMe merges before the first layer, to the same average.
 
 {markdown(sources_table(studies))}
 
