@@ -25,6 +25,6 @@ def test_nccl4py_offers_what_is_called() -> None:
 
 
 def test_without_nccl4py(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nccl", None)
+    monkeypatch.setitem(sys.modules, "nccl.core", None)
     with pytest.raises(EngineError, match=r"not installed \(import of nccl.*\); pip install 'sgl-engine\[nccl\]'$"):
         make_unique_id()
