@@ -10,11 +10,7 @@ import pytest
 
 from engine import verification as module
 from engine.errors import ManifestError
-from engine.manifest import (
-    STAMP,
-    FileRecord,
-    read_manifest,
-)
+from engine.manifest import STAMP, FileRecord, read_manifest
 from engine.verification import remember_verified, verify
 from tests.manifests import FILES, edit, write_engine
 

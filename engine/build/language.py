@@ -30,6 +30,8 @@ class Tokens:
     cos: ir.Value
     sin: ir.Value
     kv_length: ir.Value
+    wanted: ir.Value | None
+    """[B,R], the rows that go on behind this layer's attention; None is all."""
 
 
 class Embedding(nn.Module):
@@ -72,20 +74,14 @@ class Attention(nn.Module):
         self.function = attention(self.num_heads, self.num_kv_heads, dim)
 
     def forward(
-        self,
-        op: Any,
-        tokens: Tokens,
-        x: ir.Value,
-        past: Sequence[ir.Value],
-        score_inputs: Sequence[ir.Value],
-        wanted: ir.Value | None,
+        self, op: Any, tokens: Tokens, x: ir.Value, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
         """-> [B,S,C], or [B,R,C] of the wanted rows, and the op's further outputs: present key and value, and received
         when scored."""
         query = op.RotaryEmbedding(self.q_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_heads)
         key = op.RotaryEmbedding(self.k_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
         output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *score_inputs)
-        attended = take(op, like(output, query), wanted)
+        attended = take(op, like(output, query), tokens.wanted)
         return all_reduce(op, self.o_proj(op, attended), self.mapping), others
 
 
@@ -117,17 +113,10 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config, mapping)
 
     def forward(
-        self,
-        op: Any,
-        tokens: Tokens,
-        past: Sequence[ir.Value],
-        score_inputs: Sequence[ir.Value],
-        wanted: ir.Value | None = None,
+        self, op: Any, tokens: Tokens, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
-        """wanted [B,R]: the rows that go on after attention; None is all."""
-        normed = self.input_layernorm(op, tokens.hidden)
-        attended, others = self.self_attn(op, tokens, normed, past, score_inputs, wanted)
-        hidden = op.Add(take(op, tokens.hidden, wanted), attended)
+        attended, others = self.self_attn(op, tokens, self.input_layernorm(op, tokens.hidden), past, score_inputs)
+        hidden = op.Add(take(op, tokens.hidden, tokens.wanted), attended)
         return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
 
 
@@ -176,7 +165,8 @@ class Decoder(nn.Module):
             segment = segment_of(index, self.prune_layers)
             if index in self.prune_layers:
                 hidden, cos, sin = prune(op, self.function, (hidden, cos, sin), inputs[names.keep_index(segment)])
-            tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)])
+            wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
+            tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)], wanted)
             past = [inputs[name] for name in names.past_kv(index)]
             if self.scores and segment not in score_inputs:
                 score_inputs[segment] = [
@@ -185,9 +175,7 @@ class Decoder(nn.Module):
                     causal_score_mask(op, inputs[names.SCORE_ROW], tokens.kv_length, hidden, past[0]),
                     inputs[names.VISUAL_COLUMN],
                 ]
-            wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
-            hidden, others = layer(op, tokens, past, score_inputs.get(segment, ()), wanted)
-            present_key, present_value, *scores = others
+            hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs.get(segment, ()))
             outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
             received += scores
         if self.scores:

@@ -13,6 +13,7 @@ from engine.bindings import Binding, Bindings
 from engine.build.graph import declare, finish
 from engine.dims import Dim
 from engine.errors import ManifestError
+from engine.runtime.executor import Executor
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from tests import fake_tensorrt
 
@@ -37,7 +38,7 @@ def executor() -> TensorRtExecutor:
     return TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
 
 
-def bind(executor: TensorRtExecutor, rows: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+def bind(executor: Executor, rows: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """-> x on the host, the total and the cache on the device, both updated in place."""
     x = np.full((rows, 2), 1.5, np.float32)
     total, cache = (executor.zeros(name, (rows, 2)) for name in ("total", "past_0"))
@@ -48,14 +49,18 @@ def bind(executor: TensorRtExecutor, rows: int) -> tuple[np.ndarray, torch.Tenso
     return x, total, cache
 
 
-def test_host_arrays_are_read_at_every_run_in_the_type_of_the_plan(executor: TensorRtExecutor) -> None:
-    x, total, cache = bind(executor, 2)
+def check_host_arrays(executor: Executor, x: np.ndarray, total: torch.Tensor, cache: torch.Tensor) -> None:
+    """What is bound as `bind` does is read at every run, in the engine's type."""
     executor.run()
     x[1] = 2.0
     executor.run()
     assert total.dtype == torch.float16
     assert_array_equal(total, [[3, 3], [3.5, 3.5]])
     assert_array_equal(cache, total)
+
+
+def test_host_arrays_are_read_at_every_run_in_the_type_of_the_plan(executor: TensorRtExecutor) -> None:
+    check_host_arrays(executor, *bind(executor, 2))
 
 
 def test_shapes_choose_the_profile(executor: TensorRtExecutor) -> None:
