@@ -143,8 +143,8 @@ def _launch(directory: Path, world_size: int) -> _Running:
         listener.bind(path)
         listener.listen(1)
         listener.settimeout(0.05)
-        program = [_python(), "-m", "engine.runtime.tensor_parallel_rank", str(directory.resolve()), path]
         log = (Path(place) / "log").open("a+b")
+        program = [_python(), "-m", "engine.runtime.tensor_parallel_rank", str(directory.resolve()), path, log.name]
         process = subprocess.Popen(
             [_mpiexec(), "-n", str(world_size), *program],
             stdin=subprocess.DEVNULL,

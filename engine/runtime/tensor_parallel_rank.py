@@ -249,8 +249,10 @@ def _forget_segments(world: MPI.Comm) -> None:
             Path(line.split()[-1]).unlink(missing_ok=True)
 
 
-def main(directory: str, socket: str) -> int:
-    """A rank of a `Group`: rank 0 takes calls from the socket until it closes."""
+def main(directory: str, socket: str, log: str) -> int:
+    """A rank of a `Group`: rank 0 takes calls from the socket until it closes. What a rank prints goes to the log."""
+    with open(log, "ab") as file:  # not by way of mpiexec, which may drop a rank's last words when it aborts
+        os.dup2(file.fileno(), sys.stderr.fileno())
     world = World(Path(directory))
     if not world.is_leader():
         world.serve()
