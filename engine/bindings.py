@@ -6,6 +6,7 @@ segment i the layers from prune point i on; all layers of a segment share one KV
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from engine.dims import Limits, Size
 from engine.model_config import LanguageConfig, VisionConfig
@@ -23,6 +24,8 @@ SCORE_WEIGHT = "score_weight"
 VISUAL_COLUMN = "visual_column"
 VISUAL_SCORES = "visual_scores"
 VISUAL_SCORES_OUT = "visual_scores_out"
+SCORED_QUERY = "scored_query"
+SCORE_POSITION = "score_position"
 PIXEL_VALUES = "pixel_values"
 VISUAL_FEATURES = "visual_features"
 
@@ -63,6 +66,20 @@ class Bindings:
     outputs: tuple[Binding, ...]
 
 
+class Scoring(StrEnum):
+    """How the attention that visual tokens receive is added up."""
+
+    OFF = "off"
+    IN_ENGINE = "in_engine"
+    """By the language engine, while it runs."""
+    DEFERRED = "deferred"
+    """By a scoring engine, from the KV cache and the queries that the language engine emits; many rows at once."""
+
+
+SCORING_ENGINE = "scoring"
+"""Name of its file, beside the language engine's."""
+
+
 def segment_of(layer: int, prune_layers: Sequence[int]) -> int:
     """Which segment a layer belongs to: the number of prune points at or before it."""
     return sum(point <= layer for point in prune_layers)
@@ -72,16 +89,15 @@ def language_bindings(
     config: LanguageConfig,
     limits: Limits,
     prune_layers: Sequence[int],
-    scores: bool,
+    scoring: Scoring,
     mapping: Mapping,
     dtype: str = "float32",
 ) -> Bindings:
-    """Of a language engine; `scores` adds the importance accumulator, each prune point a keep_index.
+    """Of a language engine; each prune point adds a keep_index.
 
     dtype: of visual features and KV caches (`Precision.activations`); angles, scores and logits are float32.
     """
     batch, sequence, half = limits.batch(), limits.sequence(), config.head_dim // 2
-    kv_heads = len(mapping.kv_heads(config.num_kv_heads))
     inputs = [
         Binding(INPUT_IDS, "int64", (batch, sequence)),
         Binding(VISUAL_EMBEDS, dtype, (limits.visual(), config.hidden_size)),
@@ -92,26 +108,63 @@ def language_bindings(
     ]
     vocabulary = len(mapping.vocabulary(config.vocab_size))
     outputs = [Binding(LOGITS, "float32", (batch, limits.logit_rows(), vocabulary))]
-    if scores:
-        columns = limits.visual_columns()
-        accumulator = (batch, config.num_layers, columns)
-        inputs += [
-            Binding(SCORE_ROW, "int64", (batch, limits.score_rows())),
-            Binding(SCORE_WEIGHT, "float32", (batch, limits.score_rows())),
-            Binding(VISUAL_COLUMN, "int64", (batch, columns)),
-            Binding(VISUAL_SCORES, "float32", accumulator),
-        ]
-        outputs.append(Binding(VISUAL_SCORES_OUT, "float32", accumulator))
+    if scoring is not Scoring.OFF:
+        inputs.append(Binding(SCORE_ROW, "int64", (batch, limits.score_rows())))
+    if scoring is Scoring.DEFERRED:
+        outputs.append(_scored_query(config, limits, mapping, dtype))
+    if scoring is Scoring.IN_ENGINE:
+        inputs += _score_inputs(config, limits)
+        outputs.append(_accumulator(VISUAL_SCORES_OUT, config, limits))
     inputs += [Binding(kv_length(segment), "int32", (batch,)) for segment in range(len(prune_layers) + 1)]
     inputs += [
         Binding(keep_index(segment), "int64", (batch, limits.kept(segment)))
         for segment in range(1, len(prune_layers) + 1)
     ]
     for layer in range(config.num_layers):
-        cache = (batch, kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim)
+        cache = _cache(layer, config, limits, prune_layers, mapping)
         inputs += [Binding(name, dtype, cache) for name in past_kv(layer)]
         outputs += [Binding(name, dtype, cache) for name in present_kv(layer)]
     return Bindings(tuple(inputs), tuple(outputs))
+
+
+def scoring_bindings(
+    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], mapping: Mapping, dtype: str = "float32"
+) -> Bindings:
+    """Of the scoring engine beside a language engine that defers its scores; with the queries of any of its calls."""
+    inputs = [
+        _scored_query(config, limits, mapping, dtype),
+        Binding(SCORE_POSITION, "int32", (limits.batch(), limits.score_rows())),
+        *_score_inputs(config, limits),
+    ]
+    for layer in range(config.num_layers):
+        key, _ = past_kv(layer)
+        inputs.append(Binding(key, dtype, _cache(layer, config, limits, prune_layers, mapping)))
+    return Bindings(tuple(inputs), (_accumulator(VISUAL_SCORES_OUT, config, limits),))
+
+
+def _score_inputs(config: LanguageConfig, limits: Limits) -> list[Binding]:
+    return [
+        Binding(SCORE_WEIGHT, "float32", (limits.batch(), limits.score_rows())),
+        Binding(VISUAL_COLUMN, "int64", (limits.batch(), limits.visual_columns())),
+        _accumulator(VISUAL_SCORES, config, limits),
+    ]
+
+
+def _accumulator(name: str, config: LanguageConfig, limits: Limits) -> Binding:
+    return Binding(name, "float32", (limits.batch(), config.num_layers, limits.visual_columns()))
+
+
+def _scored_query(config: LanguageConfig, limits: Limits, mapping: Mapping, dtype: str) -> Binding:
+    """The queries of all layers side by side, layer by layer."""
+    heads = config.num_layers * len(mapping.shard(config.num_heads, "num_heads"))
+    return Binding(SCORED_QUERY, dtype, (limits.batch(), limits.score_rows(), heads * config.head_dim))
+
+
+def _cache(
+    layer: int, config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], mapping: Mapping
+) -> tuple[Size, ...]:
+    kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+    return limits.batch(), kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim
 
 
 def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32") -> Bindings:

@@ -12,6 +12,7 @@ from cattrs.errors import BaseValidationError
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
+from engine.bindings import Scoring
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
@@ -19,7 +20,7 @@ from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
 from engine.remedy import rebuild
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
@@ -60,8 +61,12 @@ class EngineModel:
     config: ModelConfig
     checkpoint_sha256: str
     prune_layers: tuple[int, ...]
-    scores: bool
-    """Whether its language engine emits attention scores."""
+    scoring: Scoring
+
+    @property
+    def scores(self) -> bool:
+        """Whether it emits attention scores."""
+        return self.scoring is not Scoring.OFF
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.bindings import Scoring
 from engine.config import ExitConfig, GuidanceConfig, Precision, ScoreRows, Target
 from engine.manifest import FORMAT_VERSION, MANIFEST, ComponentRecord, EngineModel, FileRecord, Manifest, write_manifest
 from engine.model_config import (
@@ -46,7 +47,12 @@ def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:
     vision = replace(TINY_VISION, norm=Norm.RMS, output_size=language.hidden_size)
     prompt = PromptConfig("internlm2-chat", system_message="你好 “quoted”")
     config = ModelConfig("internvl2", name, language, vision, TilingConfig(max_tiles=3), prompt)
-    return EngineModel(config, checkpoint_sha256="ab" * 32, prune_layers=prune_layers, scores=not prune_layers)
+    return EngineModel(
+        config,
+        checkpoint_sha256="ab" * 32,
+        prune_layers=prune_layers,
+        scoring=Scoring.OFF if prune_layers else Scoring.DEFERRED,
+    )
 
 
 def example_manifest(components: dict[str, ComponentRecord]) -> Manifest:

@@ -10,9 +10,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from engine.bindings import SCORING_ENGINE
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
-from engine.build.targets.onnxruntime import write_engine
+from engine.build.scoring import scoring_graph
+from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.weights import WeightReader
 from engine.config import Target
 from engine.dims import Limits
@@ -126,8 +128,11 @@ def build_pair(
     reader = WeightReader(Checkpoint(directory), family.language_sources(config, directory))
     graph = language_graph(config.language, LIMITS, prune_layers, scores)
     write_engine(graph, reader, directory / "language.onnx", lambda fraction: None)
-    executor = load(Target.ONNXRUNTIME, directory / "language.onnx", threads=1)
-    engine = LanguageModel(executor, config.language, prune_layers, scores)
+    executor, scoring = load(Target.ONNXRUNTIME, directory / "language.onnx", threads=1), None
+    if scores:
+        write_scoring_engine(scoring_graph(config.language, LIMITS, prune_layers), directory)
+        scoring = load(Target.ONNXRUNTIME, directory / SCORING_ENGINE, threads=1)
+    engine = LanguageModel(executor, config.language, prune_layers, scores, scoring=scoring)
     return Pair(engine, load_oracle(directory, published["llm_config"]))
 
 

@@ -60,7 +60,7 @@ def test_failed_write_leaves_the_old_manifest(engine: Path) -> None:
         (lambda c: c.update(target="tensorrt_9"), "target 'tensorrt_9'"),
         (lambda c: c.pop("max_batch"), "required field missing @ manifest.max_batch"),
         (lambda c: c.update(colour="red"), "extra fields found .*colour"),
-        (lambda c: c["models"]["small"].pop("scores"), r"missing @ manifest.models\['small'\].scores"),
+        (lambda c: c["models"]["small"].pop("scoring"), r"missing @ manifest.models\['small'\].scoring"),
         (lambda c: c["models"].pop("large"), r"models \['small'\] instead of"),
         (lambda c: c.update(max_tokens="8192"), "'8192' is not int"),
         (lambda c: c["exit"].update(enabled="false"), "'false' is not bool"),

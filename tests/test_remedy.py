@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from build_engines import add_arguments
+from engine.bindings import Scoring
 from engine.config import BuildConfig, Precision, default_prune_layers
 from engine.manifest import EngineModel, Manifest
 from engine.remedy import rebuild
@@ -40,13 +41,13 @@ def test_defaults_are_left_out() -> None:
 
 def test_no_prune_points_and_scores() -> None:
     manifest = plain_manifest()
-    manifest.models["large"] = replace(manifest.models["large"], prune_layers=(), scores=True)
+    manifest.models["large"] = replace(manifest.models["large"], prune_layers=(), scoring=Scoring.DEFERRED)
     assert rebuild(Path("pair"), manifest) == f"{COMMAND} --prune-layers 0 --large-scores"
 
 
 def test_command_line_reads_every_option() -> None:
     manifest = example_manifest({})
-    manifest.models["large"] = replace(manifest.models["large"], scores=True)
+    manifest.models["large"] = replace(manifest.models["large"], scoring=Scoring.DEFERRED)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     arguments = parser.parse_args(rebuild(Path("pair"), manifest).split()[3:])

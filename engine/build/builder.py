@@ -9,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import engine
-from engine.bindings import language_bindings, vision_bindings
+from engine.bindings import Scoring, language_bindings, vision_bindings
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.compiler import Compiler, Part
 from engine.build.language import language_graph
+from engine.build.scoring import scoring_graph
 from engine.build.staging import BuildReport, Component, build_components, component_key, refuse_foreign
 from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
 from engine.build.targets.onnxruntime_evaluate import evaluate
@@ -80,7 +81,13 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             max_kept_tokens=build.max_kept_tokens,
             gpu=compiler.gpu(),
             models={
-                role.name: EngineModel(role.config, role.fingerprint, role.prune_layers, role.scores) for role in roles
+                role.name: EngineModel(
+                    role.config,
+                    role.fingerprint,
+                    role.prune_layers,
+                    lowering_for(build.target).scoring(role.scores),
+                )
+                for role in roles
             },
             components=records,
             guidance=GuidanceConfig(),
@@ -192,15 +199,19 @@ def vision_part(build: BuildConfig, role: Role) -> Part:
 def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """One rank's part of a model's language engine, declared for the wanted target and precision."""
     limits = limits_of(build, role.config, role.prune_layers)
-    settings = role.config.language, limits, role.prune_layers, role.scores
+    settings = role.config.language, limits, role.prune_layers
     lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    scoring = lowering.scoring(role.scores)
     return Part(
-        language_graph(*settings, mapping, lowering, dtype),
-        language_bindings(*settings, mapping, dtype),
+        language_graph(*settings, role.scores, mapping, lowering, dtype),
+        language_bindings(*settings, scoring, mapping, dtype),
         WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.directory)),
         lambda: language_calibration(role, limits),
         build.out / role.name / f"rank{mapping.rank}",
-        (lambda: language_graph(*settings, Mapping(), lowering, dtype)) if mapping.world_size > 1 else None,
+        (lambda: language_graph(*settings, role.scores, Mapping(), lowering, dtype))
+        if mapping.world_size > 1
+        else None,
+        scoring_graph(*settings, mapping, lowering, dtype) if scoring is Scoring.DEFERRED else None,
     )
 
 

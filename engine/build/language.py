@@ -11,15 +11,15 @@ import onnx_ir as ir
 from onnxscript import nn
 
 from engine import bindings as names
-from engine.bindings import language_bindings, segment_of
+from engine.bindings import Scoring, language_bindings, segment_of
 from engine.build.graph import declare, finish
 from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, dims, like, set_dtype, shaped
+from engine.build.scoring import add_received, causal_score_mask
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
 from engine.plugins.cached_attention.past_length import past_length
 from engine.plugins.lowering import ONNXRUNTIME, Lowering
-from engine.plugins.visual_attention import MASKED
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Embedding(nn.Module):
 class Attention(nn.Module):
     """Rotary grouped-query attention of one layer on this rank's heads."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool, lowering: Lowering) -> None:
+    def __init__(self, config: LanguageConfig, mapping: Mapping, scoring: Scoring, lowering: Lowering) -> None:
         super().__init__()
         heads = mapping.shard(config.num_heads, "num_heads")
         kv_heads = mapping.kv_heads(config.num_kv_heads)
@@ -70,17 +70,23 @@ class Attention(nn.Module):
         self.v_proj = Linear(size, config.num_kv_heads * dim, config.qkv_bias, rows=kv)
         self.o_proj = Linear(config.num_heads * dim, size, columns=q)
         self.num_heads, self.num_kv_heads, self.mapping = len(heads), len(kv_heads), mapping
-        attention = lowering.visual_attention if scores else lowering.cached_attention
-        self.function = attention(self.num_heads, self.num_kv_heads, dim)
+        scored = lowering.visual_attention if scoring is Scoring.IN_ENGINE else None
+        self.function = (scored or lowering.cached_attention)(self.num_heads, self.num_kv_heads, dim)
+        self.is_deferred = scoring is Scoring.DEFERRED
 
     def forward(
         self, op: Any, tokens: Tokens, x: ir.Value, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
-        """-> [B,S,C], or [B,R,C] of the wanted rows, and the op's further outputs: present key and value, and received
-        when scored."""
+        """-> [B,S,C], or [B,R,C] of the wanted rows; present key and value, and when scored, what visual tokens
+        received, or the scored rows' queries.
+        """
         query = op.RotaryEmbedding(self.q_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_heads)
         key = op.RotaryEmbedding(self.k_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
-        output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *score_inputs)
+        inputs = () if self.is_deferred else score_inputs
+        output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *inputs)
+        if self.is_deferred:
+            (score_row,) = score_inputs
+            others.append(take(op, query, score_row))
         attended = take(op, like(output, query), tokens.wanted)
         return all_reduce(op, self.o_proj(op, attended), self.mapping), others
 
@@ -105,10 +111,10 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP with residuals."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, scores: bool, lowering: Lowering) -> None:
+    def __init__(self, config: LanguageConfig, mapping: Mapping, scoring: Scoring, lowering: Lowering) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, mapping, scores, lowering)
+        self.self_attn = Attention(config, mapping, scoring, lowering)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config, mapping)
 
@@ -141,18 +147,20 @@ class Decoder(nn.Module):
         config: LanguageConfig,
         mapping: Mapping,
         prune_layers: Sequence[int],
-        scores: bool,
+        scoring: Scoring,
         lowering: Lowering,
     ) -> None:
         super().__init__("model")
-        self.mapping, self.prune_layers, self.scores = mapping, prune_layers, scores
+        self.mapping, self.prune_layers, self.scoring = mapping, prune_layers, scoring
         self.function = lowering.prune_visual_tokens()
         self.embed_tokens = Embedding(config, mapping)
-        self.layers = nn.ModuleList([DecoderLayer(config, mapping, scores, lowering) for _ in range(config.num_layers)])
+        self.layers = nn.ModuleList(
+            [DecoderLayer(config, mapping, scoring, lowering) for _ in range(config.num_layers)]
+        )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
-        """-> [B,R,C] hidden states of the wanted rows, and the present caches (and `visual_scores_out`) by name.
+        """-> [B,R,C] hidden states of the wanted rows, and the other outputs by name.
 
         The last layer's other rows serve its keys, values and scores only: they end with its attention.
         """
@@ -160,7 +168,7 @@ class Decoder(nn.Module):
         hidden = self.embed_tokens(op, inputs[names.INPUT_IDS], inputs[names.VISUAL_EMBEDS], inputs[names.VISUAL_SLOT])
         cos, sin = (cast(op, inputs[name], hidden.dtype) for name in (names.ROPE_COS, names.ROPE_SIN))
         outputs: dict[str, ir.Value] = {}
-        received = []
+        scored = []
         for index, layer in enumerate(self.layers):
             segment = segment_of(index, self.prune_layers)
             if index in self.prune_layers:
@@ -168,37 +176,33 @@ class Decoder(nn.Module):
             wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
             tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)], wanted)
             past = [inputs[name] for name in names.past_kv(index)]
-            if self.scores and segment not in score_inputs:
-                score_inputs[segment] = [
-                    inputs[names.SCORE_ROW],
-                    inputs[names.SCORE_WEIGHT],
-                    causal_score_mask(op, inputs[names.SCORE_ROW], tokens.kv_length, hidden, past[0]),
-                    inputs[names.VISUAL_COLUMN],
-                ]
-            hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs.get(segment, ()))
+            if segment not in score_inputs:
+                score_inputs[segment] = self.score_inputs(op, inputs, tokens, past[0])
+            hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs[segment])
             outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
-            received += scores
-        if self.scores:
-            accumulator, (batch, columns) = inputs[names.VISUAL_SCORES], dims(inputs[names.VISUAL_COLUMN])
-            for layer_scores in received:
-                shaped(layer_scores, [batch, 1, columns], accumulator)
-            # Each rank has seen its own heads only.
-            total = all_reduce(op, like(op.Concat(*received, axis=1), accumulator), self.mapping)
-            outputs[names.VISUAL_SCORES_OUT] = op.Add(accumulator, total)
+            scored += scores
+        match self.scoring:
+            case Scoring.IN_ENGINE:
+                # Each rank has seen its own heads only.
+                outputs[names.VISUAL_SCORES_OUT] = add_received(
+                    op, inputs, scored, lambda received: all_reduce(op, received, self.mapping)
+                )
+            case Scoring.DEFERRED:
+                outputs[names.SCORED_QUERY] = op.Concat(*scored, axis=2)
         return self.norm(op, hidden), outputs
 
-
-def causal_score_mask(
-    op: Any, score_row: ir.Value, kv_length: ir.Value, hidden: ir.Value, past_key: ir.Value
-) -> ir.Value:
-    """[B,R], [B], [B,S,C], [B,Hkv,T,D] -> [B,R,T]: `score_mask` of `sgl::visual_attention`, once for all its layers."""
-    int32 = ir.DataType.INT32
-    position = op.Add(op.Cast(score_row, to=int32), op.Unsqueeze(past_length(op, hidden, kv_length), [1]))
-    cache = op.Squeeze(op.Cast(op.Shape(past_key, start=2, end=3), to=int32))
-    visible = op.LessOrEqual(op.Range(0, cache, 1), op.Unsqueeze(position, [2]))
-    mask = op.Where(visible, 0.0, MASKED)
-    mask.shape = ir.Shape([*dims(score_row), dims(past_key)[2]])
-    return mask
+    def score_inputs(self, op: Any, inputs: dict[str, ir.Value], tokens: Tokens, past_key: ir.Value) -> list[ir.Value]:
+        """Of the layers of one segment."""
+        if self.scoring is Scoring.OFF:
+            return []
+        score_row = inputs[names.SCORE_ROW]
+        if self.scoring is Scoring.DEFERRED:
+            return [score_row]
+        past = op.Unsqueeze(past_length(op, tokens.hidden, tokens.kv_length), [1])
+        position = op.Add(op.Cast(score_row, to=ir.DataType.INT32), past)
+        position.shape = dims(score_row)
+        mask = causal_score_mask(op, position, past_key)
+        return [score_row, inputs[names.SCORE_WEIGHT], mask, inputs[names.VISUAL_COLUMN]]
 
 
 class LanguageModel(nn.Module):
@@ -209,11 +213,11 @@ class LanguageModel(nn.Module):
         config: LanguageConfig,
         mapping: Mapping,
         prune_layers: Sequence[int],
-        scores: bool,
+        scoring: Scoring,
         lowering: Lowering,
     ) -> None:
         super().__init__("")
-        self.model = Decoder(config, mapping, prune_layers, scores, lowering)
+        self.model = Decoder(config, mapping, prune_layers, scoring, lowering)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, rows=mapping.vocabulary(config.vocab_size))
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
@@ -232,9 +236,10 @@ def language_graph(
     dtype: str = "float32",
 ) -> ir.Model:
     """Declare the graph of a language engine; its parameters carry no data yet. dtype: of them and of activations."""
-    bound = language_bindings(config, limits, prune_layers, scores, mapping, dtype)
+    scoring = lowering.scoring(scores)
+    bound = language_bindings(config, limits, prune_layers, scoring, mapping, dtype)
     builder, inputs = declare("language", bound, lowering.opset)
-    model = LanguageModel(config, mapping, prune_layers, scores, lowering)
+    model = LanguageModel(config, mapping, prune_layers, scoring, lowering)
     set_dtype(model, dtype)
     graph = finish(builder, bound, model(builder.op, inputs))
     if lowering.all_reduce is not None and mapping.world_size > 1:

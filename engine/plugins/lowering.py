@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from engine.bindings import Scoring
 from engine.config import Target
 from engine.plugins.all_reduce import tensorrt as all_reduce_tensorrt
 from engine.plugins.cached_attention import onnxruntime as cached_attention_onnxruntime
@@ -15,7 +16,7 @@ from engine.plugins.function import OPSET, TENSORRT_OPSET
 from engine.plugins.prune_visual_tokens import onnxruntime as prune_visual_tokens_onnxruntime
 from engine.plugins.prune_visual_tokens import tensorrt as prune_visual_tokens_plugin
 from engine.plugins.prune_visual_tokens import tensorrt_rtx as prune_visual_tokens_tensorrt
-from engine.plugins.visual_attention import onnxruntime as visual_attention_onnxruntime
+from engine.plugins.received_attention import onnxruntime as received_attention_onnxruntime
 from engine.plugins.visual_attention import tensorrt as visual_attention_plugin
 from engine.plugins.visual_attention import tensorrt_rtx as visual_attention_tensorrt
 
@@ -29,17 +30,27 @@ class Lowering:
 
     opset: Mapping[str, int]
     cached_attention: Callable[[int, int, int], ir.Function]
-    visual_attention: Callable[[int, int, int], ir.Function]
+    visual_attention: Callable[[int, int, int], ir.Function] | None
+    """None where attention and scores are two engines."""
+    received_attention: Callable[[int, int, int], ir.Function] | None
+    """Of the second of them; None where there is one."""
     full_attention: Callable[[int], ir.Function]
     prune_visual_tokens: Callable[[], ir.Function]
     all_reduce: Callable[[int], ir.Function] | None
     """Made of the number of ranks; None where the graph is cut at it instead."""
 
+    def scoring(self, scores: bool) -> Scoring:
+        """How an engine that is to emit scores, or none, does so."""
+        if not scores:
+            return Scoring.OFF
+        return Scoring.DEFERRED if self.visual_attention is None else Scoring.IN_ENGINE
+
 
 ONNXRUNTIME = Lowering(
     OPSET,
     cached_attention_onnxruntime.cached_attention,
-    visual_attention_onnxruntime.visual_attention,
+    None,
+    received_attention_onnxruntime.received_attention,
     full_attention_onnxruntime.full_attention,
     prune_visual_tokens_onnxruntime.prune_visual_tokens,
     all_reduce=None,
@@ -48,6 +59,7 @@ TENSORRT = Lowering(
     TENSORRT_OPSET,
     cached_attention_tensorrt.cached_attention,
     visual_attention_tensorrt.visual_attention,
+    None,
     full_attention_tensorrt.full_attention,
     prune_visual_tokens_tensorrt.prune_visual_tokens,
     all_reduce_tensorrt.all_reduce,

@@ -2,12 +2,13 @@
 once, in the operations of the Python array API that both have.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, device, to_device
 
-__all__ = ["Array", "array_namespace", "device", "is_host", "to_host"]
+__all__ = ["Array", "array_namespace", "device", "is_host", "pad", "to_host"]
 Array = Any
 """np.ndarray or torch.Tensor."""
 
@@ -24,3 +25,12 @@ def to_host(array: Array) -> np.ndarray:
     if xp.isdtype(array.dtype, "real floating") and array.dtype != xp.float64:
         array = xp.astype(array, xp.float32)
     return np.asarray(to_device(array, "cpu"))
+
+
+def pad(rows: Sequence[np.ndarray], fill: int = 0, minimum: int = 0) -> np.ndarray:
+    """[B] arrays of any lengths -> [B,N], filled at the end; N is at least `minimum`."""
+    width = max(minimum, *(len(row) for row in rows))
+    padded = np.full((len(rows), width), fill, rows[0].dtype)
+    for target, row in zip(padded, rows, strict=True):
+        target[: len(row)] = row
+    return padded

@@ -29,7 +29,7 @@ class Executor(Buffers, Protocol):
     """A loaded engine with named buffers bound to it."""
 
     def release(self) -> None:
-        """Hold no more of a GPU's memory for what is bound; everything is bound anew before the next run."""
+        """Hold no more memory for what is bound; everything is bound anew before the next run."""
 
     def bind_input(self, name: str, array: Array) -> None:
         """Read this input from `array` at every run, until another is bound; contiguous.

@@ -76,7 +76,10 @@ class OnnxRuntimeExecutor:
         """Inputs of another type than the engine reads: what the caller bound, and what it is copied to."""
 
     def release(self) -> None:
-        """What is bound is held until something else is."""
+        self._binding.clear_binding_inputs()
+        self._binding.clear_binding_outputs()
+        self._bound.clear()
+        self._copies.clear()
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> Array:
         return np.zeros(shape, self._dtypes[name])

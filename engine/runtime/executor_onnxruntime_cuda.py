@@ -44,9 +44,7 @@ class CudaExecutor(OnnxRuntimeExecutor):
         self._host: dict[str, np.ndarray] = {}
 
     def release(self) -> None:
-        self._binding.clear_binding_inputs()
-        self._binding.clear_binding_outputs()
-        self._bound.clear()
+        super().release()
         self._host.clear()
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -44,6 +44,11 @@ class KvCache:
                 executor.bind_input(past, part)
                 executor.bind_output(present, part)
 
+    def bind_keys(self, executor: Executor, requests: slice) -> None:
+        """Bind these requests' keys, for an engine that only reads them."""
+        for layer, (keys, _) in enumerate(self._layers):
+            executor.bind_input(past_kv(layer)[0], keys[requests])
+
     def nbytes(self) -> int:
         """Memory of all buffers."""
         return sum(buffer.nbytes for buffers in self._layers for buffer in buffers)

@@ -13,11 +13,12 @@ from engine import bindings as names
 from engine.dims import UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
-from engine.runtime.arrays import Array
+from engine.runtime.arrays import Array, pad
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.prompt import NewRows, Request, segment_rows
 from engine.runtime.rope import RopeTable
+from engine.runtime.visual_scores import DeferredScores, InEngineScores, NoVisualScores, VisualScores
 
 
 class Prefilled(Protocol):
@@ -49,13 +50,15 @@ class LanguageModel:
         scores: bool = False,
         mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
         limits: Limits = UNBOUNDED,
+        scoring: Executor | None = None,
     ) -> None:
         """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
 
-        limits: of a plan; without one, buffers are as large as a call needs.
+        limits: of a plan; without one, buffers are as large as a call needs. scores: whether the engine emits them;
+        scoring: the engine that adds them up, None where the language engine does.
         """
         self.executor, self.config, self.mapping, self.limits = executor, config, mapping, limits
-        self.prune_layers, self.scores = tuple(prune_layers), scores
+        self.prune_layers, self.scores, self.scoring = tuple(prune_layers), scores, scoring
         self.rope = RopeTable(config.rope, config.head_dim)
 
     def prefill(self, requests: Sequence[Request], max_new_tokens: int) -> "Generation":
@@ -77,8 +80,7 @@ class Generation:
         kv_heads = len(model.mapping.kv_heads(model.config.num_kv_heads))
         self.kv_cache = KvCache(self._executor, model.config, kv_heads, model.prune_layers, batch, sizes)
         self._positions = np.array([len(request.prompt.ids) for request in requests])
-        self._columns = _pad([request.score_columns() for request in requests], minimum=1)
-        self._scores = self._zero_scores(batch)
+        self._scores = self._make_scores()
         logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
         # The rows of a planned call are as many for each of its requests, so prompts take turns.
         turns = [slice(i, i + 1) for i in range(batch)] if model.limits.planned else [slice(0, batch)]
@@ -89,8 +91,7 @@ class Generation:
 
     def visual_scores(self, request: int) -> Array:
         """[L,V]: attention that each visual token received so far, by layer, summed over heads and scored rows."""
-        assert self._scores is not None, "the engine was built without scores"
-        return self._scores[request, :, : len(self._requests[request].prompt.visual_positions)]
+        return self._scores.read(request)[:, : len(self._requests[request].prompt.visual_positions)]
 
     def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array:
         """[B], [B] bool, [B] bool -> logits [B,vocab]: feed one token per request.
@@ -107,8 +108,7 @@ class Generation:
         inputs[names.INPUT_IDS][:, 0] = tokens
         cos, sin = self._model.rope.cos_sin(position, self._positions)
         inputs[names.ROPE_COS][:], inputs[names.ROPE_SIN][:] = cos, sin
-        if self._model.scores:
-            inputs[names.SCORE_WEIGHT][:, 0] = active & scored
+        self._scores.step(active, scored, self.kv_cache.lengths[0])
         self._executor.run()
         return self._decode_logits[:, 0]
 
@@ -132,7 +132,7 @@ class Generation:
         )
         wanted = np.arange(len(rows) - 1, len(new.ids))
         logits = self._executor.zeros(names.LOGITS, (1, len(wanted), self._vocabulary()))
-        this, unused = slice(request, request + 1), self._zero_scores(1)
+        this = slice(request, request + 1)
         self._decode_inputs = None
         self.kv_cache.bind(self._executor, this)
         for part in _cut(len(new.ids), wanted, self._model.limits.logit_rows().max):
@@ -141,16 +141,15 @@ class Generation:
             length = np.array([prefix + part.stop], np.int32)
             inputs |= {names.kv_length(segment): length for segment in range(len(self.kv_cache.lengths))}
             inputs |= self._identity_inputs(1, part.stop - part.start)
-            inputs |= self._score_inputs([np.empty(0, np.int64)], self._columns[this])
             inputs[names.LOGIT_INDEX] = (wanted[inside] - part.start)[None]
-            self._bind(inputs, unused, logits[:, inside])
+            self._scores.bind(this, [np.empty(0, np.int64)], prefix + part.start)
+            self._bind(inputs, logits[:, inside])
             self._executor.run()
         return logits[0]
 
     def _prefill(self, turn: slice, kept: list[list[np.ndarray]], logits: Array) -> None:
         """Of some requests, the rows that survive per segment; fills in their logits [B,1,vocab]."""
         requests = self._requests[turn]
-        scores = None if self._scores is None else self._scores[turn]
         new = [
             NewRows(request.prompt.ids[rows[0]], request.prompt.slots()[rows[0]], rows[0])
             for request, rows in zip(requests, kept, strict=True)
@@ -166,12 +165,12 @@ class Generation:
                 if segment:
                     # Places of the survivors among the rows of the segment before.
                     places = [np.searchsorted(rows[segment - 1], rows[segment])[part] - part.start for rows in kept]
-                    inputs[names.keep_index(segment)] = _pad(places)
+                    inputs[names.keep_index(segment)] = pad(places)
             last = self.kv_cache.lengths[-1][turn, None].astype(np.int64) - 1
             inputs[names.LOGIT_INDEX] = last - part.start
             inside = [rows[_within(rows, part)] - part.start for rows in score_rows]
-            inputs |= self._score_inputs(inside, self._columns[turn])
-            self._bind(inputs, scores, logits)
+            self._scores.bind(turn, inside, part.start)
+            self._bind(inputs, logits)
             self._executor.run()
 
     def _bind_decode(self) -> dict[str, np.ndarray]:
@@ -183,30 +182,28 @@ class Generation:
         fixed = {name: changing.pop(name) for name in (names.VISUAL_EMBEDS, names.VISUAL_SLOT)}
         changing |= {names.kv_length(segment): length for segment, length in enumerate(self.kv_cache.lengths)}
         fixed |= self._identity_inputs(batch, 1)
-        fixed |= self._score_inputs([np.zeros(1, np.int64)] * batch, self._columns)
-        if self._model.scores:
-            changing[names.SCORE_WEIGHT] = fixed.pop(names.SCORE_WEIGHT)
         fixed[names.LOGIT_INDEX] = np.zeros((batch, 1), np.int64)
         self.kv_cache.bind(self._executor)
+        self._scores.bind_decode()
         self._decode_logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
         placed = {name: self._executor.put(name, array) for name, array in fixed.items()}
-        self._bind(changing | placed, self._scores, self._decode_logits)
+        self._bind(changing | placed, self._decode_logits)
         return changing
 
     def _token_inputs(self, new: Sequence[NewRows], features: Sequence[Array], part: slice) -> dict[str, Any]:
         """Inputs that describe these of the new tokens, padded at the end to the longest request."""
         offsets = np.cumsum([0] + [len(feature) for feature in features[:-1]])
         slots = [np.where(rows.slots < 0, -1, rows.slots + o) for rows, o in zip(new, offsets, strict=True)]
-        positions = _pad([rows.positions[part] for rows in new])
+        positions = pad([rows.positions[part] for rows in new])
         lengths = np.array([rows.positions[-1] + 1 for rows in new])
         cos, sin = self._model.rope.cos_sin(positions, lengths)
         visual = features[0] if len(features) == 1 else np.concatenate(features)
         if not len(visual):
             visual = np.zeros((1, self._model.config.hidden_size), np.float32)
         return {
-            names.INPUT_IDS: _pad([rows.ids[part] for rows in new]),
+            names.INPUT_IDS: pad([rows.ids[part] for rows in new]),
             names.VISUAL_EMBEDS: visual,
-            names.VISUAL_SLOT: _pad([rows[part] for rows in slots], fill=-1),
+            names.VISUAL_SLOT: pad([rows[part] for rows in slots], fill=-1),
             names.ROPE_COS: cos,
             names.ROPE_SIN: sin,
         }
@@ -216,43 +213,23 @@ class Generation:
         index = np.tile(np.arange(rows), (batch, 1))
         return {names.keep_index(segment): index for segment in range(1, len(self.kv_cache.lengths))}
 
-    def _score_inputs(self, rows: Sequence[np.ndarray], columns: np.ndarray) -> dict[str, np.ndarray]:
-        """Which rows are scored against which columns; nothing for an engine without scores."""
-        if not self._model.scores:
-            return {}
-        return {
-            names.SCORE_ROW: _pad(rows, minimum=1),
-            names.SCORE_WEIGHT: _pad([np.ones(len(r), np.float32) for r in rows], minimum=1),
-            names.VISUAL_COLUMN: columns,
-        }
-
-    def _zero_scores(self, batch: int) -> Array | None:
-        """[B,L,V], to be added to; None for an engine without scores."""
-        if not self._model.scores:
-            return None
-        shape = batch, self._model.config.num_layers, self._columns.shape[1]
-        return self._executor.zeros(names.VISUAL_SCORES, shape)
+    def _make_scores(self) -> VisualScores:
+        model, config = self._model, self._model.config
+        if not model.scores:
+            return NoVisualScores()
+        columns = pad([request.score_columns() for request in self._requests], minimum=1)
+        if model.scoring is None:
+            return InEngineScores(self._executor, columns, config.num_layers)
+        width = config.num_layers * len(model.mapping.shard(config.num_heads, "num_heads")) * config.head_dim
+        return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, config.num_layers, width)
 
     def _vocabulary(self) -> int:
         return len(self._model.mapping.vocabulary(self._model.config.vocab_size))
 
-    def _bind(self, inputs: dict[str, Any], scores: Array | None, logits: Array) -> None:
-        """Bind inputs and outputs; the accumulator is updated in place."""
+    def _bind(self, inputs: dict[str, Any], logits: Array) -> None:
         for name, array in inputs.items():
             self._executor.bind_input(name, array)
         self._executor.bind_output(names.LOGITS, logits)
-        if scores is not None:
-            self._executor.bind_input(names.VISUAL_SCORES, scores)
-            self._executor.bind_output(names.VISUAL_SCORES_OUT, scores)
-
-
-def _pad(rows: Sequence[np.ndarray], fill: int = 0, minimum: int = 0) -> np.ndarray:
-    """[B] arrays of any lengths -> [B,N], filled at the end; N is at least `minimum`."""
-    width = max(minimum, *(len(row) for row in rows))
-    padded = np.full((len(rows), width), fill, rows[0].dtype)
-    for target, row in zip(padded, rows, strict=True):
-        target[: len(row)] = row
-    return padded
 
 
 def _cut(total: int, counted: np.ndarray, most: int) -> list[slice]:

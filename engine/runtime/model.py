@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from engine.bindings import SCORING_ENGINE, Scoring
 from engine.config import Device
 from engine.dims import Limits
 from engine.errors import RequestError
@@ -109,9 +110,14 @@ class VisionLanguageModel:
             vision, language = ShardedVision(ranks), ShardedLanguage(ranks)
         else:
             config = model.config
-            engine = load(manifest.target, root / "rank0" / "language", threads, device)
+            rank = root / "rank0"
+            engine, scoring = load(manifest.target, rank / "language", threads, device), None
+            if model.scoring is Scoring.DEFERRED:
+                scoring = load(manifest.target, rank / SCORING_ENGINE, threads, device)
             vision = VisionEncoder(load(manifest.target, root / "vision", threads, device), config.vision, limits)
-            language = LanguageModel(engine, config.language, model.prune_layers, model.scores, limits=limits)
+            language = LanguageModel(
+                engine, config.language, model.prune_layers, model.scores, limits=limits, scoring=scoring
+            )
         return cls(model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language)
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
+from engine.bindings import SCORING_ENGINE, Scoring
 from engine.config import Device
 from engine.errors import EngineError, ManifestError
 from engine.manifest import Manifest, read_manifest
@@ -93,7 +94,10 @@ class Rank:
 
     def visual_scores(self, request: int) -> np.ndarray:
         assert self._generation is not None
-        return to_host(self._generation.visual_scores(request))
+        scores = np.array(to_host(self._generation.visual_scores(request)))
+        if self._language.scoring is not None:
+            self._sum(scores)  # a plan has summed them
+        return scores
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
@@ -117,10 +121,14 @@ class Rank:
             take_gpu(self._directory, manifest, machine.rank, machine.size)
         model, root, limits = manifest.models[SHARDED], self._directory / SHARDED, manifest.limits(SHARDED)
         self._config = model.config.language
-        path, threads = root / f"rank{world.rank}" / "language", max(1, threads // machine.size)
-        executor = load_rank(manifest.target, path, threads, self._sum)
+        rank, threads = root / f"rank{world.rank}", max(1, threads // machine.size)
+        executor, scoring = load_rank(manifest.target, rank / "language", threads, self._sum), None
+        if model.scoring is Scoring.DEFERRED:
+            scoring = load(manifest.target, rank / SCORING_ENGINE, None)
         mapping = Mapping(world.rank, world.size)
-        self._language = LanguageModel(executor, self._config, model.prune_layers, model.scores, mapping, limits)
+        self._language = LanguageModel(
+            executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring
+        )
         self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision, limits)
         return executor
 

@@ -46,11 +46,11 @@ def compile_language(
     prune_layers: tuple[int, ...] = (),
     reader: WeightReader | None = None,
 ) -> LayerReport:
-    settings = config, LIMITS, prune_layers, scores, Mapping()
+    settings = config, LIMITS, prune_layers
     dtype = precision.activations(Target.TENSORRT_RTX)
     part = Part(
-        language_graph(*settings, TENSORRT, dtype),
-        language_bindings(*settings, dtype),
+        language_graph(*settings, scores, Mapping(), TENSORRT, dtype),
+        language_bindings(*settings, TENSORRT.scoring(scores), Mapping(), dtype),
         reader or RandomReader(),
         calibrate=dict,
         previous=directory,

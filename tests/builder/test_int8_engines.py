@@ -12,13 +12,14 @@ import torch
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from engine.bindings import PIXEL_VALUES
+from engine.bindings import PIXEL_VALUES, SCORING_ENGINE
 from engine.build.builder import build_pair
 from engine.build.calibrate import language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
 from engine.build.quantize import Kernel, pack
-from engine.build.targets.onnxruntime import write_engine
+from engine.build.scoring import scoring_graph
+from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, Precision, SamplingConfig, Target
@@ -57,7 +58,9 @@ def build(directory: Path, checkpoint: Path, published: dict[str, Any]) -> Built
     path = directory / "language.onnx"
     inputs = language_inputs(config.language, features.reshape(-1, features.shape[-1]), 1)
     write_engine(language_graph(config.language, LIMITS, (2,), scores=True), reader, path, lambda f: None, inputs)
-    engine = LanguageModel(load(Target.ONNXRUNTIME, path, threads=1), config.language, (2,), scores=True)
+    write_scoring_engine(scoring_graph(config.language, LIMITS, (2,)), directory)
+    executor, scoring = (load(Target.ONNXRUNTIME, directory / name, threads=1) for name in ("language", SCORING_ENGINE))
+    engine = LanguageModel(executor, config.language, (2,), scores=True, scoring=scoring)
     return Built(directory, pixels[PIXEL_VALUES], Pair(engine, load_oracle(checkpoint, published["llm_config"])))
 
 
@@ -166,7 +169,7 @@ def test_building_again_gives_the_same_files(tmp_path: Path) -> None:
         build(tmp_path / name, checkpoint, published)
         files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert files[0] == files[1]
-    assert len(files[0]) == 8
+    assert len(files[0]) == 9
 
 
 def test_pair_of_int8_engines_answers(tmp_path: Path) -> None:

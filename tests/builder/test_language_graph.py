@@ -5,7 +5,7 @@ import math
 import onnx_ir as ir
 import pytest
 
-from engine.bindings import Bindings, language_bindings, partial_sum
+from engine.bindings import Bindings, Scoring, language_bindings, partial_sum
 from engine.build.language import language_graph
 from engine.build.weights import parameters
 from engine.config import default_prune_layers
@@ -46,7 +46,8 @@ def test_every_size_and_world_size(size: str, world_size: int) -> None:
     total = 0
     for mapping in (mappings[0], mappings[-1]):
         model = language_graph(config, LIMITS, points, scores=mapping.rank == 0, mapping=mapping)
-        bound = language_bindings(config, LIMITS, points, mapping.rank == 0, mapping)
+        scoring = Scoring.DEFERRED if mapping.rank == 0 else Scoring.OFF
+        bound = language_bindings(config, LIMITS, points, scoring, mapping)
         assert [value.name for value in model.graph.inputs] == [binding.name for binding in bound.inputs]
         assert [value.name for value in model.graph.outputs] == [binding.name for binding in bound.outputs]
         check_products(model)

@@ -114,7 +114,8 @@ def test_with_our_kernels_as_plugins(twins: Twins, tmp_path: Path) -> None:
         for request in (scored, pruned):
             (logits, scores), (expected, expected_scores) = (answer(x, request) for x in (model, twins.pair.engine))
             assert_allclose(logits, expected, **TOLERANCE["fp32"])
-            assert_allclose(scores, expected_scores, **TOLERANCE["scores"])
+            if request is scored:
+                assert_allclose(scores, expected_scores, **TOLERANCE["scores"])
 
 
 @pytest.mark.parametrize(

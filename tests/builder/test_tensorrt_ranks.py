@@ -32,10 +32,10 @@ def test_a_rank_meets_the_others_after_embedding_attention_and_mlp(
     tmp_path: Path, mapping: Mapping, scores: bool
 ) -> None:
     config = tiny(num_heads=16, num_kv_heads=8)
-    settings = config, LIMITS, (1,), scores, mapping
+    settings = config, LIMITS, (1,)
     part = Part(
-        language_graph(*settings, TENSORRT, "bfloat16"),
-        language_bindings(*settings, "bfloat16"),
+        language_graph(*settings, scores, mapping, TENSORRT, "bfloat16"),
+        language_bindings(*settings, TENSORRT.scoring(scores), mapping, "bfloat16"),
         RandomReader(),
         calibrate=dict,
         previous=tmp_path,

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from engine.bindings import Bindings, language_bindings
+from engine.bindings import Bindings, Scoring, language_bindings
 from engine.build.builder import build_pair
 from engine.build.compiler import Part
 from engine.build.graph import declare
@@ -103,7 +103,7 @@ def make_dying(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 def test_a_bound_on_kept_tokens_shortens_caches() -> None:
     """After the first prune point only, and no longer than asked."""
     limits = replace(LIMITS, max_kept_tokens=300)
-    bound = language_bindings(tiny(), limits, (1,), False, Mapping())
+    bound = language_bindings(tiny(), limits, (1,), Scoring.OFF, Mapping())
     lengths = {binding.name: binding.dims[2] for binding in bound.inputs if binding.name.startswith("past_key")}
     assert lengths == {"past_key_0": 1024, "past_key_1": 300}
     assert limits.kept(1).max == 300

@@ -9,6 +9,7 @@ from engine.config import Precision, Target
 from engine.dims import Limits, Phase
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.parallel import Mapping
+from engine.plugins.lowering import TENSORRT
 from tests.builder.plans import LIMITS, PREFILL, compile_language
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.storage import storage_of
@@ -26,6 +27,6 @@ def test_activations_are_about_the_scratch_memory_of_a_plan(tmp_path: Path, scor
     tokens, rows = LIMITS.max_tokens, LIMITS.score_rows().max
     sizes = {"batch": LIMITS.batch().during(Phase.PREFILL).max, "sequence": tokens, "cache_0": tokens, "visual": tokens}
     sizes |= {"visual_columns": tokens, "score_rows": rows, "logit_rows": LIMITS.logit_rows().max}
-    graph = language_graph(WIDE, Limits(1, 1, 1), scores=scores, mapping=Mapping())
+    graph = language_graph(WIDE, Limits(1, 1, 1), scores=scores, mapping=Mapping(), lowering=TENSORRT)
     planned = peak_activation_bytes(graph, sizes, storage_of(Target.TENSORRT_RTX, Precision.BF16))
     assert planned / FACTOR < report.scratch_bytes[PREFILL] < planned * FACTOR

@@ -1,11 +1,11 @@
-"""cached_attention and visual_attention: the lowering against the NumPy contract, the contract against torch."""
+"""The attention ops: lowerings for ONNX Runtime against the NumPy contracts, the contracts against torch."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from engine.plugins import cached_attention, visual_attention
+from engine.plugins import cached_attention, received_attention, visual_attention
 from tests.plugins.run_function import run_function
 from tests.tolerance import TOLERANCE
 
@@ -71,16 +71,29 @@ def test_cached_attention(heads: tuple, call: tuple) -> None:
             assert_allclose(actual[cache][b, :, :length], expected[cache][b, :, :length])
 
 
+def make_received(
+    heads: tuple[int, int, int], cache: int, rows: int, columns: int, batch: int
+) -> dict[str, np.ndarray]:
+    """Rows anywhere in a cache; some count half or not at all."""
+    (num_heads, num_kv_heads, dim), rng = heads, np.random.default_rng(2)
+    return {
+        "query": rng.standard_normal((batch, rows, num_heads * dim), dtype=np.float32),
+        "key_cache": rng.standard_normal((batch, num_kv_heads, cache, dim), dtype=np.float32),
+        "score_mask": received_attention.causal_score_mask(rng.integers(0, cache, (batch, rows)), cache),
+        "score_weight": rng.choice([0.0, 1.0, 0.5], (batch, rows)).astype(np.float32),
+        "visual_column": rng.integers(0, cache, (batch, columns)),
+    }
+
+
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7)])
-def test_visual_attention(heads: tuple, call: tuple, rows: int, columns: int) -> None:
-    inputs = make_scored(heads, call, rows, columns)
-    expected = visual_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run_function(visual_attention.visual_attention(*heads), inputs)
-    valid = valid_rows(inputs)
-    assert_allclose(actual[0][valid], expected[0][valid], **TOLERANCE["op"])
-    assert_allclose(actual[3], expected[3], **TOLERANCE["op"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("cache", "rows", "columns"), [(1, 1, 1), (17, 1, 5), (41, 3, 7), (123, 33, 100)])
+def test_received_attention(heads: tuple, batch: int, cache: int, rows: int, columns: int) -> None:
+    inputs = make_received(heads, cache, rows, columns, batch)
+    expected = received_attention.reference(*inputs.values(), heads[0], heads[1])
+    (actual,) = run_function(received_attention.received_attention(*heads), inputs)
+    assert actual.shape == (batch, 1, columns)
+    assert_allclose(actual, expected, **TOLERANCE["op"])
 
 
 def test_reference_is_torch_attention() -> None:
@@ -107,13 +120,11 @@ def test_reference_is_torch_attention() -> None:
 
 def test_received_attention_follows_the_columns() -> None:
     """Naming the visual tokens in another order names their attention in that order."""
-    inputs = make((4, 2, 8), (1, 9, 9, [9]))
-    inputs["score_row"] = np.array([[7, 8]])
-    inputs["score_weight"] = np.ones((1, 2), np.float32)
-    inputs["score_mask"] = visual_attention.causal_score_mask(inputs["score_row"], inputs["kv_length"], 9, 9)
-    function = visual_attention.visual_attention(4, 2, 8)
+    inputs = make_received((4, 2, 8), 9, 2, 5, batch=1) | {"score_weight": np.ones((1, 2), np.float32)}
+    function = received_attention.received_attention(4, 2, 8)
     columns, order = np.array([[1, 2, 3, 4, 5]]), np.array([3, 0, 4, 1, 2])
-    straight = run_function(function, {**inputs, "visual_column": columns})[3]
-    permuted = run_function(function, {**inputs, "visual_column": columns[:, order]})[3]
+    inputs["score_mask"][:] = 0
+    (straight,) = run_function(function, {**inputs, "visual_column": columns})
+    (permuted,) = run_function(function, {**inputs, "visual_column": columns[:, order]})
     assert_allclose(permuted, straight[:, :, order])
     assert not np.allclose(permuted, straight)

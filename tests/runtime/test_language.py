@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from engine import dims
+from engine.runtime import visual_scores
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits
@@ -132,6 +133,25 @@ def test_importance_in_a_ragged_batch(scored: Pair) -> None:
         assert_allclose(generation.visual_scores(index), expected, **TOLERANCE["scores"])
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 2, 32])
+def test_importance_while_rows_wait(scored: Pair, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are scored together, and whenever somebody looks."""
+    monkeypatch.setattr(visual_scores, "ROWS_AT_ONCE", rows_at_once)
+    prompt, always = PROMPTS["one image"], np.ones(1, bool)
+    generation = scored.engine.prefill([Request(prompt, score_rows=np.array([20, 22]))], 2 * len(ANSWER))
+    found = [generation.visual_scores(0).copy()]
+    for step, token in enumerate([*ANSWER, *ANSWER]):
+        generation.decode(np.array([token]), always, np.array([step % 3 != 1]))
+        if step in (4, 9):
+            found.append(generation.visual_scores(0).copy())
+    if scored.engine.config.rope.scaling != "none":
+        pytest.skip("cached keys keep the angles of their own call, which an uncached run cannot show")
+    answer, counted = np.concatenate([ANSWER, ANSWER]), np.array([0, 2, 3, 5, 6, 8, 9]) + len(prompt.ids)
+    for scores, rows in zip(found, (0, 3, 7), strict=True):
+        expected = brute_force_scores(scored, prompt, answer, np.concatenate([[20, 22], counted[:rows]]))
+        assert_allclose(scores, expected, **TOLERANCE["scores"])
+
+
 KEPT = {"keep one": [5], "keep some": [0, 3, 4, 9], "keep all": list(range(12))}
 
 
@@ -219,7 +239,9 @@ def test_a_plan_with_room_for_few_rows_gives_the_same(scored: Pair, monkeypatch:
     monkeypatch.setattr(dims, "MAX_LOGIT_ROWS", 2)
     limits = dims.Limits(max_tokens=40, max_batch=4, max_tiles=4, planned=True)
     free = scored.engine
-    planned = LanguageModel(free.executor, free.config, free.prune_layers, free.scores, limits=limits)
+    planned = LanguageModel(
+        free.executor, free.config, free.prune_layers, free.scores, limits=limits, scoring=free.scoring
+    )
     requests = [Request(p, score_rows=np.arange(1, len(p.ids))) for p in list(PROMPTS.values())[:4]]
     found = []
     for engine in (free, planned):

@@ -9,7 +9,8 @@ import numpy as np
 from engine.build.calibrate import language_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
-from engine.build.targets.onnxruntime import write_engine
+from engine.build.scoring import scoring_graph
+from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, Precision
@@ -66,6 +67,8 @@ def build_language(
         calibration = language_inputs(config, features, len(prune_layers))
     family, _ = family_of(model.directory)
     reader = WeightReader(Checkpoint(model.directory), family.language_sources(model.config, model.directory))
+    if scores:
+        write_scoring_engine(scoring_graph(config, _limits(model), prune_layers), out)
     write_engine(graph, reader, path, on_progress, calibration)
     return engine
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.bindings import SCORING_ENGINE
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
 from engine.manifest import read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
@@ -31,8 +32,10 @@ class LanguageEngine:
     threads: int
 
     def __call__(self) -> "EngineRunner":
-        executor = OnnxRuntimeExecutor(self.path, self.threads)
-        return EngineRunner(LanguageModel(executor, self.config, self.prune_layers, self.scores))
+        executor, scoring = OnnxRuntimeExecutor(self.path, self.threads), None
+        if self.scores:
+            scoring = OnnxRuntimeExecutor(self.path.with_name(f"{SCORING_ENGINE}.onnx"), self.threads)
+        return EngineRunner(LanguageModel(executor, self.config, self.prune_layers, self.scores, scoring=scoring))
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class VisionEngine:
 
 
 class EngineRunner:
-    """Our engine at work on one prompt at a time."""
+    """Our engine at work on one prompt at a time. What it scores is added up within the call that scores it."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -61,6 +64,8 @@ class EngineRunner:
         rows = score_rows(prompt.visual_positions, len(prompt.ids), ScoreRows.PROMPT_AND_GENERATED)
         request = Request(prompt, pruning, rows if self._model.scores else rows[:0])
         self.generation = self._model.prefill([request], new_tokens)
+        if len(request.score_rows):
+            self.visual_scores()
         return self.generation.logits[0]
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -69,6 +74,8 @@ class EngineRunner:
         everyone = np.ones(1, bool)
         for token in tokens:
             logits = self.generation.decode(np.array([token]), everyone, everyone)
+        if self._model.scores:
+            self.visual_scores()
         return logits[0]
 
     def visual_scores(self) -> np.ndarray:

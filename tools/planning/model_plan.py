@@ -14,6 +14,7 @@ from engine.config import GuidanceConfig
 from engine.dims import Limits, Phase, Size
 from engine.model_config import ModelConfig
 from engine.parallel import Mapping, check_shards
+from engine.plugins.lowering import TENSORRT
 from engine.runtime.vision import TILES_PER_CALL
 from tools.planning import graph_cost
 from tools.planning.storage import Storage
@@ -57,12 +58,13 @@ class ModelPlan:
         self.config, self.mapping, self._planned = config, mapping, planned
         self._storage, self._prune_layers, self._guidance = storage, prune_layers, guidance
         check_shards(config.language, mapping, config.name)
-        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
+        # Scores cost most where the language engine adds them up itself.
+        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping, TENSORRT)
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
         self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
         layers = range(config.language.num_layers)
-        bound = language_bindings(config.language, LIMITS, prune_layers, scores, mapping)
+        bound = language_bindings(config.language, LIMITS, prune_layers, TENSORRT.scoring(scores), mapping)
         cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
         by_name = {binding.name: binding for binding in bound.inputs}
         self._kv = [[by_name[name] for name in past_kv(layer)] for layer in layers]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from engine.bindings import SCORING_ENGINE
 from engine.build.compiler import Part, Progress
 from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
@@ -38,6 +39,8 @@ class OnnxRuntimeCompiler:
             write_engine(part.graph, part.reader, path, on_progress, part.calibrate(), whole)
         else:
             write_engine(part.graph, part.reader, path, on_progress)
+        if part.scoring is not None:
+            write_scoring_engine(part.scoring, directory)
 
 
 def write_engine(
@@ -64,6 +67,11 @@ def write_engine(
     stages = cut(model)
     for index, stage in enumerate(stages):
         ir.save(stage, path if len(stages) == 1 else stage_path(path, index))
+
+
+def write_scoring_engine(model: ir.Model, directory: Path) -> None:
+    """Write the engine beside a language engine's; it has no weights."""
+    ir.save(model, directory / f"{SCORING_ENGINE}.onnx")
 
 
 def _write_weights(model: ir.Model, reader: WeightReader, file: WeightFile, on_progress: Progress) -> None:

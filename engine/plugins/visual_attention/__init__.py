@@ -1,6 +1,9 @@
-"""Cached causal attention that also says how much attention each visual token received: the idea of SGP as an op."""
+"""Cached causal attention that also says how much attention each visual token received: the idea of SGP as an op.
 
-from engine.plugins.visual_attention.contract import INPUTS, MASKED, OUTPUTS, causal_score_mask, reference
-from engine.plugins.visual_attention.onnxruntime import visual_attention
+TensorRT takes it as one op. For ONNX Runtime it is its two halves, `cached_attention` and, afterwards,
+`received_attention`.
+"""
 
-__all__ = ["INPUTS", "MASKED", "OUTPUTS", "causal_score_mask", "reference", "visual_attention"]
+from engine.plugins.visual_attention.contract import INPUTS, OUTPUTS, causal_score_mask, reference
+
+__all__ = ["INPUTS", "OUTPUTS", "causal_score_mask", "reference"]

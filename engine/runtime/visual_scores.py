@@ -1,0 +1,170 @@
+"""What the visual tokens of a batch receive: added up by the language engine, or afterwards by a scoring engine.
+
+Shapes: B requests, R scored rows of a call, V visual tokens, L layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from engine import bindings as names
+from engine.runtime.arrays import Array, array_namespace, pad
+from engine.runtime.executor import Executor
+from engine.runtime.kv_cache import KvCache
+
+ROWS_AT_ONCE = 32
+"""Generated rows of a request that wait to be scored together: keys are read once for all of them."""
+
+
+class VisualScores(Protocol):
+    """The attention that the visual tokens of a batch received so far."""
+
+    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
+        """Let the next run, which is of these requests, score these of its rows; `past` tokens are cached before it."""
+
+    def bind_decode(self) -> None:
+        """Let the next runs be of one row per request."""
+
+    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
+        """[B] bool twice, [B]: let the next of them count these requests' rows, if they are active.
+
+        kv_length: tokens cached after it. The run overwrites the last key of every inactive request.
+        """
+
+    def read(self, request: int) -> Array:
+        """[L,V] of one request, so far, summed over heads and scored rows."""
+
+
+class NoVisualScores:
+    """Of an engine that emits none."""
+
+    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None: ...
+
+    def bind_decode(self) -> None: ...
+
+    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None: ...
+
+    def read(self, request: int) -> Array:
+        raise AssertionError("the engine was built without scores")
+
+
+class InEngineScores:
+    """The language engine adds up in place."""
+
+    def __init__(self, engine: Executor, columns: np.ndarray, num_layers: int) -> None:
+        """columns: [B,V], places of the visual tokens in the cache."""
+        self._engine, self._columns = engine, columns
+        self._total = engine.zeros(names.VISUAL_SCORES, (len(columns), num_layers, columns.shape[1]))
+
+    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
+        self._bind(requests, pad(rows, minimum=1), _weights(rows), self._columns[requests])
+
+    def bind_decode(self) -> None:
+        batch = len(self._columns)
+        self._weight = np.zeros((batch, 1), np.float32)
+        row = self._engine.put(names.SCORE_ROW, np.zeros((batch, 1), np.int64))
+        self._bind(slice(batch), row, self._weight, self._engine.put(names.VISUAL_COLUMN, self._columns))
+
+    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
+        self._weight[:, 0] = active & scored
+
+    def read(self, request: int) -> Array:
+        return self._total[request]
+
+    def _bind(self, requests: slice, row: Array, weight: np.ndarray, columns: Array) -> None:
+        total = self._total[requests]
+        self._engine.bind_input(names.SCORE_ROW, row)
+        self._engine.bind_input(names.SCORE_WEIGHT, weight)
+        self._engine.bind_input(names.VISUAL_COLUMN, columns)
+        self._engine.bind_input(names.VISUAL_SCORES, total)
+        self._engine.bind_output(names.VISUAL_SCORES_OUT, total)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Rows of one run that wait. query [B,R,W], W of all layers; position int32 [B,R] in the cache; weight [B,R]."""
+
+    query: Array
+    position: np.ndarray
+    weight: np.ndarray
+
+
+class DeferredScores:
+    """The language engine emits the queries of scored rows; a scoring engine adds up many of them at once.
+
+    What a rank reads of it is what that rank's own heads paid.
+    """
+
+    def __init__(
+        self, engine: Executor, scoring: Executor, kv_cache: KvCache, columns: np.ndarray, num_layers: int, width: int
+    ) -> None:
+        """columns: as above; width: W."""
+        self._engine, self._scoring, self._kv_cache = engine, scoring, kv_cache
+        self._columns, self._width = columns, width
+        self._total = scoring.zeros(names.VISUAL_SCORES, (len(columns), num_layers, columns.shape[1]))
+        self._everyone = self._requests = slice(len(columns))
+        self._waiting: list[_Scored] = []
+
+    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
+        self._finish()  # the run may overwrite their keys
+        row = pad(rows, minimum=1)
+        self._engine.bind_input(names.SCORE_ROW, row)
+        self._requests = requests
+        self._emit(row + past, _weights(rows))
+
+    def bind_decode(self) -> None:
+        shape = len(self._columns), 1
+        self._engine.bind_input(names.SCORE_ROW, self._engine.put(names.SCORE_ROW, np.zeros(shape, np.int64)))
+        self._unused = self._engine.zeros(names.SCORED_QUERY, (*shape, self._width))
+        self._active = np.ones(len(self._columns), np.bool_)
+
+    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
+        ended = not np.array_equal(active, self._active)
+        if ended or self._requests != self._everyone or len(self._waiting) >= ROWS_AT_ONCE:
+            self._finish()
+        self._active = active.copy()
+        weight = (active & scored)[:, None].astype(np.float32)
+        if weight.any():
+            self._emit(kv_length[:, None] - 1, weight)
+        else:
+            self._engine.bind_output(names.SCORED_QUERY, self._unused)
+
+    def read(self, request: int) -> Array:
+        self._finish()
+        return self._total[request]
+
+    def _emit(self, position: np.ndarray, weight: np.ndarray) -> None:
+        """Of these rows, when the engine runs next."""
+        query = self._engine.zeros(names.SCORED_QUERY, (*position.shape, self._width))
+        self._engine.bind_output(names.SCORED_QUERY, query)
+        if weight.any():
+            self._waiting.append(_Scored(query, position.astype(np.int32), weight))
+
+    def _finish(self) -> None:
+        """Score what waits."""
+        requests, waiting, self._requests, self._waiting = self._requests, self._waiting, self._everyone, []
+        if not waiting:
+            return
+        total, query = self._total[requests], waiting[0].query
+        if len(waiting) > 1:
+            query = array_namespace(query).concat([rows.query for rows in waiting], axis=1)
+        bound = {
+            names.SCORED_QUERY: query,
+            names.SCORE_POSITION: np.concatenate([rows.position for rows in waiting], axis=1),
+            names.SCORE_WEIGHT: np.concatenate([rows.weight for rows in waiting], axis=1),
+            names.VISUAL_COLUMN: self._columns[requests],
+            names.VISUAL_SCORES: total,
+        }
+        for name, array in bound.items():
+            self._scoring.bind_input(name, array)
+        self._kv_cache.bind_keys(self._scoring, requests)
+        self._scoring.bind_output(names.VISUAL_SCORES_OUT, total)
+        self._scoring.run()
+        self._scoring.release()
+
+
+def _weights(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """1 for each row, 0 for padding."""
+    return pad([np.ones(len(row), np.float32) for row in rows], minimum=1)
