@@ -51,6 +51,8 @@ class OnnxRuntimeExecutor:
         else:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
+        # Threads that look for work after a run would take the cores from the engine that runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # Patterns are kept per input shape, and a server meets thousands of them.
         options.enable_mem_pattern = False
         options.log_severity_level = 4
