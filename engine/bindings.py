@@ -26,6 +26,7 @@ VISUAL_SCORES = "visual_scores"
 VISUAL_SCORES_OUT = "visual_scores_out"
 SCORED_QUERY = "scored_query"
 SCORE_POSITION = "score_position"
+KEY_CACHE = "key_cache"
 PIXEL_VALUES = "pixel_values"
 VISUAL_FEATURES = "visual_features"
 
@@ -73,7 +74,7 @@ class Scoring(StrEnum):
     IN_ENGINE = "in_engine"
     """By the language engine, while it runs."""
     DEFERRED = "deferred"
-    """By a scoring engine, from the KV cache and the queries that the language engine emits; many rows at once."""
+    """By a scoring engine, many rows at once, from their queries, which the language engine emits, and the KV cache."""
 
 
 SCORING_ENGINE = "scoring"
@@ -111,60 +112,48 @@ def language_bindings(
     if scoring is not Scoring.OFF:
         inputs.append(Binding(SCORE_ROW, "int64", (batch, limits.score_rows())))
     if scoring is Scoring.DEFERRED:
-        outputs.append(_scored_query(config, limits, mapping, dtype))
+        query = _query_width(config, mapping)
+        outputs.append(Binding(SCORED_QUERY, dtype, (config.num_layers, batch, limits.score_rows(), query)))
     if scoring is Scoring.IN_ENGINE:
-        inputs += _score_inputs(config, limits)
-        outputs.append(_accumulator(VISUAL_SCORES_OUT, config, limits))
+        columns = limits.visual_columns()
+        accumulator = batch, config.num_layers, columns
+        inputs += [
+            Binding(SCORE_WEIGHT, "float32", (batch, limits.score_rows())),
+            Binding(VISUAL_COLUMN, "int64", (batch, columns)),
+            Binding(VISUAL_SCORES, "float32", accumulator),
+        ]
+        outputs.append(Binding(VISUAL_SCORES_OUT, "float32", accumulator))
     inputs += [Binding(kv_length(segment), "int32", (batch,)) for segment in range(len(prune_layers) + 1)]
     inputs += [
         Binding(keep_index(segment), "int64", (batch, limits.kept(segment)))
         for segment in range(1, len(prune_layers) + 1)
     ]
+    kv_heads = len(mapping.kv_heads(config.num_kv_heads))
     for layer in range(config.num_layers):
-        cache = _cache(layer, config, limits, prune_layers, mapping)
+        cache = batch, kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim
         inputs += [Binding(name, dtype, cache) for name in past_kv(layer)]
         outputs += [Binding(name, dtype, cache) for name in present_kv(layer)]
     return Bindings(tuple(inputs), tuple(outputs))
 
 
-def scoring_bindings(
-    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], mapping: Mapping, dtype: str = "float32"
-) -> Bindings:
-    """Of the scoring engine beside a language engine that defers its scores; with the queries of any of its calls."""
-    inputs = [
-        _scored_query(config, limits, mapping, dtype),
-        Binding(SCORE_POSITION, "int32", (limits.batch(), limits.score_rows())),
-        *_score_inputs(config, limits),
-    ]
-    for layer in range(config.num_layers):
-        key, _ = past_kv(layer)
-        inputs.append(Binding(key, dtype, _cache(layer, config, limits, prune_layers, mapping)))
-    return Bindings(tuple(inputs), (_accumulator(VISUAL_SCORES_OUT, config, limits),))
-
-
-def _score_inputs(config: LanguageConfig, limits: Limits) -> list[Binding]:
-    return [
-        Binding(SCORE_WEIGHT, "float32", (limits.batch(), limits.score_rows())),
-        Binding(VISUAL_COLUMN, "int64", (limits.batch(), limits.visual_columns())),
-        _accumulator(VISUAL_SCORES, config, limits),
-    ]
-
-
-def _accumulator(name: str, config: LanguageConfig, limits: Limits) -> Binding:
-    return Binding(name, "float32", (limits.batch(), config.num_layers, limits.visual_columns()))
-
-
-def _scored_query(config: LanguageConfig, limits: Limits, mapping: Mapping, dtype: str) -> Binding:
-    """The queries of all layers side by side, layer by layer."""
-    heads = config.num_layers * len(mapping.shard(config.num_heads, "num_heads"))
-    return Binding(SCORED_QUERY, dtype, (limits.batch(), limits.score_rows(), heads * config.head_dim))
-
-
-def _cache(
-    layer: int, config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], mapping: Mapping
-) -> tuple[Size, ...]:
+def scoring_bindings(config: LanguageConfig, limits: Limits, mapping: Mapping, dtype: str = "float32") -> Bindings:
+    """Of the scoring engine beside a language engine that defers its scores; it runs layer by layer."""
+    batch, rows, columns = limits.batch(), limits.waiting_rows(), limits.visual_columns()
     kv_heads = len(mapping.kv_heads(config.num_kv_heads))
-    return limits.batch(), kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim
+    inputs = (
+        Binding(SCORED_QUERY, dtype, (batch, rows, _query_width(config, mapping))),
+        Binding(KEY_CACHE, dtype, (batch, kv_heads, limits.any_cache(), config.head_dim)),
+        Binding(SCORE_POSITION, "int32", (batch, rows)),
+        Binding(SCORE_WEIGHT, "float32", (batch, rows)),
+        Binding(VISUAL_COLUMN, "int64", (batch, columns)),
+        Binding(VISUAL_SCORES, "float32", (batch, columns)),
+    )
+    return Bindings(inputs, (Binding(VISUAL_SCORES_OUT, "float32", (batch, columns)),))
+
+
+def _query_width(config: LanguageConfig, mapping: Mapping) -> int:
+    """Of one layer's query heads of this rank, side by side."""
+    return len(mapping.shard(config.num_heads, "num_heads")) * config.head_dim
 
 
 def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32") -> Bindings:

@@ -43,6 +43,8 @@ TYPICAL_TOKENS = 2048
 ONE_TOKEN = (Phase.DECODE, 1)
 MAX_SCORE_ROWS = 256
 MAX_LOGIT_ROWS = 256
+WAITING_ROWS = 32
+"""Generated rows of a request that wait to be scored together: keys are read once for all of them."""
 """Of one call, where memory is planned for the largest one: scores are [rows, tokens], logits [rows, vocabulary]."""
 
 
@@ -92,6 +94,16 @@ class Limits:
     def score_rows(self) -> Dim:
         """R: query rows whose attention is scored."""
         return self._rows("score_rows", MAX_SCORE_ROWS, 64)
+
+    def waiting_rows(self) -> Dim:
+        """R: of the scoring engine, rows of a prompt or generated ones that waited."""
+        most = self.score_rows().max
+        generated = min(WAITING_ROWS, most)
+        return Dim("waiting_rows", 1, generated, most, at_most=(Phase.DECODE, generated))
+
+    def any_cache(self) -> Dim:
+        """T: of the scoring engine, length of any segment's KV buffers; that of the first is the longest."""
+        return Dim("cache", 1, self.max_tokens if self.planned else 1, self.max_tokens)
 
     def logit_rows(self) -> Dim:
         """Rows whose logits are wanted."""

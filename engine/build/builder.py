@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import engine
-from engine.bindings import Scoring, language_bindings, vision_bindings
+from engine.bindings import Scoring, language_bindings, scoring_bindings, vision_bindings
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.compiler import Compiler, Part
@@ -211,7 +211,20 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
         (lambda: language_graph(*settings, role.scores, Mapping(), lowering, dtype))
         if mapping.world_size > 1
         else None,
-        scoring_graph(*settings, mapping, lowering, dtype) if scoring is Scoring.DEFERRED else None,
+        scoring_part(build, role, mapping) if scoring is Scoring.DEFERRED else None,
+    )
+
+
+def scoring_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
+    """The engine beside one rank's language engine that adds up the scores."""
+    settings = role.config.language, limits_of(build, role.config, role.prune_layers), mapping
+    lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
+    return Part(
+        scoring_graph(*settings, lowering, dtype),
+        scoring_bindings(*settings, dtype),
+        WeightReader(role.checkpoint, {}),
+        dict,
+        build.out / role.name / f"rank{mapping.rank}",
     )
 
 

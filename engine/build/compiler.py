@@ -20,8 +20,8 @@ class Part:
 
     graph: without data; bindings: its inputs and outputs; reader: of its parameters' data; calibrate: makes the inputs
     that it may be run on to quantize it; previous: where the files lie, if any do, that this build replaces; whole:
-    declares the graph of which this is one rank's share, None where there is one rank; scoring: the graph, without
-    parameters, of the scoring engine beside it, None where there is none.
+    declares the graph of which this is one rank's share, None where there is one rank; scoring: the scoring engine
+    beside it, None where there is none.
     """
 
     graph: ir.Model
@@ -30,7 +30,7 @@ class Part:
     calibrate: Callable[[], Inputs]
     previous: Path
     whole: Callable[[], ir.Model] | None = None
-    scoring: ir.Model | None = None
+    scoring: "Part | None" = None
 
 
 class Compiler(Protocol):

@@ -14,7 +14,7 @@ from engine import bindings as names
 from engine.bindings import Scoring, language_bindings, segment_of
 from engine.build.graph import declare, finish
 from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, dims, like, set_dtype, shaped
-from engine.build.scoring import add_received, causal_score_mask
+from engine.build.scoring import causal_score_mask
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
@@ -183,12 +183,14 @@ class Decoder(nn.Module):
             scored += scores
         match self.scoring:
             case Scoring.IN_ENGINE:
+                accumulator, (batch, columns) = inputs[names.VISUAL_SCORES], dims(inputs[names.VISUAL_COLUMN])
+                for received in scored:
+                    shaped(received, [batch, 1, columns], accumulator)
                 # Each rank has seen its own heads only.
-                outputs[names.VISUAL_SCORES_OUT] = add_received(
-                    op, inputs, scored, lambda received: all_reduce(op, received, self.mapping)
-                )
+                total = all_reduce(op, like(op.Concat(*scored, axis=1), accumulator), self.mapping)
+                outputs[names.VISUAL_SCORES_OUT] = op.Add(accumulator, total)
             case Scoring.DEFERRED:
-                outputs[names.SCORED_QUERY] = op.Concat(*scored, axis=2)
+                outputs[names.SCORED_QUERY] = op.Concat(*(op.Unsqueeze(query, [0]) for query in scored), axis=0)
         return self.norm(op, hidden), outputs
 
     def score_inputs(self, op: Any, inputs: dict[str, ir.Value], tokens: Tokens, past_key: ir.Value) -> list[ir.Value]:

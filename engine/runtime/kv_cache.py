@@ -1,11 +1,12 @@
 """KV caches, bound in place: full length below the first prune point, short from the point in use on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from engine.bindings import past_kv, present_kv, segment_of
 from engine.model_config import LanguageConfig
+from engine.runtime.arrays import Array
 from engine.runtime.executor import Buffers, Executor
 
 
@@ -44,10 +45,9 @@ class KvCache:
                 executor.bind_input(past, part)
                 executor.bind_output(present, part)
 
-    def bind_keys(self, executor: Executor, requests: slice) -> None:
-        """Bind these requests' keys, for an engine that only reads them."""
-        for layer, (keys, _) in enumerate(self._layers):
-            executor.bind_input(past_kv(layer)[0], keys[requests])
+    def keys(self) -> Iterator[Array]:
+        """[B,Hkv,T,D] of each layer."""
+        return (keys for keys, _ in self._layers)
 
     def nbytes(self) -> int:
         """Memory of all buffers."""

@@ -220,7 +220,7 @@ class Generation:
         columns = pad([request.score_columns() for request in self._requests], minimum=1)
         if model.scoring is None:
             return InEngineScores(self._executor, columns, config.num_layers)
-        width = config.num_layers * len(model.mapping.shard(config.num_heads, "num_heads")) * config.head_dim
+        width = len(model.mapping.shard(config.num_heads, "num_heads")) * config.head_dim
         return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, config.num_layers, width)
 
     def _vocabulary(self) -> int:

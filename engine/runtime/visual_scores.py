@@ -10,12 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from engine import bindings as names
+from engine.dims import WAITING_ROWS
 from engine.runtime.arrays import Array, array_namespace, pad
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
-
-ROWS_AT_ONCE = 32
-"""Generated rows of a request that wait to be scored together: keys are read once for all of them."""
 
 
 class VisualScores(Protocol):
@@ -84,7 +82,7 @@ class InEngineScores:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Rows of one run that wait. query [B,R,W], W of all layers; position int32 [B,R] in the cache; weight [B,R]."""
+    """Rows of one run that wait. query [L,B,R,W]; position int32 [B,R], their places in the cache; weight [B,R]."""
 
     query: Array
     position: np.ndarray
@@ -100,11 +98,11 @@ class DeferredScores:
     def __init__(
         self, engine: Executor, scoring: Executor, kv_cache: KvCache, columns: np.ndarray, num_layers: int, width: int
     ) -> None:
-        """columns: as above; width: W."""
+        """columns: as above; width: W, of the queries of one layer."""
         self._engine, self._scoring, self._kv_cache = engine, scoring, kv_cache
-        self._columns, self._width = columns, width
-        self._total = scoring.zeros(names.VISUAL_SCORES, (len(columns), num_layers, columns.shape[1]))
-        self._everyone = self._requests = slice(len(columns))
+        self._columns, self._num_layers, self._width = columns, num_layers, width
+        self._total = scoring.zeros(names.VISUAL_SCORES, (num_layers, *columns.shape))
+        self._everyone = self._requests = slice(0, len(columns))
         self._waiting: list[_Scored] = []
 
     def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
@@ -115,14 +113,15 @@ class DeferredScores:
         self._emit(row + past, _weights(rows))
 
     def bind_decode(self) -> None:
-        shape = len(self._columns), 1
-        self._engine.bind_input(names.SCORE_ROW, self._engine.put(names.SCORE_ROW, np.zeros(shape, np.int64)))
-        self._unused = self._engine.zeros(names.SCORED_QUERY, (*shape, self._width))
-        self._active = np.ones(len(self._columns), np.bool_)
+        row = np.zeros((len(self._columns), 1), np.int64)
+        self._engine.bind_input(names.SCORE_ROW, self._engine.put(names.SCORE_ROW, row))
+        self._unused = self._query_buffer(row)
+        self._active = np.ones(len(row), np.bool_)
 
     def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
+        waiting = sum(rows.weight.shape[1] for rows in self._waiting)
         ended = not np.array_equal(active, self._active)
-        if ended or self._requests != self._everyone or len(self._waiting) >= ROWS_AT_ONCE:
+        if ended or self._requests != self._everyone or waiting >= WAITING_ROWS:
             self._finish()
         self._active = active.copy()
         weight = (active & scored)[:, None].astype(np.float32)
@@ -133,35 +132,40 @@ class DeferredScores:
 
     def read(self, request: int) -> Array:
         self._finish()
-        return self._total[request]
+        return self._total[:, request]
 
     def _emit(self, position: np.ndarray, weight: np.ndarray) -> None:
-        """Of these rows, when the engine runs next."""
-        query = self._engine.zeros(names.SCORED_QUERY, (*position.shape, self._width))
+        """The queries of these rows, when the engine runs next."""
+        query = self._query_buffer(position)
         self._engine.bind_output(names.SCORED_QUERY, query)
         if weight.any():
             self._waiting.append(_Scored(query, position.astype(np.int32), weight))
+
+    def _query_buffer(self, position: np.ndarray) -> Array:
+        return self._engine.zeros(names.SCORED_QUERY, (self._num_layers, *position.shape, self._width))
 
     def _finish(self) -> None:
         """Score what waits."""
         requests, waiting, self._requests, self._waiting = self._requests, self._waiting, self._everyone, []
         if not waiting:
             return
-        total, query = self._total[requests], waiting[0].query
+        query = waiting[0].query
         if len(waiting) > 1:
-            query = array_namespace(query).concat([rows.query for rows in waiting], axis=1)
-        bound = {
-            names.SCORED_QUERY: query,
+            query = array_namespace(query).concat([rows.query for rows in waiting], axis=2)
+        fixed = {
             names.SCORE_POSITION: np.concatenate([rows.position for rows in waiting], axis=1),
             names.SCORE_WEIGHT: np.concatenate([rows.weight for rows in waiting], axis=1),
             names.VISUAL_COLUMN: self._columns[requests],
-            names.VISUAL_SCORES: total,
         }
-        for name, array in bound.items():
-            self._scoring.bind_input(name, array)
-        self._kv_cache.bind_keys(self._scoring, requests)
-        self._scoring.bind_output(names.VISUAL_SCORES_OUT, total)
-        self._scoring.run()
+        for name, array in fixed.items():
+            self._scoring.bind_input(name, self._scoring.put(name, array))
+        for layer, keys in enumerate(self._kv_cache.keys()):
+            total = self._total[layer, requests]
+            self._scoring.bind_input(names.SCORED_QUERY, query[layer])
+            self._scoring.bind_input(names.KEY_CACHE, keys[requests])
+            self._scoring.bind_input(names.VISUAL_SCORES, total)
+            self._scoring.bind_output(names.VISUAL_SCORES_OUT, total)
+            self._scoring.run()
         self._scoring.release()
 
 

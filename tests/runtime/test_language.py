@@ -133,10 +133,10 @@ def test_importance_in_a_ragged_batch(scored: Pair) -> None:
         assert_allclose(generation.visual_scores(index), expected, **TOLERANCE["scores"])
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 2, 32])
-def test_importance_while_rows_wait(scored: Pair, rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waiting_rows", [1, 2, 32])
+def test_importance_while_rows_wait(scored: Pair, waiting_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows are scored together, and whenever somebody looks."""
-    monkeypatch.setattr(visual_scores, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(visual_scores, "WAITING_ROWS", waiting_rows)
     prompt, always = PROMPTS["one image"], np.ones(1, bool)
     generation = scored.engine.prefill([Request(prompt, score_rows=np.array([20, 22]))], 2 * len(ANSWER))
     found = [generation.visual_scores(0).copy()]

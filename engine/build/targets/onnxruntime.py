@@ -40,7 +40,7 @@ class OnnxRuntimeCompiler:
         else:
             write_engine(part.graph, part.reader, path, on_progress)
         if part.scoring is not None:
-            write_scoring_engine(part.scoring, directory)
+            write_scoring_engine(part.scoring.graph, directory)
 
 
 def write_engine(

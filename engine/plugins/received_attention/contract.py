@@ -19,12 +19,12 @@ def reference(
     num_heads: int,
     num_kv_heads: int,
 ) -> np.ndarray:
-    """[B,R,H*D], [B,Hkv,T,D], [B,R,T], [B,R], [B,V] -> float32 [B,1,V].
+    """[B,R,H*D], [B,Hkv,T,D], [B,R,T], [B,R], [B,V] -> float32 [B,V].
 
     query: of the scored rows, rotated; score_mask: 0 where a row sees the key, MASKED elsewhere (`causal_score_mask`);
     score_weight: what each row counts, 0 for padding; visual_column: places of the visual tokens in the cache, padded
     with any valid place.
-    received[b,0,v] = sum over heads and rows of weight * softmax attention from the row to the column.
+    received[b,v] = sum over heads and rows of weight * softmax attention from the row to the column.
     """
     batch, rows, width = query.shape
     head_dim = width // num_heads
@@ -34,7 +34,7 @@ def reference(
     exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities = exponent / exponent.sum(axis=-1, keepdims=True)
     per_key = np.einsum("bhrt,br->bt", probabilities, score_weight.astype(np.float64))
-    return np.take_along_axis(per_key, visual_column, axis=1)[:, None].astype(np.float32)
+    return np.take_along_axis(per_key, visual_column, axis=1).astype(np.float32)
 
 
 def causal_score_mask(position: np.ndarray, cache: int) -> np.ndarray:

@@ -24,7 +24,7 @@ def received_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.F
         mask = op.Tile(op.Unsqueeze(score_mask, [1]), [1, 1, group, 1])
         weight = op.Tile(op.Unsqueeze(score_weight, [1, 2]), [1, 1, 1, group])
         probabilities = op.Softmax(op.Add(logits, mask), axis=-1)
-        per_key = op.ReduceSum(op.MatMul(weight, probabilities), [1], keepdims=0)
-        return op.GatherElements(per_key, op.Unsqueeze(visual_column, [1]), axis=2)
+        per_key = op.ReduceSum(op.MatMul(weight, probabilities), [1, 2], keepdims=0)
+        return op.GatherElements(per_key, visual_column, axis=1)
 
     return sgl_function("received_attention", body, INPUTS)

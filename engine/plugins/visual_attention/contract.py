@@ -32,7 +32,7 @@ def reference(
     received = received_attention.reference(
         scored, outputs[1], score_mask, score_weight, visual_column, num_heads, num_kv_heads
     )
-    return *outputs, received
+    return *outputs, received[:, None]
 
 
 def causal_score_mask(score_row: np.ndarray, kv_length: np.ndarray, sequence: int, cache: int) -> np.ndarray:
