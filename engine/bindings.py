@@ -26,7 +26,6 @@ VISUAL_SCORES = "visual_scores"
 VISUAL_SCORES_OUT = "visual_scores_out"
 SCORED_QUERY = "scored_query"
 SCORE_POSITION = "score_position"
-KEY_CACHE = "key_cache"
 PIXEL_VALUES = "pixel_values"
 VISUAL_FEATURES = "visual_features"
 
@@ -45,6 +44,11 @@ def past_kv(layer: int) -> tuple[str, str]:
 
 def present_kv(layer: int) -> tuple[str, str]:
     return f"present_key_{layer}", f"present_value_{layer}"
+
+
+def key_cache(layer: int) -> str:
+    """Of the scoring engine, which counts the layers of one run."""
+    return f"key_cache_{layer}"
 
 
 def partial_sum(index: int) -> str:
@@ -112,8 +116,8 @@ def language_bindings(
     if scoring is not Scoring.OFF:
         inputs.append(Binding(SCORE_ROW, "int64", (batch, limits.score_rows())))
     if scoring is Scoring.DEFERRED:
-        query = _query_width(config, mapping)
-        outputs.append(Binding(SCORED_QUERY, dtype, (config.num_layers, batch, limits.score_rows(), query)))
+        width = config.num_layers * query_width(config, mapping)
+        outputs.append(Binding(SCORED_QUERY, dtype, (batch, limits.score_rows(), width)))
     if scoring is Scoring.IN_ENGINE:
         columns = limits.visual_columns()
         accumulator = batch, config.num_layers, columns
@@ -137,21 +141,22 @@ def language_bindings(
 
 
 def scoring_bindings(config: LanguageConfig, limits: Limits, mapping: Mapping, dtype: str = "float32") -> Bindings:
-    """Of the scoring engine beside a language engine that defers its scores; it runs layer by layer."""
+    """Of the scoring engine beside a language engine that defers its scores; it runs for some layers at a time."""
     batch, rows, columns = limits.batch(), limits.waiting_rows(), limits.visual_columns()
-    kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+    layers, kv_heads = limits.scored_layers(config.num_layers), len(mapping.kv_heads(config.num_kv_heads))
+    cache = batch, kv_heads, limits.any_cache(), config.head_dim
     inputs = (
-        Binding(SCORED_QUERY, dtype, (batch, rows, _query_width(config, mapping))),
-        Binding(KEY_CACHE, dtype, (batch, kv_heads, limits.any_cache(), config.head_dim)),
+        Binding(SCORED_QUERY, dtype, (batch, rows, layers * query_width(config, mapping))),
         Binding(SCORE_POSITION, "int32", (batch, rows)),
         Binding(SCORE_WEIGHT, "float32", (batch, rows)),
         Binding(VISUAL_COLUMN, "int64", (batch, columns)),
-        Binding(VISUAL_SCORES, "float32", (batch, columns)),
+        Binding(VISUAL_SCORES, "float32", (layers, batch, columns)),
+        *(Binding(key_cache(layer), dtype, cache) for layer in range(layers)),
     )
-    return Bindings(inputs, (Binding(VISUAL_SCORES_OUT, "float32", (batch, columns)),))
+    return Bindings(inputs, (Binding(VISUAL_SCORES_OUT, "float32", (layers, batch, columns)),))
 
 
-def _query_width(config: LanguageConfig, mapping: Mapping) -> int:
+def query_width(config: LanguageConfig, mapping: Mapping) -> int:
     """Of one layer's query heads of this rank, side by side."""
     return len(mapping.shard(config.num_heads, "num_heads")) * config.head_dim
 

@@ -101,6 +101,10 @@ class Limits:
         generated = min(WAITING_ROWS, most)
         return Dim("waiting_rows", 1, generated, most, at_most=(Phase.DECODE, generated))
 
+    def scored_layers(self, num_layers: int) -> int:
+        """Layers of one run of the scoring engine: all, but a plan would hold kernels for each of them."""
+        return 1 if self.planned else num_layers
+
     def any_cache(self) -> Dim:
         """T: of the scoring engine, length of any segment's KV buffers; that of the first is the longest."""
         return Dim("cache", 1, self.max_tokens if self.planned else 1, self.max_tokens)

@@ -190,7 +190,7 @@ class Decoder(nn.Module):
                 total = all_reduce(op, like(op.Concat(*scored, axis=1), accumulator), self.mapping)
                 outputs[names.VISUAL_SCORES_OUT] = op.Add(accumulator, total)
             case Scoring.DEFERRED:
-                outputs[names.SCORED_QUERY] = op.Concat(*(op.Unsqueeze(query, [0]) for query in scored), axis=0)
+                outputs[names.SCORED_QUERY] = op.Concat(*scored, axis=2)
         return self.norm(op, hidden), outputs
 
     def score_inputs(self, op: Any, inputs: dict[str, ir.Value], tokens: Tokens, past_key: ir.Value) -> list[ir.Value]:

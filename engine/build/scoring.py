@@ -1,4 +1,4 @@
-"""The scoring engine of a language engine that defers its scores: adds up what the visual tokens of one layer receive.
+"""The scoring engine of a language engine that defers its scores: adds up what the visual tokens of each layer receive.
 
 Shapes: B requests, R scored rows, T cache length, V visual tokens.
 """
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from engine import bindings as names
 from engine.bindings import scoring_bindings
 from engine.build.graph import declare, finish
-from engine.build.layers import dims, like
+from engine.build.layers import dims, like, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
@@ -34,7 +34,7 @@ def scoring_graph(
     lowering: Lowering = ONNXRUNTIME,
     dtype: str = "float32",
 ) -> ir.Model:
-    """Declare the graph for any layer; it has no parameters.
+    """Declare the graph, for any `Limits.scored_layers` of the layers; it has no parameters.
 
     Ranks do not sum in it: each adds up what its own heads paid.
     """
@@ -43,8 +43,13 @@ def scoring_graph(
     function = lowering.received_attention(len(heads), len(kv_heads), config.head_dim)
     bound = scoring_bindings(config, limits, mapping, dtype)
     builder, inputs = declare("scoring", bound, lowering.opset)
-    op, keys, total = builder.op, inputs[names.KEY_CACHE], inputs[names.VISUAL_SCORES]
-    mask = causal_score_mask(op, inputs[names.SCORE_POSITION], keys)
-    weight, columns = inputs[names.SCORE_WEIGHT], inputs[names.VISUAL_COLUMN]
-    received = op.call(function, inputs[names.SCORED_QUERY], keys, mask, weight, columns)
-    return finish(builder, bound, {names.VISUAL_SCORES_OUT: op.Add(total, like(received, total))})
+    op, total = builder.op, inputs[names.VISUAL_SCORES]
+    layers, columns = limits.scored_layers(config.num_layers), inputs[names.VISUAL_COLUMN]
+    query = inputs[names.SCORED_QUERY]
+    queries = [query] if layers == 1 else op.Split(query, axis=2, num_outputs=layers, _outputs=layers)
+    mask = causal_score_mask(op, inputs[names.SCORE_POSITION], inputs[names.key_cache(0)])
+    received = []
+    for layer, rows in enumerate(queries):
+        one = op.call(function, rows, inputs[names.key_cache(layer)], mask, inputs[names.SCORE_WEIGHT], columns)
+        received.append(op.Unsqueeze(shaped(one, dims(columns), total), [0]))
+    return finish(builder, bound, {names.VISUAL_SCORES_OUT: op.Add(total, like(op.Concat(*received, axis=0), total))})

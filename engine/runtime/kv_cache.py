@@ -1,6 +1,6 @@
 """KV caches, bound in place: full length below the first prune point, short from the point in use on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,9 +45,9 @@ class KvCache:
                 executor.bind_input(past, part)
                 executor.bind_output(present, part)
 
-    def keys(self) -> Iterator[Array]:
+    def keys(self) -> list[Array]:
         """[B,Hkv,T,D] of each layer."""
-        return (keys for keys, _ in self._layers)
+        return [keys for keys, _ in self._layers]
 
     def nbytes(self) -> int:
         """Memory of all buffers."""

@@ -80,6 +80,7 @@ class Generation:
         kv_heads = len(model.mapping.kv_heads(model.config.num_kv_heads))
         self.kv_cache = KvCache(self._executor, model.config, kv_heads, model.prune_layers, batch, sizes)
         self._positions = np.array([len(request.prompt.ids) for request in requests])
+        self._is_whole = np.array([request.pruning is None for request in requests])
         self._scores = self._make_scores()
         logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
         # The rows of a planned call are as many for each of its requests, so prompts take turns.
@@ -96,7 +97,8 @@ class Generation:
     def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array:
         """[B], [B] bool, [B] bool -> logits [B,vocab]: feed one token per request.
 
-        An inactive request's token is ignored and its logits are unspecified; `scored` rows add to `visual_scores`.
+        An inactive request's token is ignored and its logits are unspecified; `scored` rows add to `visual_scores`,
+        unless their request is pruned.
         """
         if self._decode_inputs is None:
             self._decode_inputs = self._bind_decode()
@@ -108,7 +110,7 @@ class Generation:
         inputs[names.INPUT_IDS][:, 0] = tokens
         cos, sin = self._model.rope.cos_sin(position, self._positions)
         inputs[names.ROPE_COS][:], inputs[names.ROPE_SIN][:] = cos, sin
-        self._scores.step(active, scored, self.kv_cache.lengths[0])
+        self._scores.step(active, scored & self._is_whole, self.kv_cache.lengths[0])
         self._executor.run()
         return self._decode_logits[:, 0]
 
@@ -220,8 +222,9 @@ class Generation:
         columns = pad([request.score_columns() for request in self._requests], minimum=1)
         if model.scoring is None:
             return InEngineScores(self._executor, columns, config.num_layers)
-        width = len(model.mapping.shard(config.num_heads, "num_heads")) * config.head_dim
-        return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, config.num_layers, width)
+        layers = config.num_layers, model.limits.scored_layers(config.num_layers)
+        width = names.query_width(config, model.mapping)
+        return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, *layers, width)
 
     def _vocabulary(self) -> int:
         return len(self._model.mapping.vocabulary(self._model.config.vocab_size))

@@ -82,7 +82,7 @@ class InEngineScores:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Rows of one run that wait. query [L,B,R,W]; position int32 [B,R], their places in the cache; weight [B,R]."""
+    """Rows of one run that wait. query [B,R,L*W]; position int32 [B,R], their places in the cache; weight [B,R]."""
 
     query: Array
     position: np.ndarray
@@ -96,11 +96,18 @@ class DeferredScores:
     """
 
     def __init__(
-        self, engine: Executor, scoring: Executor, kv_cache: KvCache, columns: np.ndarray, num_layers: int, width: int
+        self,
+        engine: Executor,
+        scoring: Executor,
+        kv_cache: KvCache,
+        columns: np.ndarray,
+        num_layers: int,
+        layers_at_once: int,
+        width: int,
     ) -> None:
-        """columns: as above; width: W, of the queries of one layer."""
+        """columns: as above; layers_at_once: of one run of the scoring engine; width: W, of one layer's queries."""
         self._engine, self._scoring, self._kv_cache = engine, scoring, kv_cache
-        self._columns, self._num_layers, self._width = columns, num_layers, width
+        self._columns, self._num_layers, self._layers_at_once, self._width = columns, num_layers, layers_at_once, width
         self._total = scoring.zeros(names.VISUAL_SCORES, (num_layers, *columns.shape))
         self._everyone = self._requests = slice(0, len(columns))
         self._waiting: list[_Scored] = []
@@ -142,16 +149,13 @@ class DeferredScores:
             self._waiting.append(_Scored(query, position.astype(np.int32), weight))
 
     def _query_buffer(self, position: np.ndarray) -> Array:
-        return self._engine.zeros(names.SCORED_QUERY, (self._num_layers, *position.shape, self._width))
+        return self._engine.zeros(names.SCORED_QUERY, (*position.shape, self._num_layers * self._width))
 
     def _finish(self) -> None:
         """Score what waits."""
         requests, waiting, self._requests, self._waiting = self._requests, self._waiting, self._everyone, []
         if not waiting:
             return
-        query = waiting[0].query
-        if len(waiting) > 1:
-            query = array_namespace(query).concat([rows.query for rows in waiting], axis=2)
         fixed = {
             names.SCORE_POSITION: np.concatenate([rows.position for rows in waiting], axis=1),
             names.SCORE_WEIGHT: np.concatenate([rows.weight for rows in waiting], axis=1),
@@ -159,13 +163,19 @@ class DeferredScores:
         }
         for name, array in fixed.items():
             self._scoring.bind_input(name, self._scoring.put(name, array))
-        for layer, keys in enumerate(self._kv_cache.keys()):
-            total = self._total[layer, requests]
-            self._scoring.bind_input(names.SCORED_QUERY, query[layer])
-            self._scoring.bind_input(names.KEY_CACHE, keys[requests])
+        keys, concat = self._kv_cache.keys(), array_namespace(self._total).concat
+        for start in range(0, self._num_layers, self._layers_at_once):
+            layers = slice(start, start + self._layers_at_once)
+            part = slice(self._width * layers.start, self._width * layers.stop)
+            self._scoring.bind_input(names.SCORED_QUERY, concat([rows.query[..., part] for rows in waiting], axis=1))
+            assert len({key.shape for key in keys[layers]}) == 1, "scored requests share no batch with pruned ones"
+            for index, key in enumerate(keys[layers]):
+                self._scoring.bind_input(names.key_cache(index), key[requests])
+            total = concat([self._total[layers, requests]])
             self._scoring.bind_input(names.VISUAL_SCORES, total)
             self._scoring.bind_output(names.VISUAL_SCORES_OUT, total)
             self._scoring.run()
+            self._total[layers, requests] = total
         self._scoring.release()
 
 

@@ -1,5 +1,6 @@
 """The language engine against transformers' eager models: logits, cache, importance, pruning, the scoring pass."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,12 @@ import torch
 from numpy.testing import assert_allclose
 
 from engine import dims
+from engine.bindings import SCORING_ENGINE
+from engine.build.scoring import scoring_graph
+from engine.build.targets.onnxruntime import write_scoring_engine
+from engine.config import Target
 from engine.runtime import visual_scores
+from engine.runtime.executor import load
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
 from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits
@@ -233,15 +239,17 @@ def test_scoring_pass_of_one_request_in_a_batch(scored: Pair) -> None:
         assert_allclose(together.score(index, np.array([2]), ANSWER), expected, **TOLERANCE["fp32"])
 
 
-def test_a_plan_with_room_for_few_rows_gives_the_same(scored: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_with_room_for_few_rows_gives_the_same(
+    scored: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Prompts in turns and in parts, into caches of one length; angles go by the whole prompt all the same."""
     monkeypatch.setattr(dims, "MAX_SCORE_ROWS", 3)
     monkeypatch.setattr(dims, "MAX_LOGIT_ROWS", 2)
     limits = dims.Limits(max_tokens=40, max_batch=4, max_tiles=4, planned=True)
     free = scored.engine
-    planned = LanguageModel(
-        free.executor, free.config, free.prune_layers, free.scores, limits=limits, scoring=free.scoring
-    )
+    write_scoring_engine(scoring_graph(free.config, limits), tmp_path)
+    scoring = load(Target.ONNXRUNTIME, tmp_path / SCORING_ENGINE, threads=1)
+    planned = LanguageModel(free.executor, free.config, free.prune_layers, free.scores, limits=limits, scoring=scoring)
     requests = [Request(p, score_rows=np.arange(1, len(p.ids))) for p in list(PROMPTS.values())[:4]]
     found = []
     for engine in (free, planned):
