@@ -140,18 +140,23 @@ def language_bindings(
     return Bindings(tuple(inputs), tuple(outputs))
 
 
-def scoring_bindings(config: LanguageConfig, limits: Limits, mapping: Mapping, dtype: str = "float32") -> Bindings:
+def scoring_bindings(
+    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], mapping: Mapping, dtype: str = "float32"
+) -> Bindings:
     """Of the scoring engine beside a language engine that defers its scores; it runs for some layers at a time."""
     batch, rows, columns = limits.batch(), limits.waiting_rows(), limits.visual_columns()
     layers, kv_heads = limits.scored_layers(config.num_layers), len(mapping.kv_heads(config.num_kv_heads))
-    cache = batch, kv_heads, limits.any_cache(), config.head_dim
+    caches = [limits.scored_cache(segment_of(layer, prune_layers)) for layer in range(layers)]
     inputs = (
         Binding(SCORED_QUERY, dtype, (batch, rows, layers * query_width(config, mapping))),
         Binding(SCORE_POSITION, "int32", (batch, rows)),
         Binding(SCORE_WEIGHT, "float32", (batch, rows)),
         Binding(VISUAL_COLUMN, "int64", (batch, columns)),
         Binding(VISUAL_SCORES, "float32", (layers, batch, columns)),
-        *(Binding(key_cache(layer), dtype, cache) for layer in range(layers)),
+        *(
+            Binding(key_cache(layer), dtype, (batch, kv_heads, cache, config.head_dim))
+            for layer, cache in enumerate(caches)
+        ),
     )
     return Bindings(inputs, (Binding(VISUAL_SCORES_OUT, "float32", (layers, batch, columns)),))
 

@@ -105,9 +105,9 @@ class Limits:
         """Layers of one run of the scoring engine: all, but a plan would hold kernels for each of them."""
         return 1 if self.planned else num_layers
 
-    def any_cache(self) -> Dim:
-        """T: of the scoring engine, length of any segment's KV buffers; that of the first is the longest."""
-        return Dim("cache", 1, self.max_tokens if self.planned else 1, self.max_tokens)
+    def scored_cache(self, segment: int) -> Size:
+        """T: of the scoring engine; one that takes layer after layer takes those of all segments."""
+        return Dim("cache", 1, self.max_tokens, self.max_tokens) if self.planned else self.cache(segment)
 
     def logit_rows(self) -> Dim:
         """Rows whose logits are wanted."""

@@ -130,7 +130,7 @@ def build_pair(
     write_engine(graph, reader, directory / "language.onnx", lambda fraction: None)
     executor, scoring = load(Target.ONNXRUNTIME, directory / "language.onnx", threads=1), None
     if scores:
-        write_scoring_engine(scoring_graph(config.language, LIMITS), directory)
+        write_scoring_engine(scoring_graph(config.language, LIMITS, prune_layers), directory)
         scoring = load(Target.ONNXRUNTIME, directory / SCORING_ENGINE, threads=1)
     engine = LanguageModel(executor, config.language, prune_layers, scores, scoring=scoring)
     return Pair(engine, load_oracle(directory, published["llm_config"]))

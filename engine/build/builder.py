@@ -217,7 +217,7 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
 
 def scoring_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """The engine beside one rank's language engine that adds up the scores."""
-    settings = role.config.language, limits_of(build, role.config, role.prune_layers), mapping
+    settings = role.config.language, limits_of(build, role.config, role.prune_layers), role.prune_layers, mapping
     lowering, dtype = lowering_for(build.target), build.precision.activations(build.target)
     return Part(
         scoring_graph(*settings, lowering, dtype),

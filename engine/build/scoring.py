@@ -3,12 +3,13 @@
 Shapes: B requests, R scored rows, T cache length, V visual tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
 
 from engine import bindings as names
-from engine.bindings import scoring_bindings
+from engine.bindings import scoring_bindings, segment_of
 from engine.build.graph import declare, finish
 from engine.build.layers import dims, like, shaped
 from engine.dims import Limits
@@ -30,6 +31,7 @@ def causal_score_mask(op: Any, position: ir.Value, key_cache: ir.Value) -> ir.Va
 def scoring_graph(
     config: LanguageConfig,
     limits: Limits,
+    prune_layers: Sequence[int] = (),
     mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
     lowering: Lowering = ONNXRUNTIME,
     dtype: str = "float32",
@@ -41,15 +43,18 @@ def scoring_graph(
     assert lowering.received_attention is not None, "the target's language engine adds up its scores itself"
     heads, kv_heads = mapping.shard(config.num_heads, "num_heads"), mapping.kv_heads(config.num_kv_heads)
     function = lowering.received_attention(len(heads), len(kv_heads), config.head_dim)
-    bound = scoring_bindings(config, limits, mapping, dtype)
+    bound = scoring_bindings(config, limits, prune_layers, mapping, dtype)
     builder, inputs = declare("scoring", bound, lowering.opset)
     op, total = builder.op, inputs[names.VISUAL_SCORES]
     layers, columns = limits.scored_layers(config.num_layers), inputs[names.VISUAL_COLUMN]
     query = inputs[names.SCORED_QUERY]
     queries = [query] if layers == 1 else op.Split(query, axis=2, num_outputs=layers, _outputs=layers)
-    mask = causal_score_mask(op, inputs[names.SCORE_POSITION], inputs[names.key_cache(0)])
+    masks: dict[int, ir.Value] = {}
     received = []
     for layer, rows in enumerate(queries):
-        one = op.call(function, rows, inputs[names.key_cache(layer)], mask, inputs[names.SCORE_WEIGHT], columns)
+        segment, keys = segment_of(layer, prune_layers), inputs[names.key_cache(layer)]
+        if segment not in masks:
+            masks[segment] = causal_score_mask(op, inputs[names.SCORE_POSITION], keys)
+        one = op.call(function, rows, keys, masks[segment], inputs[names.SCORE_WEIGHT], columns)
         received.append(op.Unsqueeze(shaped(one, dims(columns), total), [0]))
     return finish(builder, bound, {names.VISUAL_SCORES_OUT: op.Add(total, like(op.Concat(*received, axis=0), total))})

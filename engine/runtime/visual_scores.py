@@ -168,7 +168,6 @@ class DeferredScores:
             layers = slice(start, start + self._layers_at_once)
             part = slice(self._width * layers.start, self._width * layers.stop)
             self._scoring.bind_input(names.SCORED_QUERY, concat([rows.query[..., part] for rows in waiting], axis=1))
-            assert len({key.shape for key in keys[layers]}) == 1, "scored requests share no batch with pruned ones"
             for index, key in enumerate(keys[layers]):
                 self._scoring.bind_input(names.key_cache(index), key[requests])
             total = concat([self._total[layers, requests]])

@@ -58,7 +58,7 @@ def build(directory: Path, checkpoint: Path, published: dict[str, Any]) -> Built
     path = directory / "language.onnx"
     inputs = language_inputs(config.language, features.reshape(-1, features.shape[-1]), 1)
     write_engine(language_graph(config.language, LIMITS, (2,), scores=True), reader, path, lambda f: None, inputs)
-    write_scoring_engine(scoring_graph(config.language, LIMITS), directory)
+    write_scoring_engine(scoring_graph(config.language, LIMITS, (2,)), directory)
     executor, scoring = (load(Target.ONNXRUNTIME, directory / name, threads=1) for name in ("language", SCORING_ENGINE))
     engine = LanguageModel(executor, config.language, (2,), scores=True, scoring=scoring)
     return Built(directory, pixels[PIXEL_VALUES], Pair(engine, load_oracle(checkpoint, published["llm_config"])))

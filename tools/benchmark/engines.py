@@ -68,7 +68,7 @@ def build_language(
     family, _ = family_of(model.directory)
     reader = WeightReader(Checkpoint(model.directory), family.language_sources(model.config, model.directory))
     if scores:
-        write_scoring_engine(scoring_graph(config, _limits(model)), out)
+        write_scoring_engine(scoring_graph(config, _limits(model), prune_layers), out)
     write_engine(graph, reader, path, on_progress, calibration)
     return engine
 
