@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from engine.build.targets import tensorrt_plan
-from engine.config import Precision
+from engine.config import Precision, Target
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from tests import fake_nccl, fake_tensorrt
 
@@ -32,7 +33,12 @@ def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> N
     patch.setattr(torch.cuda, "is_available", lambda: True)
     patch.setattr(torch.cuda, "device_count", lambda: len(visible()))
     patch.setattr(torch.cuda, "set_device", lambda index: fake_nccl.record(f"gpu {visible()[index]}"))
-    patch.setattr(TensorRtExecutor, "load", classmethod(lambda cls, target, path: LOAD(cls, target, path, device)))
+
+    def load(cls: type[TensorRtExecutor], target: Target, path: Path, records: bool = True) -> TensorRtExecutor:
+        executor: TensorRtExecutor = LOAD(cls, target, path, device, records)
+        return executor
+
+    patch.setattr(TensorRtExecutor, "load", classmethod(load))
 
 
 def put_compiler(patch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from engine.plugins.prune_visual_tokens import onnxruntime as prune_visual_token
 from engine.plugins.prune_visual_tokens import tensorrt as prune_visual_tokens_plugin
 from engine.plugins.prune_visual_tokens import tensorrt_rtx as prune_visual_tokens_tensorrt
 from engine.plugins.received_attention import onnxruntime as received_attention_onnxruntime
+from engine.plugins.received_attention import tensorrt_rtx as received_attention_tensorrt
 from engine.plugins.visual_attention import tensorrt as visual_attention_plugin
-from engine.plugins.visual_attention import tensorrt_rtx as visual_attention_tensorrt
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ ONNXRUNTIME = Lowering(
 TENSORRT = Lowering(
     TENSORRT_OPSET,
     cached_attention_tensorrt.cached_attention,
-    visual_attention_tensorrt.visual_attention,
     None,
+    received_attention_tensorrt.received_attention,
     full_attention_tensorrt.full_attention,
     prune_visual_tokens_tensorrt.prune_visual_tokens,
     all_reduce_tensorrt.all_reduce,
@@ -67,6 +67,7 @@ TENSORRT = Lowering(
 TENSORRT_PLUGINS = replace(
     TENSORRT,
     visual_attention=visual_attention_plugin.visual_attention,
+    received_attention=None,
     prune_visual_tokens=prune_visual_tokens_plugin.prune_visual_tokens,
 )
 """Of the full TensorRT, which takes plugins."""

@@ -9,9 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from engine.bindings import SCORING_ENGINE, Scoring
 from engine.config import Device, Precision, Target
 from engine.errors import EngineError, ManifestError, RequestError
-from engine.manifest import Manifest
+from engine.manifest import EngineModel, Manifest
 from engine.runtime.arrays import Array
 
 
@@ -134,11 +135,13 @@ AllReduce = Callable[[np.ndarray], None]
 """Replaces an array by its sum over all ranks, in place."""
 
 
-def load(target: Target, path: Path, threads: int | None, device: Device = Device.CPU) -> Executor:
+def load(
+    target: Target, path: Path, threads: int | None, device: Device = Device.CPU, records: bool = True
+) -> Executor:
     """Load one compiled engine; `path` without the suffix that its target gives the file. Raises EngineError.
 
     threads: of the host's part of the work; None shares those of a process that has called `load_rank`. device: as
-    `resolve_device` found it.
+    `resolve_device` found it. records: whether its runs repeat with the same buffers, which is faster as CUDA graphs.
     """
     if target is Target.ONNXRUNTIME and device is Device.CUDA:
         from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
@@ -150,7 +153,16 @@ def load(target: Target, path: Path, threads: int | None, device: Device = Devic
         return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
     from engine.runtime.executor_tensorrt import TensorRtExecutor
 
-    return TensorRtExecutor.load(target, path.with_suffix(".plan"))
+    return TensorRtExecutor.load(target, path.with_suffix(".plan"), records=records)
+
+
+def load_scoring(
+    model: EngineModel, target: Target, rank: Path, threads: int | None, device: Device = Device.CPU
+) -> Executor | None:
+    """The scoring engine beside a language engine in `rank`, if it has one. Raises EngineError."""
+    if model.scoring is not Scoring.DEFERRED:
+        return None
+    return load(target, rank / SCORING_ENGINE, threads, device, records=False)
 
 
 def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:

@@ -66,12 +66,13 @@ class TensorRtExecutor:
     done next with torch on the same device; nothing here waits for them.
     """
 
-    def __init__(self, library: Any, plan: bytes, name: str, device: str = "cuda", captures: bool = False) -> None:
-        """captures: record repeated runs of the last profile as a CUDA graph, for a package that does not do so itself.
+    def __init__(self, library: Any, plan: bytes, name: str, device: str = "cuda", records: bool = True) -> None:
+        """records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays.
 
         Raises ManifestError when the library refuses the plan.
         """
-        self._name, self._device, self._captures = name, torch.device(device), captures
+        self._name, self._device = name, torch.device(device)
+        self._records = records and self._device.type == "cuda"
         self._log = library.Logger(library.Logger.ERROR)
         self._runtime = library.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -89,6 +90,8 @@ class TensorRtExecutor:
             {name: self._engine.get_tensor_profile_shape(name, index) for name in self._inputs} for index in profiles
         ]
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        # TensorRT-RTX captures them itself, shape by shape.
+        self._captures = self._records and not hasattr(library, "CudaGraphStrategy")
         self._contexts = [self._make_context(library, index) for index in profiles]
         self._bound: dict[str, torch.Tensor] = {}
         """What the caller bound, or what a host array is copied to."""
@@ -101,15 +104,14 @@ class TensorRtExecutor:
         self._graph: Any = None
 
     @classmethod
-    def load(cls, target: Target, path: Path, device: str = "cuda") -> "TensorRtExecutor":
+    def load(cls, target: Target, path: Path, device: str = "cuda", records: bool = True) -> "TensorRtExecutor":
         """Raises EngineError."""
         library = load_library(target)
         try:
             plan = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with build_engines.py") from None
-        captures = target is Target.TENSORRT and device == "cuda"
-        return cls(library, plan, str(path), device, captures)
+        return cls(library, plan, str(path), device, records)
 
     def release(self) -> None:
         self._bound.clear()
@@ -143,7 +145,7 @@ class TensorRtExecutor:
             if self._profile is None:
                 self._profile = self._settle()
                 self._enqueue(stream)
-            elif self._captures and self._profile == len(self._contexts) - 1:
+            elif self._captures and self._profile == len(self._contexts) - 1 > 0:
                 # The run before this one has made whatever a context makes for new shapes.
                 self._graph = self._graph or self._capture(stream)
                 self._graph.replay()
@@ -157,12 +159,12 @@ class TensorRtExecutor:
                 raise RuntimeError(f"{self._name} does not take the communicator")
 
     def _make_context(self, library: Any, profile: int) -> Any:
-        """With scratch memory of its profile only; TensorRT-RTX captures CUDA graphs itself, shape by shape."""
+        """With scratch memory of its profile only."""
         strategy = library.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         if hasattr(library, "CudaGraphStrategy"):
             config = self._engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            if profile:
+            if profile and self._records:
                 config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             context = self._engine.create_execution_context(config)
         else:

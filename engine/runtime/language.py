@@ -222,9 +222,8 @@ class Generation:
         columns = pad([request.score_columns() for request in self._requests], minimum=1)
         if model.scoring is None:
             return InEngineScores(self._executor, columns, config.num_layers)
-        layers = config.num_layers, model.limits.scored_layers(config.num_layers)
-        width = names.query_width(config, model.mapping)
-        return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, *layers, width)
+        sizes = config.num_layers, names.query_width(config, model.mapping)
+        return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, *sizes, model.limits)
 
     def _vocabulary(self) -> int:
         return len(self._model.mapping.vocabulary(self._model.config.vocab_size))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.bindings import SCORING_ENGINE, Scoring
 from engine.config import Device
 from engine.dims import Limits
 from engine.errors import RequestError
@@ -17,7 +16,7 @@ from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array
-from engine.runtime.executor import load
+from engine.runtime.executor import load, load_scoring
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.prompt import PromptTokens, Request, segment_rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
@@ -111,9 +110,8 @@ class VisionLanguageModel:
         else:
             config = model.config
             rank = root / "rank0"
-            engine, scoring = load(manifest.target, rank / "language", threads, device), None
-            if model.scoring is Scoring.DEFERRED:
-                scoring = load(manifest.target, rank / SCORING_ENGINE, threads, device)
+            engine = load(manifest.target, rank / "language", threads, device)
+            scoring = load_scoring(model, manifest.target, rank, threads, device)
             vision = VisionEncoder(load(manifest.target, root / "vision", threads, device), config.vision, limits)
             language = LanguageModel(
                 engine, config.language, model.prune_layers, model.scores, limits=limits, scoring=scoring

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
-from engine.bindings import SCORING_ENGINE, Scoring
 from engine.config import Device
 from engine.errors import EngineError, ManifestError
 from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.arrays import Array, to_host
-from engine.runtime.executor import CollectiveExecutor, Executor, load, load_rank, take_gpu
+from engine.runtime.executor import CollectiveExecutor, Executor, load, load_rank, load_scoring, take_gpu
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import (
@@ -95,8 +94,8 @@ class Rank:
     def visual_scores(self, request: int) -> np.ndarray:
         assert self._generation is not None
         scores = np.array(to_host(self._generation.visual_scores(request)))
-        if self._language.scoring is not None:
-            self._sum(scores)  # a plan has summed them
+        if self._language.scoring is not None:  # else the plan has summed
+            self._sum(scores)
         return scores
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
@@ -122,9 +121,8 @@ class Rank:
         model, root, limits = manifest.models[SHARDED], self._directory / SHARDED, manifest.limits(SHARDED)
         self._config = model.config.language
         rank, threads = root / f"rank{world.rank}", max(1, threads // machine.size)
-        executor, scoring = load_rank(manifest.target, rank / "language", threads, self._sum), None
-        if model.scoring is Scoring.DEFERRED:
-            scoring = load(manifest.target, rank / SCORING_ENGINE, None)
+        executor = load_rank(manifest.target, rank / "language", threads, self._sum)
+        scoring = load_scoring(model, manifest.target, rank, None)
         mapping = Mapping(world.rank, world.size)
         self._language = LanguageModel(
             executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring

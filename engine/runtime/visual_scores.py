@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from engine import bindings as names
-from engine.dims import WAITING_ROWS
+from engine.dims import Limits, Phase
 from engine.runtime.arrays import Array, array_namespace, pad
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
@@ -102,12 +102,14 @@ class DeferredScores:
         kv_cache: KvCache,
         columns: np.ndarray,
         num_layers: int,
-        layers_at_once: int,
         width: int,
+        limits: Limits,
     ) -> None:
-        """columns: as above; layers_at_once: of one run of the scoring engine; width: W, of one layer's queries."""
+        """columns: as above; width: W, of the queries of one layer; limits: of the engines."""
         self._engine, self._scoring, self._kv_cache = engine, scoring, kv_cache
-        self._columns, self._num_layers, self._layers_at_once, self._width = columns, num_layers, layers_at_once, width
+        self._columns, self._num_layers, self._width = columns, num_layers, width
+        self._layers_at_once = limits.scored_layers(num_layers)
+        self._most_waiting = limits.waiting_rows().during(Phase.DECODE).max
         self._total = scoring.zeros(names.VISUAL_SCORES, (num_layers, *columns.shape))
         self._everyone = self._requests = slice(0, len(columns))
         self._waiting: list[_Scored] = []
@@ -128,7 +130,7 @@ class DeferredScores:
     def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
         waiting = sum(rows.weight.shape[1] for rows in self._waiting)
         ended = not np.array_equal(active, self._active)
-        if ended or self._requests != self._everyone or waiting >= WAITING_ROWS:
+        if ended or self._requests != self._everyone or waiting >= self._most_waiting:
             self._finish()
         self._active = active.copy()
         weight = (active & scored)[:, None].astype(np.float32)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from engine.bindings import language_bindings
+from engine.bindings import SCORING_ENGINE, language_bindings, scoring_bindings
 from engine.build.compiler import Part
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
+from engine.build.scoring import scoring_graph
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, Precision, Target
@@ -55,9 +56,20 @@ def compile_language(
         calibrate=dict,
         previous=directory,
     )
-    TensorRtRtxCompiler(precision).write(part, directory, "language", lambda fraction: None)
-    assert sorted(path.name for path in directory.iterdir()) == ["language.layers.json", "language.plan"]
-    return read_json(directory / "language.layers.json", LayerReport)
+    return _compile(part, precision, directory, "language")
+
+
+def compile_scoring(directory: Path, config: LanguageConfig) -> LayerReport:
+    settings, dtype = (config, LIMITS, (), Mapping()), Precision.BF16.activations(Target.TENSORRT_RTX)
+    graph, bound = scoring_graph(*settings, TENSORRT, dtype), scoring_bindings(*settings, dtype)
+    part = Part(graph, bound, RandomReader(), calibrate=dict, previous=directory)
+    return _compile(part, Precision.BF16, directory, SCORING_ENGINE)
+
+
+def _compile(part: Part, precision: Precision, directory: Path, name: str) -> LayerReport:
+    TensorRtRtxCompiler(precision).write(part, directory, name, lambda fraction: None)
+    assert sorted(path.name for path in directory.iterdir()) == [f"{name}.layers.json", f"{name}.plan"]
+    return read_json(directory / f"{name}.layers.json", LayerReport)
 
 
 def tiny(**changes: object) -> LanguageConfig:

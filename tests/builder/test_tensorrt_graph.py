@@ -1,7 +1,7 @@
 """The language graph as TensorRT gets it, run by ONNX's reference, against transformers and our CPU engine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,10 @@ import pytest
 from numpy.testing import assert_allclose
 from onnx.reference.op_run import OpRun
 
+from engine.bindings import Scoring
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
+from engine.build.scoring import scoring_graph
 from engine.build.targets.tensorrt_weights import HEAD, write_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
@@ -59,7 +61,12 @@ def lower(
     with WeightFile(path / "weights") as file:
         write_weights(graph, reader, file, precision, lambda fraction: None)
     ir.external_data.load_to_model(graph)
-    return LanguageModel(ReferenceExecutor(graph, plugins), config.language, PRUNE_LAYERS, scores=True)
+    executor, scoring = ReferenceExecutor(graph, plugins), None
+    if lowering.scoring(True) is Scoring.DEFERRED:
+        # As the model below, which knows of no plan.
+        limits = replace(LIMITS, planned=False)
+        scoring = ReferenceExecutor(scoring_graph(config.language, limits, PRUNE_LAYERS, lowering=lowering))
+    return LanguageModel(executor, config.language, PRUNE_LAYERS, scores=True, scoring=scoring)
 
 
 def make_prompt() -> PromptTokens:

@@ -44,7 +44,7 @@ def test_a_rank_meets_the_others_after_embedding_attention_and_mlp(
     report = read_json(tmp_path / "language.layers.json", LayerReport)
     for profile in (PREFILL, DECODE):
         assert num_fused(report, profile) == config.num_layers
-        assert num_all_reduces(report, profile) == 1 + 2 * config.num_layers + scores
+        assert num_all_reduces(report, profile) == 1 + 2 * config.num_layers
 
 
 def test_a_pair_with_a_shared_large_model(tmp_path: Path) -> None:

@@ -44,15 +44,16 @@ def test_engine_directory(engine: Path) -> None:
     for model in ("small", "large"):
         vision, language = manifest.components[f"{model}/vision"], manifest.components[f"{model}/language/rank0"]
         assert set(vision.files) == {f"{model}/vision.plan", f"{model}/vision.layers.json"}
-        names = (f"{model}/rank0/language.plan", f"{model}/rank0/language.layers.json")
-        assert set(language.files) == set(names)
+        names = ("language", "scoring") if model == "small" else ("language",)
+        files = {f"{model}/rank0/{name}{suffix}" for name in names for suffix in (".plan", ".layers.json")}
+        assert set(language.files) == files
         assert vision.peak_bytes > 100e6, "the compiler's own process counts"
 
 
 @of_engine
 @pytest.mark.parametrize(("model", "layers"), [("small", 4), ("large", 10)])
 def test_attention_is_fused_in_both_phases(engine: Path, model: str, layers: int) -> None:
-    """Beside the score path in the small model, over pruned caches in the large one."""
+    """With queries for scores in the small model, over pruned caches in the large one."""
     report = read_json(engine / model / "rank0" / "language.layers.json", LayerReport)
     assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [layers, layers]
     for profile in (PREFILL, DECODE):
@@ -60,7 +61,17 @@ def test_attention_is_fused_in_both_phases(engine: Path, model: str, layers: int
         for nodes in users(report, profile, "q_proj"):
             assert any("k_proj" in node for node in nodes) and any("v_proj" in node for node in nodes)
         assert all(any("up_proj" in node for node in nodes) for nodes in users(report, profile, "gate_proj"))
-    assert len(users(report, DECODE, "Softmax")) >= layers if model == "small" else not users(report, DECODE, "Softmax")
+    assert not users(report, DECODE, "Softmax")
+
+
+@of_engine
+def test_scores_are_few_kernels(engine: Path) -> None:
+    """For rows of a prompt and for generated ones: one softmax, masked while it is computed, and one sum."""
+    report = read_json(engine / "small" / "rank0" / "scoring.layers.json", LayerReport)
+    for profile in (PREFILL, DECODE):
+        assert len(report.of_profile(profile)) <= 8
+        assert any(any("Where" in node for node in nodes) for nodes in users(report, profile, "Softmax"))
+        assert len(users(report, profile, "ReduceSum")) <= 2
 
 
 @of_engine

@@ -57,7 +57,7 @@ def test_a_vocabulary_of_odd_size_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_scratch_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
-    """Beside layers of their own size, score paths of more layers plan no more memory."""
+    """Of layers of their own size, more plan no more memory."""
     scratch = []
     for layers in (2, 5):
         directory = tmp_path / str(layers)

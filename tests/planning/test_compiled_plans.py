@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from engine.build.language import language_graph
+from engine.build.scoring import scoring_graph
 from engine.config import Precision, Target
 from engine.dims import Limits, Phase
 from engine.model_config import LanguageConfig, RopeConfig
-from engine.parallel import Mapping
-from engine.plugins.lowering import TENSORRT
-from tests.builder.plans import LIMITS, PREFILL, compile_language
+from tests.builder.plans import LIMITS, PREFILL, compile_language, compile_scoring
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.storage import storage_of
 
@@ -21,12 +20,20 @@ FACTOR = 1.25
 """The compiler shares buffers better than a list of nodes tells, and needs some inside kernels."""
 
 
-@pytest.mark.parametrize("scores", [False, True])
-def test_activations_are_about_the_scratch_memory_of_a_plan(tmp_path: Path, scores: bool) -> None:
-    report = compile_language(tmp_path, WIDE, scores=scores)
-    tokens, rows = LIMITS.max_tokens, LIMITS.score_rows().max
+def test_activations_are_about_the_scratch_memory_of_a_plan(tmp_path: Path) -> None:
+    report = compile_language(tmp_path, WIDE)
+    tokens = LIMITS.max_tokens
     sizes = {"batch": LIMITS.batch().during(Phase.PREFILL).max, "sequence": tokens, "cache_0": tokens, "visual": tokens}
-    sizes |= {"visual_columns": tokens, "score_rows": rows, "logit_rows": LIMITS.logit_rows().max}
-    graph = language_graph(WIDE, Limits(1, 1, 1), scores=scores, mapping=Mapping(), lowering=TENSORRT)
+    sizes |= {"score_rows": LIMITS.score_rows().max, "logit_rows": LIMITS.logit_rows().max}
+    graph = language_graph(WIDE, Limits(1, 1, 1), scores=True)
     planned = peak_activation_bytes(graph, sizes, storage_of(Target.TENSORRT_RTX, Precision.BF16))
+    assert planned / FACTOR < report.scratch_bytes[PREFILL] < planned * FACTOR
+
+
+def test_activations_of_scores(tmp_path: Path) -> None:
+    report = compile_scoring(tmp_path, WIDE)
+    tokens = LIMITS.max_tokens
+    sizes = {"batch": LIMITS.batch().during(Phase.PREFILL).max, "visual_columns": tokens, "cache": tokens}
+    sizes |= {"waiting_rows": LIMITS.score_rows().max}
+    planned = peak_activation_bytes(scoring_graph(WIDE, LIMITS), sizes, storage_of(Target.TENSORRT_RTX, Precision.BF16))
     assert planned / FACTOR < report.scratch_bytes[PREFILL] < planned * FACTOR

@@ -45,19 +45,6 @@ def valid_rows(inputs: dict[str, np.ndarray]) -> np.ndarray:
     return np.arange(sequence) < np.minimum(length, sequence)[:, None]
 
 
-def make_scored(heads: tuple, call: tuple, rows: int, columns: int) -> dict[str, np.ndarray]:
-    """Inputs of visual_attention: those of `make`, random rows that count, and random visual columns."""
-    inputs = make(heads, call)
-    batch, sequence, cache, lengths = call
-    rng = np.random.default_rng(1)
-    last_row = np.minimum(np.array(lengths), sequence)
-    inputs["score_row"] = rng.integers(0, last_row[:, None], (batch, rows))
-    inputs["score_weight"] = rng.choice([0.0, 1.0, 0.5], (batch, rows)).astype(np.float32)
-    inputs["score_mask"] = visual_attention.causal_score_mask(inputs["score_row"], inputs["kv_length"], sequence, cache)
-    inputs["visual_column"] = rng.integers(0, np.array(lengths)[:, None], (batch, columns))
-    return inputs
-
-
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_cached_attention(heads: tuple, call: tuple) -> None:

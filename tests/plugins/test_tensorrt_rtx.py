@@ -9,10 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx.reference.op_run import OpRun
 
 from engine.build.graph import IR_VERSION
-from engine.plugins import cached_attention, full_attention, prune_visual_tokens, visual_attention
+from engine.plugins import cached_attention, full_attention, prune_visual_tokens, received_attention
 from engine.plugins.function import DOMAIN
 from engine.plugins.lowering import TENSORRT
-from tests.plugins.test_attention import CALLS, HEADS, make, make_scored
+from engine.plugins.received_attention import tensorrt_rtx as received_attention_tensorrt
+from tests.plugins.test_attention import CALLS, HEADS, make, make_received
 from tests.plugins.test_full_attention import make as make_full
 from tests.reference_executor import ReferenceExecutor
 from tests.tolerance import TOLERANCE
@@ -53,14 +54,13 @@ def test_cached_attention(heads: tuple, call: tuple) -> None:
 
 
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7)])
-def test_visual_attention(heads: tuple, call: tuple, rows: int, columns: int) -> None:
-    inputs = make_scored(heads, call, rows, columns)
-    expected = visual_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run(TENSORRT.visual_attention(*heads), inputs, [np.empty_like(array) for array in expected])
-    for ours, theirs in zip(actual, expected, strict=True):
-        assert_allclose(ours, theirs, **TOLERANCE["op"])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("cache", "rows", "columns"), [(1, 1, 1), (17, 1, 5), (41, 3, 7), (123, 33, 100)])
+def test_received_attention(heads: tuple, batch: int, cache: int, rows: int, columns: int) -> None:
+    inputs = make_received(heads, cache, rows, columns, batch)
+    expected = received_attention.reference(*inputs.values(), heads[0], heads[1])
+    (actual,) = run(received_attention_tensorrt.received_attention(*heads), inputs, [np.empty_like(expected)])
+    assert_allclose(actual, expected, **TOLERANCE["op"])
 
 
 @pytest.mark.parametrize(("batch", "num_heads", "dim"), [(1, 1, 8), (3, 3, 5), (2, 4, 64)])

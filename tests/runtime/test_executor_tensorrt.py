@@ -106,8 +106,8 @@ def test_on_a_gpu(tmp_path: Path) -> None:
             profile.set_shape(name, least, typical, most)
         config.add_optimization_profile(profile)
     plan = bytes(builder.build_serialized_network(network, config))
-    for captures in (False, True):
-        executor = TensorRtExecutor(library, plan, "sums.plan", captures=captures)
+    for records in (False, True):
+        executor = TensorRtExecutor(library, plan, "sums.plan", records=records)
         for rows in (3, 1):
             x, total, cache = bind(executor, rows)
             for step in range(5):

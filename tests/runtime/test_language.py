@@ -13,7 +13,6 @@ from engine.bindings import SCORING_ENGINE
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_scoring_engine
 from engine.config import Target
-from engine.runtime import visual_scores
 from engine.runtime.executor import load
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
@@ -142,7 +141,7 @@ def test_importance_in_a_ragged_batch(scored: Pair) -> None:
 @pytest.mark.parametrize("waiting_rows", [1, 2, 32])
 def test_importance_while_rows_wait(scored: Pair, waiting_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows are scored together, and whenever somebody looks."""
-    monkeypatch.setattr(visual_scores, "WAITING_ROWS", waiting_rows)
+    monkeypatch.setattr(dims, "WAITING_ROWS", waiting_rows)
     prompt, always = PROMPTS["one image"], np.ones(1, bool)
     generation = scored.engine.prefill([Request(prompt, score_rows=np.array([20, 22]))], 2 * len(ANSWER))
     found = [generation.visual_scores(0).copy()]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.bindings import SCORING_ENGINE
 from engine.build.builder import language_part, open_compiler, read_role
 from engine.build.compiler import Compiler
 from engine.build.language import language_graph
@@ -113,9 +114,11 @@ def build(work: Path, checkpoint: Path, target: Target, compiler: Compiler) -> L
     """Raises EngineError."""
     config = BuildConfig(checkpoint, checkpoint, work, target=target, precision=Precision.BF16, max_tokens=4096)
     role = read_role(config, "small", checkpoint, (), True, lambda name, fraction: None)
-    compiler.write(language_part(config, role, Mapping()), work, "language", lambda fraction: None)
-    executor = load(target, work / "language", threads=1)
-    return LanguageModel(executor, role.config.language, (), True, limits=limits_of(config, role.config, ()))
+    part = language_part(config, role, Mapping())
+    compiler.write(part, work, "language", lambda fraction: None)
+    executor, limits = load(target, work / "language", threads=1), limits_of(config, role.config, ())
+    scoring = load(target, work / SCORING_ENGINE, threads=1, records=False) if part.scoring is not None else None
+    return LanguageModel(executor, role.config.language, (), True, limits=limits, scoring=scoring)
 
 
 def prefill_operations(config: LanguageConfig, tokens: int) -> int:

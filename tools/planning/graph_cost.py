@@ -41,9 +41,9 @@ def read_bytes(model: ir.Model, storage: Storage) -> int:
 def peak_activation_bytes(model: ir.Model, sizes: Sizes, storage: Storage) -> int:
     """The most that intermediate values take at once when nodes run in order and each value goes after its last use.
 
-    Of attention the score path counts, and that attention itself is fused: no matrix of all rows and keys is made. What
-    a target computes in one kernel or in place takes less. The few small values whose sizes the declaration leaves open
-    (masks of the score path) are not counted.
+    Attention itself is fused: no matrix of all rows and keys is made. Scored rows times keys are one. What a target
+    computes in one kernel or in place takes less. The few small values whose sizes the declaration leaves open
+    (masks of scored rows) are not counted.
     """
     graph = model.graph
     outputs = set(graph.outputs)
@@ -51,7 +51,7 @@ def peak_activation_bytes(model: ir.Model, sizes: Sizes, storage: Storage) -> in
     live = peak = 0
     for node in graph:
         live += sum(_nbytes(value, sizes, storage) for value in node.outputs if value not in outputs)
-        peak = max(peak, live + _score_bytes(node, sizes))
+        peak = max(peak, live + _score_bytes(node, sizes, storage))
         for value in {*node.inputs, *node.outputs}:
             if value is None or value not in uses or value in outputs:
                 continue
@@ -83,7 +83,7 @@ def _node_operations(node: ir.Node, sizes: Sizes) -> int:
         case "full_attention":
             tiles, tokens, width = _sizes(node.inputs[0], sizes)
             return 4 * tiles * width * tokens * tokens
-        case "cached_attention" | "visual_attention":
+        case "cached_attention":
             batch, rows, width = _sizes(node.inputs[0], sizes)
             past = _sizes(node.inputs[3], sizes)[2] - rows
             return 4 * batch * width * (rows * past + rows * (rows + 1) // 2)
@@ -91,12 +91,12 @@ def _node_operations(node: ir.Node, sizes: Sizes) -> int:
             return 0
 
 
-def _score_bytes(node: ir.Node, sizes: Sizes) -> int:
-    """Of the logits and the probabilities of scored rows, float32 [B,H,R,T] each."""
-    if node.op_type != "visual_attention":
+def _score_bytes(node: ir.Node, sizes: Sizes, storage: Storage) -> int:
+    """Of the logits of scored rows, as they are multiplied, and of their probabilities in float32; [B,H,R,T] each."""
+    if node.op_type != "received_attention":
         return 0
-    width, (_, _, keys, head_dim) = _sizes(node.inputs[0], sizes)[2], _sizes(node.inputs[3], sizes)
-    return 2 * 4 * math.prod(_sizes(node.inputs[6], sizes)) * width // head_dim * keys
+    (batch, rows, width), (_, _, keys, head_dim) = (_sizes(value, sizes) for value in node.inputs[:2])
+    return (storage.activation // 8 + 4) * batch * rows * width // head_dim * keys
 
 
 def _nbytes(value: ir.Value, sizes: Sizes, storage: Storage) -> int:

@@ -7,14 +7,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.bindings import Binding, language_bindings, past_kv, present_kv, vision_bindings
+from engine.bindings import (
+    Binding,
+    key_cache,
+    language_bindings,
+    past_kv,
+    present_kv,
+    scoring_bindings,
+    vision_bindings,
+)
 from engine.build.language import language_graph
+from engine.build.scoring import scoring_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
 from engine.dims import Limits, Phase, Size
 from engine.model_config import ModelConfig
 from engine.parallel import Mapping, check_shards
-from engine.plugins.lowering import TENSORRT
+from engine.plugins.lowering import ONNXRUNTIME
 from engine.runtime.vision import TILES_PER_CALL
 from tools.planning import graph_cost
 from tools.planning.storage import Storage
@@ -58,17 +67,20 @@ class ModelPlan:
         self.config, self.mapping, self._planned = config, mapping, planned
         self._storage, self._prune_layers, self._guidance = storage, prune_layers, guidance
         check_shards(config.language, mapping, config.name)
-        # Scores cost most where the language engine adds them up itself.
-        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping, TENSORRT)
+        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
+        scoring = config.language, PLANNED if planned else LIMITS, prune_layers, mapping
+        self._scoring = scoring_graph(*scoring) if scores else None
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
         self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
         layers = range(config.language.num_layers)
-        bound = language_bindings(config.language, LIMITS, prune_layers, TENSORRT.scoring(scores), mapping)
+        bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), mapping)
         cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
         by_name = {binding.name: binding for binding in bound.inputs}
         self._kv = [[by_name[name] for name in past_kv(layer)] for layer in layers]
         self._others = [binding for binding in (*bound.inputs, *bound.outputs) if binding.name not in cached]
+        scored, keys = scoring_bindings(*scoring), {key_cache(layer) for layer in layers}
+        self._scored = [binding for binding in (*scored.inputs, *scored.outputs) if binding.name not in keys]
 
     def unpruned(self) -> "ModelPlan":
         """The same engines, asked to keep every visual token."""
@@ -89,11 +101,11 @@ class ModelPlan:
         prompts = workload
         if self._planned:
             prompts = replace(workload, batch=PLANNED.batch().during(Phase.PREFILL).max)
-        return max(
-            self._call_bytes(self._vision, (*bound.inputs, *bound.outputs), _vision_sizes(TILES_PER_CALL)),
-            self._call_bytes(self._language, self._others, self._prefill_sizes(prompts)),
-            self._call_bytes(self._language, self._others, self._decode_sizes(workload, workload.new_tokens)),
-        )
+        vision = self._call_bytes(self._vision, (*bound.inputs, *bound.outputs), _vision_sizes(TILES_PER_CALL))
+        calls = self._prefill_sizes(prompts), self._decode_sizes(workload, workload.new_tokens)
+        language = [self._call_bytes(self._language, self._others, sizes) for sizes in calls]
+        scoring = [] if self._scoring is None else [self._call_bytes(self._scoring, self._scored, x) for x in calls]
+        return max(vision, *language, *scoring)
 
     def vision_call(self, tiles: int) -> Call:
         operations = graph_cost.operations(self._vision, _vision_sizes(tiles))
@@ -142,7 +154,9 @@ class ModelPlan:
             LIMITS.visual(): 1 if is_decode else workload.batch * visual,
             LIMITS.visual_columns(): visual,
             LIMITS.score_rows(): 1 if is_decode else score_rows,
+            LIMITS.waiting_rows(): PLANNED.waiting_rows().during(Phase.DECODE).max if is_decode else score_rows,
             LIMITS.logit_rows(): 1,
+            PLANNED.scored_cache(0): cached[0],
         }
         for segment, (length, new) in enumerate(zip(cached, rows, strict=True)):
             sizes |= {LIMITS.cache(segment): length, LIMITS.kept(segment): new}

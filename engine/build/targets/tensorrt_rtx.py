@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.bindings import SCORING_ENGINE
 from engine.build.compiler import Part, Progress
 from engine.build.targets.tensorrt_plan import write_plan
 from engine.config import Precision, Target
@@ -27,3 +28,5 @@ class TensorRtRtxCompiler:
 
     def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
         write_plan(Target.TENSORRT_RTX, self._precision, part, directory, name, on_progress)
+        if part.scoring is not None:
+            write_plan(Target.TENSORRT_RTX, self._precision, part.scoring, directory, SCORING_ENGINE, on_progress)

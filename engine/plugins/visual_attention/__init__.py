@@ -1,6 +1,6 @@
 """Cached causal attention that also says how much attention each visual token received: the idea of SGP as an op.
 
-TensorRT takes it as one op. For ONNX Runtime it is its two halves, `cached_attention` and, afterwards,
+Full TensorRT takes it as one op. Elsewhere it is its two halves, `cached_attention` and, afterwards,
 `received_attention`.
 """
 
