@@ -43,8 +43,8 @@ TYPICAL_TOKENS = 2048
 ONE_TOKEN = (Phase.DECODE, 1)
 MAX_SCORE_ROWS = 256
 MAX_LOGIT_ROWS = 256
-WAITING_ROWS = 32
-"""Generated rows of a request that wait to be scored together: keys are read once for all of them."""
+SCORED_AT_ONCE = 32
+"""Rows of all requests of one run of the scoring engine: keys are read once for those of a request."""
 """Of one call, where memory is planned for the largest one: scores are [rows, tokens], logits [rows, vocabulary]."""
 
 
@@ -95,11 +95,14 @@ class Limits:
         """R: query rows whose attention is scored."""
         return self._rows("score_rows", MAX_SCORE_ROWS, 64)
 
-    def waiting_rows(self) -> Dim:
-        """R: of the scoring engine, rows of a prompt or generated ones that waited."""
-        most = self.score_rows().max
-        generated = min(WAITING_ROWS, most)
-        return Dim("waiting_rows", 1, generated, most, at_most=(Phase.DECODE, generated))
+    def scored_batch(self) -> Dim:
+        """B: of the scoring engine."""
+        return Dim("batch", 1, 1, self.max_batch, at_most=(Phase.PREFILL, 1))
+
+    def scored_rows(self) -> Dim:
+        """R: of the scoring engine, the more the fewer requests it is for."""
+        most = max(1, SCORED_AT_ONCE // self.max_batch)
+        return Dim("scored_rows", 1, SCORED_AT_ONCE, SCORED_AT_ONCE, at_most=(Phase.DECODE, most))
 
     def scored_layers(self, num_layers: int) -> int:
         """Layers of one run of the scoring engine: all, but a plan would hold kernels for each of them."""

@@ -109,7 +109,7 @@ class DeferredScores:
         self._engine, self._scoring, self._kv_cache = engine, scoring, kv_cache
         self._columns, self._num_layers, self._width = columns, num_layers, width
         self._layers_at_once = limits.scored_layers(num_layers)
-        self._most_waiting = limits.waiting_rows().during(Phase.DECODE).max
+        self._limits = limits
         self._total = scoring.zeros(names.VISUAL_SCORES, (num_layers, *columns.shape))
         self._everyone = self._requests = slice(0, len(columns))
         self._waiting: list[_Scored] = []
@@ -130,7 +130,7 @@ class DeferredScores:
     def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
         waiting = sum(rows.weight.shape[1] for rows in self._waiting)
         ended = not np.array_equal(active, self._active)
-        if ended or self._requests != self._everyone or waiting >= self._most_waiting:
+        if ended or self._requests != self._everyone or waiting >= self._rows_at_once(self._everyone):
             self._finish()
         self._active = active.copy()
         weight = (active & scored)[:, None].astype(np.float32)
@@ -153,23 +153,39 @@ class DeferredScores:
     def _query_buffer(self, position: np.ndarray) -> Array:
         return self._engine.zeros(names.SCORED_QUERY, (*position.shape, self._num_layers * self._width))
 
+    def _rows_at_once(self, requests: slice) -> int:
+        """Of each of them."""
+        is_one = requests.stop - requests.start == 1
+        return self._limits.scored_rows().during(Phase.PREFILL if is_one else Phase.DECODE).max
+
     def _finish(self) -> None:
         """Score what waits."""
         requests, waiting, self._requests, self._waiting = self._requests, self._waiting, self._everyone, []
         if not waiting:
             return
-        fixed = {
-            names.SCORE_POSITION: np.concatenate([rows.position for rows in waiting], axis=1),
-            names.SCORE_WEIGHT: np.concatenate([rows.weight for rows in waiting], axis=1),
-            names.VISUAL_COLUMN: self._columns[requests],
-        }
-        for name, array in fixed.items():
-            self._scoring.bind_input(name, self._scoring.put(name, array))
-        keys, concat = self._kv_cache.keys(), array_namespace(self._total).concat
+        query = array_namespace(self._total).concat([rows.query for rows in waiting], axis=1)
+        position = np.concatenate([rows.position for rows in waiting], axis=1)
+        weight = np.concatenate([rows.weight for rows in waiting], axis=1)
+        self._bind(names.VISUAL_COLUMN, self._columns[requests])
+        most = self._rows_at_once(requests)
+        for start in range(0, position.shape[1], most):
+            rows = slice(start, start + most)
+            self._bind(names.SCORE_POSITION, position[:, rows])
+            self._bind(names.SCORE_WEIGHT, weight[:, rows])
+            self._score(requests, query[:, rows])
+        self._scoring.release()
+
+    def _bind(self, name: str, array: np.ndarray) -> None:
+        """What all layers read."""
+        self._scoring.bind_input(name, self._scoring.put(name, np.ascontiguousarray(array)))
+
+    def _score(self, requests: slice, query: Array) -> None:
+        """Add what the visual tokens of these requests receive from these rows."""
+        keys, concat = self._kv_cache.keys(), array_namespace(query).concat  # which also makes contiguous
         for start in range(0, self._num_layers, self._layers_at_once):
             layers = slice(start, start + self._layers_at_once)
             part = slice(self._width * layers.start, self._width * layers.stop)
-            self._scoring.bind_input(names.SCORED_QUERY, concat([rows.query[..., part] for rows in waiting], axis=1))
+            self._scoring.bind_input(names.SCORED_QUERY, concat([query[..., part]]))
             for index, key in enumerate(keys[layers]):
                 self._scoring.bind_input(names.key_cache(index), key[requests])
             total = concat([self._total[layers, requests]])
@@ -177,7 +193,6 @@ class DeferredScores:
             self._scoring.bind_output(names.VISUAL_SCORES_OUT, total)
             self._scoring.run()
             self._total[layers, requests] = total
-        self._scoring.release()
 
 
 def _weights(rows: Sequence[np.ndarray]) -> np.ndarray:

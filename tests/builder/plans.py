@@ -59,8 +59,8 @@ def compile_language(
     return _compile(part, precision, directory, "language")
 
 
-def compile_scoring(directory: Path, config: LanguageConfig) -> LayerReport:
-    settings, dtype = (config, LIMITS, (), Mapping()), Precision.BF16.activations(Target.TENSORRT_RTX)
+def compile_scoring(directory: Path, config: LanguageConfig, limits: Limits) -> LayerReport:
+    settings, dtype = (config, limits, (), Mapping()), Precision.BF16.activations(Target.TENSORRT_RTX)
     graph, bound = scoring_graph(*settings, TENSORRT, dtype), scoring_bindings(*settings, dtype)
     part = Part(graph, bound, RandomReader(), calibrate=dict, previous=directory)
     return _compile(part, Precision.BF16, directory, SCORING_ENGINE)

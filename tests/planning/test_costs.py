@@ -103,4 +103,4 @@ def test_where_memory_is_planned_a_batch_is_fed_prompt_by_prompt() -> None:
     few, many = (plan.activation_bytes(replace(WORKLOAD, batch=batch)) for batch in (1, 16))
     assert few == many == ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(WORKLOAD)
     long = replace(WORKLOAD, text_tokens=4000)
-    assert plan.activation_bytes(long) < 0.2 * ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(long)
+    assert plan.activation_bytes(long) < 0.3 * ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(long)

@@ -138,10 +138,10 @@ def test_importance_in_a_ragged_batch(scored: Pair) -> None:
         assert_allclose(generation.visual_scores(index), expected, **TOLERANCE["scores"])
 
 
-@pytest.mark.parametrize("waiting_rows", [1, 2, 32])
-def test_importance_while_rows_wait(scored: Pair, waiting_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 32])
+def test_importance_while_rows_wait(scored: Pair, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows are scored together, and whenever somebody looks."""
-    monkeypatch.setattr(dims, "WAITING_ROWS", waiting_rows)
+    monkeypatch.setattr(dims, "SCORED_AT_ONCE", at_once)
     prompt, always = PROMPTS["one image"], np.ones(1, bool)
     generation = scored.engine.prefill([Request(prompt, score_rows=np.array([20, 22]))], 2 * len(ANSWER))
     found = [generation.visual_scores(0).copy()]

@@ -20,7 +20,7 @@ from engine.build.language import language_graph
 from engine.build.scoring import scoring_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
-from engine.dims import Limits, Phase, Size
+from engine.dims import SCORED_AT_ONCE, Limits, Phase, Size
 from engine.model_config import ModelConfig
 from engine.parallel import Mapping, check_shards
 from engine.plugins.lowering import ONNXRUNTIME
@@ -154,7 +154,7 @@ class ModelPlan:
             LIMITS.visual(): 1 if is_decode else workload.batch * visual,
             LIMITS.visual_columns(): visual,
             LIMITS.score_rows(): 1 if is_decode else score_rows,
-            LIMITS.waiting_rows(): PLANNED.waiting_rows().during(Phase.DECODE).max if is_decode else score_rows,
+            LIMITS.scored_rows(): SCORED_AT_ONCE // workload.batch,
             LIMITS.logit_rows(): 1,
             PLANNED.scored_cache(0): cached[0],
         }
