@@ -83,6 +83,8 @@ class Engine:
         self.reduces = any(node.op_type == DistCollective.__name__ for node in self.model.graph)
         self.num_io_tensors, self.num_optimization_profiles = len(self.values), len(profiles)
         self.runs = [0] * len(profiles)
+        self.settled = [0] * len(profiles)
+        """How often each profile was told what is bound."""
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.values)[index]
@@ -133,6 +135,7 @@ class Context:
         return self._engine.reduces
 
     def infer_shapes(self) -> list[str]:
+        self._engine.settled[self._profile] += 1
         return [value.name for value in self._engine.model.graph.inputs if value.name not in self._shapes]
 
     def execute_async_v3(self, stream: int) -> bool:

@@ -8,8 +8,10 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
+from engine.config import Device
 from engine.errors import RequestError
 from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.runtime.executor import check_device
 from engine.verification import verify
 from tools.command_line import CommandParser, numbers, positive, run_command, size_text
 from tools.triton.model_config import model_config
@@ -79,7 +81,7 @@ def write_repository(engine: Path, out: Path, serve: ServeConfig, link: bool = F
     """Write it, whole or not at all, and return its size in bytes. Raises EngineError."""
     manifest = read_manifest(engine)
     verify(engine, manifest)
-    check(serve, manifest)
+    check(serve, engine, manifest)
     if out.exists():
         raise RequestError(f"{out} exists; remove it or choose another --out")
     try:
@@ -94,8 +96,10 @@ def write_repository(engine: Path, out: Path, serve: ServeConfig, link: bool = F
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def check(serve: ServeConfig, manifest: Manifest) -> None:
-    """Raises RequestError for defaults that no request could be answered with."""
+def check(serve: ServeConfig, engine: Path, manifest: Manifest) -> None:
+    """Raises EngineError for defaults that no request could be answered with, and for GPUs that nothing would use."""
+    if serve.small_gpus or serve.large_gpus:
+        check_device(engine, manifest, Device.CUDA)
     large = manifest.models["large"]
     guidance = serve.guidance(manifest.guidance)
     if guidance.enabled:

@@ -78,11 +78,23 @@ def resolve_threads(threads: int | None) -> int:
 
 
 def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -> Device:
-    """What runs an engine directory; None is what its target is for. Raises EngineError when it cannot run there."""
+    """What runs an engine directory; None is what its target is for. Raises EngineError when it cannot run here."""
     target = manifest.target
-    possible = target.devices()
     if device is None:
-        device = possible[0]
+        device = target.devices()[0]
+    check_device(directory, manifest, device)
+    if device is Device.CUDA and target is Target.ONNXRUNTIME:
+        with _named(target):
+            from engine.runtime.executor_onnxruntime_cuda import require_cuda
+        require_cuda()
+    elif device is Device.CUDA:
+        _tensorrt(target).require_runtime(directory, manifest)
+    return device
+
+
+def check_device(directory: Path, manifest: Manifest, device: Device) -> None:
+    """Raises ManifestError for an engine directory that was not built for such a device."""
+    target, possible = manifest.target, manifest.target.devices()
     if device not in possible:
         raise ManifestError(
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
@@ -99,12 +111,6 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
                 f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
                 f"{Device.CPU} only; rebuild with --precision {Precision.FP16} or for target {Target.TENSORRT_RTX}"
             )
-        with _named(target):
-            from engine.runtime.executor_onnxruntime_cuda import require_cuda
-        require_cuda()
-    elif device is Device.CUDA:
-        _tensorrt(target).require_runtime(directory, manifest)
-    return device
 
 
 def take_gpu(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:

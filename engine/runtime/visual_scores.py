@@ -113,21 +113,27 @@ class DeferredScores:
         self._total = scoring.zeros(names.VISUAL_SCORES, (num_layers, *columns.shape))
         self._everyone = self._requests = slice(0, len(columns))
         self._waiting: list[_Scored] = []
+        self._stepped: tuple[np.ndarray, np.ndarray] | None = None
+        """Positions and weights of the last step, whose queries are still where the engine wrote them."""
 
     def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
         self._finish()  # the run may overwrite their keys
-        row = pad(rows, minimum=1)
+        row, weight = pad(rows, minimum=1), _weights(rows)
         self._engine.bind_input(names.SCORE_ROW, row)
-        self._requests = requests
-        self._emit(row + past, _weights(rows))
+        query = self._bind_query(row.shape)
+        if weight.any():
+            self._requests = requests
+            self._waiting.append(_Scored(query, (row + past).astype(np.int32), weight))
 
     def bind_decode(self) -> None:
         row = np.zeros((len(self._columns), 1), np.int64)
         self._engine.bind_input(names.SCORE_ROW, self._engine.put(names.SCORE_ROW, row))
-        self._unused = self._query_buffer(row)
+        # One for all steps: runs with the same buffers may be recorded.
+        self._query = self._bind_query(row.shape)
         self._active = np.ones(len(row), np.bool_)
 
     def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
+        self._collect()
         waiting = sum(rows.weight.shape[1] for rows in self._waiting)
         ended = not np.array_equal(active, self._active)
         if ended or self._requests != self._everyone or waiting >= self._rows_at_once(self._everyone):
@@ -135,23 +141,24 @@ class DeferredScores:
         self._active = active.copy()
         weight = (active & scored)[:, None].astype(np.float32)
         if weight.any():
-            self._emit(kv_length[:, None] - 1, weight)
-        else:
-            self._engine.bind_output(names.SCORED_QUERY, self._unused)
+            self._stepped = kv_length[:, None] - 1, weight
 
     def read(self, request: int) -> Array:
         self._finish()
         return self._total[:, request]
 
-    def _emit(self, position: np.ndarray, weight: np.ndarray) -> None:
-        """The queries of these rows, when the engine runs next."""
-        query = self._query_buffer(position)
+    def _bind_query(self, rows: tuple[int, ...]) -> Array:
+        query = self._engine.zeros(names.SCORED_QUERY, (*rows, self._num_layers * self._width))
         self._engine.bind_output(names.SCORED_QUERY, query)
-        if weight.any():
-            self._waiting.append(_Scored(query, position.astype(np.int32), weight))
+        return query
 
-    def _query_buffer(self, position: np.ndarray) -> Array:
-        return self._engine.zeros(names.SCORED_QUERY, (*position.shape, self._num_layers * self._width))
+    def _collect(self) -> None:
+        """Take the last step's queries, before the next writes its own."""
+        if self._stepped is not None:
+            position, weight = self._stepped
+            copy = array_namespace(self._query).concat([self._query])
+            self._waiting.append(_Scored(copy, position, weight))
+            self._stepped = None
 
     def _rows_at_once(self, requests: slice) -> int:
         """Of each of them."""
@@ -160,6 +167,7 @@ class DeferredScores:
 
     def _finish(self) -> None:
         """Score what waits."""
+        self._collect()
         requests, waiting, self._requests, self._waiting = self._requests, self._waiting, self._everyone, []
         if not waiting:
             return

@@ -66,6 +66,17 @@ def test_scratch_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
     assert scratch[1] < 1.02 * scratch[0]
 
 
+def test_scores_cost_a_language_plan_no_kernel(tmp_path: Path) -> None:
+    """The kernel that rotates the queries of a layer also writes those of the scored rows."""
+    kernels = []
+    for scores in (False, True):
+        directory = tmp_path / str(scores)
+        directory.mkdir()
+        report = compile_language(directory, tiny(num_layers=3), scores=scores)
+        kernels.append([len(report.of_profile(profile)) for profile in (PREFILL, DECODE)])
+    assert kernels[0] == kernels[1]
+
+
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 4, 80), (32, 32, 96), (8, 1, 128), (14, 2, 64)])
 def test_attention_of_published_head_sizes_is_fused(tmp_path: Path, heads: int, kv_heads: int, head_dim: int) -> None:
     config = tiny(num_layers=1, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)

@@ -108,10 +108,11 @@ def test_batch_with_prompts_of_different_lengths(cpu: SglPipeline, planned: SglP
 
 def test_each_phase_runs_in_its_profile(planned: SglPipeline, picture: Image.Image) -> None:
     engine = planned.small.language.executor._engine  # type: ignore[attr-defined]
-    engine.runs[:] = [0, 0]
+    engine.runs[:] = engine.settled[:] = [0, 0]
     answer = planned.answer([picture], QUESTION, sampling=SHORT, exit=ExitConfig(exit_threshold=0.0))
     prefills, decodes = engine.runs
-    assert decodes == len(answer.token_ids) - 1
+    assert decodes == len(answer.token_ids) - 1 > 1
+    assert engine.settled[DECODE] == 1, "steps run with the same buffers, or no CUDA graph could be replayed"
     assert prefills > 3, "scores of this prompt, and logits of the scoring pass, are more than one call takes"
 
 

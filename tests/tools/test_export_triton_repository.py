@@ -1,10 +1,14 @@
 """The model repository on disk; tests/serving asks it behind the real server."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.config import Precision
+from engine.manifest import read_manifest, write_manifest
 from tests.tools.conftest import Run
 from tools.triton.serve_config import ServeConfig
 
@@ -40,7 +44,7 @@ def test_a_linked_repository_holds_no_copy(sgl: Callable[..., Run], engine_direc
 
 
 def test_options_arrive_in_the_configuration(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
-    options = ["--max-batch", 2, "--queue-delay-us", 700, "--large-instances", 2, "--large-gpus", "0,3"]
+    options = ["--max-batch", 2, "--queue-delay-us", 700, "--large-instances", 2]
     options += ["--retention-ratio", 0.3, "--exit-threshold", 0.7, "--threads", 3, "--environment", "/srv/python"]
     assert sgl("export", "--engine", engine_directory, "--out", tmp_path / "repository", *options).status == 0
     small, large, cascade = (config(tmp_path / "repository", model) for model in MODELS)
@@ -48,7 +52,7 @@ def test_options_arrive_in_the_configuration(sgl: Callable[..., Run], engine_dir
         assert "max_batch_size: 2" in text
         assert "dynamic_batching { max_queue_delay_microseconds: 700 }" in text
     assert "instance_group [ { kind: KIND_CPU count: 1 } ]" in small
-    assert "instance_group [ { kind: KIND_GPU count: 2 gpus: [ 0, 3 ] } ]" in large
+    assert "instance_group [ { kind: KIND_CPU count: 2 } ]" in large
     assert "decoupled: true" in large and "decoupled: true" in cascade and "decoupled: false" in small
     for text in (small, large, cascade):
         assert "response_cache { enable: false }" in text
@@ -60,6 +64,18 @@ def test_options_arrive_in_the_configuration(sgl: Callable[..., Run], engine_dir
             ("EXECUTION_ENV_PATH", "/srv/python"),
         ):
             assert f'parameters {{ key: "{key}" value: {{ string_value: "{value}" }} }}' in text
+
+
+def test_gpus_arrive_in_the_configuration(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
+    """Of an engine in a precision that its target runs on GPUs."""
+    engine = shutil.copytree(engine_directory, tmp_path / "fp16")
+    manifest = read_manifest(engine)
+    write_manifest(engine, replace(manifest, precision=Precision.FP16))
+    options = ["--large-instances", 2, "--large-gpus", "0,3"]
+    assert sgl("export", "--engine", engine, "--out", tmp_path / "repository", *options).status == 0
+    small, large, _ = (config(tmp_path / "repository", model) for model in MODELS)
+    assert "instance_group [ { kind: KIND_CPU count: 1 } ]" in small
+    assert "instance_group [ { kind: KIND_GPU count: 2 gpus: [ 0, 3 ] } ]" in large
 
 
 def test_parameters_are_read_as_they_were_written() -> None:
@@ -75,6 +91,7 @@ def test_parameters_are_read_as_they_were_written() -> None:
         (["--retention-ratio", 1.5], "retention_ratio 1.5 is outside (0, 1]"),
         (["--queue-delay-us", -1], "queue_delay_us -1 is negative"),
         (["--small-gpus", "a"], "is not a list of numbers"),
+        (["--small-gpus", 0], "was built in precision fp32, which target onnxruntime runs on device cpu only; rebuild"),
         (["--large-gpus", "0,1,0"], "large_gpus (0, 1, 0) names a GPU twice; --large-instances 2 puts"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image
 
-from engine.config import SamplingConfig
+from engine.config import Device, SamplingConfig
 from engine.errors import EngineError, QuestionCancelled
 from engine.manifest import read_manifest
 from engine.parallel import SHARDED
@@ -38,7 +38,8 @@ def open_reader(args: Mapping[str, str]) -> Reader:
 def open_pipeline(args: Mapping[str, str], role: str, reader: Reader) -> SglPipeline:
     """With one of its models loaded, on the GPUs of this instance. Raises EngineError."""
     take_gpus(args, _parameters(args), reader.manifest.world_size if role == SHARDED else 1)
-    return SglPipeline.load(engine_directory(args), reader.serve.threads, models=(role,))
+    device = Device.CUDA if args["model_instance_kind"] == "GPU" else None
+    return SglPipeline.load(engine_directory(args), reader.serve.threads, models=(role,), device=device)
 
 
 def _parameters(args: Mapping[str, str]) -> dict[str, str]:
