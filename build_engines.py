@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
+from engine.target import Precision, Target
 from tools.build_progress import build_progress
 from tools.command_line import CommandParser, names, numbers, positive, run_command, size_text
 

@@ -13,12 +13,13 @@ from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
 from engine.bindings import Scoring
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
 from engine.remedy import rebuild
+from engine.target import Precision, Target
 
 FORMAT_VERSION = 3
 """Raised whenever a directory of the previous version can no longer be run."""

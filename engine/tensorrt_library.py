@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from engine.config import Target
 from engine.errors import EngineError
+from engine.target import Target
 
 EXTRAS = {Target.TENSORRT_RTX: "tensorrt-rtx", Target.TENSORRT: "tensorrt"}
 

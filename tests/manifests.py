@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bindings import Scoring
-from engine.config import ExitConfig, GuidanceConfig, Precision, ScoreRows, Target
+from engine.config import ExitConfig, GuidanceConfig, ScoreRows
 from engine.manifest import FORMAT_VERSION, MANIFEST, ComponentRecord, EngineModel, FileRecord, Manifest, write_manifest
 from engine.model_config import (
     LanguageConfig,
@@ -19,6 +19,7 @@ from engine.model_config import (
     RopeScaling,
     TilingConfig,
 )
+from engine.target import Precision, Target
 from tests.tiny_vision import TINY_VISION
 
 FILES = {

@@ -16,12 +16,12 @@ from engine.build.language import language_graph
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.weights import WeightReader
-from engine.config import Target
 from engine.dims import Limits
 from engine.families import family_of
 from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning
+from engine.target import Target
 from tools.random_checkpoint import write_checkpoint
 
 torch.set_num_threads(1)

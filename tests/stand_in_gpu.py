@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine.build.targets import tensorrt_plan
-from engine.config import Precision, Target
 from engine.runtime.executor_tensorrt import TensorRtExecutor
+from engine.target import Precision, Target
 from tests import fake_nccl, fake_tensorrt
 
 LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]

@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, Precision
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import Request
+from engine.target import Precision
 from tools.demo import PAIR
 from tools.evaluation.benchmark import mean
 from tools.evaluation.miniature import MINIATURE

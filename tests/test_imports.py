@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").rglob("*.py"))
 BASE = (
     "config",
+    "target",
     "model_config",
     "dims",
     "bindings",

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from build_engines import add_arguments
 from engine.bindings import Scoring
-from engine.config import BuildConfig, Precision, default_prune_layers
+from engine.config import BuildConfig, default_prune_layers
 from engine.manifest import EngineModel, Manifest
 from engine.remedy import rebuild
+from engine.target import Precision
 from tests.manifests import example_manifest
 
 COMMAND = "rebuild with build_engines.py --small DIR --large DIR --out pair"

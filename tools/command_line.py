@@ -7,8 +7,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NoReturn
 
-from engine.config import Device
 from engine.errors import EngineError
+from engine.target import Device
 
 USER_ERROR = 2
 INTERRUPTED = 130

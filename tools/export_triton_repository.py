@@ -8,10 +8,10 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
-from engine.config import Device
 from engine.errors import RequestError
 from engine.manifest import MANIFEST, Manifest, read_manifest
 from engine.runtime.executor import check_device
+from engine.target import Device
 from engine.verification import verify
 from tools.command_line import CommandParser, numbers, positive, run_command, size_text
 from tools.triton.model_config import model_config

@@ -10,9 +10,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from engine.config import GuidanceConfig, Precision, SamplingConfig, Target
+from engine.config import GuidanceConfig, SamplingConfig
 from engine.errors import EngineError
 from engine.families import published
+from engine.target import Precision, Target
 from tools.ask import add_pruning_arguments, read_pruning
 from tools.command_line import names, positive, run_command, size_text
 from tools.planning.chip import Chip

@@ -23,7 +23,7 @@ from engine.build.targets.tensorrt_rtx import LEAST_HEADS, TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, Target, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
@@ -31,6 +31,7 @@ from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manife
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED, Mapping, check_shards
 from engine.plugins.lowering import lowering_for
+from engine.target import Precision, Target
 
 OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxscript")

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 
 from engine.build.quantize import column_parts
-from engine.config import Precision
+from engine.target import Precision
 
 BLOCKS = (128, 64, 32)
 """Inputs that share a scale of int4; the largest that divides them all is taken.

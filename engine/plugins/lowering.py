@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from engine.bindings import Scoring
-from engine.config import Target
 from engine.plugins.all_reduce import tensorrt as all_reduce_tensorrt
 from engine.plugins.cached_attention import onnxruntime as cached_attention_onnxruntime
 from engine.plugins.cached_attention import tensorrt_rtx as cached_attention_tensorrt
@@ -19,6 +18,7 @@ from engine.plugins.prune_visual_tokens import tensorrt_rtx as prune_visual_toke
 from engine.plugins.received_attention import onnxruntime as received_attention_onnxruntime
 from engine.plugins.received_attention import tensorrt_rtx as received_attention_tensorrt
 from engine.plugins.visual_attention import tensorrt as visual_attention_plugin
+from engine.target import Target
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from engine.bindings import SCORING_ENGINE, Scoring
-from engine.config import Device, Precision, Target
 from engine.errors import EngineError, ManifestError, RequestError
 from engine.manifest import EngineModel, Manifest
 from engine.runtime.arrays import Array
+from engine.target import Device, Precision, Target
 
 
 class Buffers(Protocol):

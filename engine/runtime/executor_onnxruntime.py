@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from engine.config import Device
 from engine.errors import EngineError, ManifestError
 from engine.runtime.arrays import Array
 from engine.runtime.huge_pages import huge_pages
+from engine.target import Device
 
 CPU = "CPUExecutionProvider"
 DTYPES = {

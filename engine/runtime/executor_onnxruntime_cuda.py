@@ -7,10 +7,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from engine.config import Device
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, is_host
 from engine.runtime.executor_onnxruntime import CPU, OnnxRuntimeExecutor
+from engine.target import Device
 
 CUDA = "CUDAExecutionProvider"
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import Target
 from engine.errors import EngineError, ManifestError
 from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
+from engine.target import Target
 from engine.tensorrt_library import load_library
 
 DTYPES = {

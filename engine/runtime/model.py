@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.config import Device
 from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, by_name
@@ -23,6 +22,7 @@ from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
+from engine.target import Device
 
 
 @dataclass(frozen=True)

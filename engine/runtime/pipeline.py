@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import Device, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
 from engine.manifest import read_manifest
 from engine.runtime.answer import Answer
@@ -20,6 +20,7 @@ from engine.runtime.job import Job, Question, Stage, View, fail_together, timed
 from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
 from engine.runtime.steps import complete, decide_exit, prefill
 from engine.runtime.tensor_parallel import Ranks
+from engine.target import Device
 from engine.verification import verify
 
 Outcome = Answer | EngineError

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 import engine
-from engine.config import Device
 from engine.manifest import CONVERTER, Manifest
 from engine.runtime.prompt import Request
+from engine.target import Device
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
-from engine.config import Device
 from engine.errors import EngineError, ManifestError
 from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
@@ -33,6 +32,7 @@ from engine.runtime.tensor_parallel import (
 )
 from engine.runtime.tensor_parallel_step import on_all, on_all_waiting
 from engine.runtime.vision import VisionEncoder
+from engine.target import Device
 from engine.verification import verify
 
 if TYPE_CHECKING:

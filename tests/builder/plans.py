@@ -13,12 +13,13 @@ from engine.build.layer_report import LayerReport
 from engine.build.scoring import scoring_graph
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.manifest import read_json
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
+from engine.target import Precision, Target
 
 LIMITS = Limits(max_tokens=1024, max_batch=2, max_tiles=13, planned=True)
 PRUNE_LAYERS = (2,)

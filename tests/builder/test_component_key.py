@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 import pytest
 
 from engine.build.staging import component_key
-from engine.config import GuidanceConfig, Precision
+from engine.config import GuidanceConfig
+from engine.target import Precision
 
 
 @dataclass(frozen=True)

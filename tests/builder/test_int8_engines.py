@@ -22,7 +22,7 @@ from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, Precision, SamplingConfig, Target
+from engine.config import BuildConfig, ExitConfig, SamplingConfig
 from engine.families import family_of
 from engine.manifest import read_manifest
 from engine.runtime.answer import AnsweredBy
@@ -30,6 +30,7 @@ from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Request
+from engine.target import Precision, Target
 from tests.builder.test_quantize import dequantize, initializers, quantize_activations, read_report, run
 from tests.oracle import LIMITS, Pair, checkpoint_config, embed, load_oracle
 from tools.make_random_pair import write_pair

@@ -15,13 +15,14 @@ from engine.build.builder import build_pair
 from engine.build.language import language_graph
 from engine.build.targets import tensorrt, tensorrt_compiler
 from engine.build.targets.tensorrt_compiler import Job, compile_plan
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import read_manifest
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.plugins import lowering
 from engine.plugins.function import uses_plugins
+from engine.target import Precision, Target
 from tools.make_random_pair import write_pair
 
 GPU = "Some GPU (9.0)"

@@ -17,12 +17,12 @@ from engine.build.scoring import scoring_graph
 from engine.build.targets.tensorrt_weights import HEAD, write_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
-from engine.config import Precision
 from engine.dims import Limits
 from engine.families import family_of
 from engine.plugins.lowering import TENSORRT, TENSORRT_PLUGINS, Lowering
 from engine.runtime.language import LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
+from engine.target import Precision
 from tests.oracle import Pair, build_pair
 from tests.plugins.simulated_tensorrt import plugin_ops
 from tests.plugins.tensorrt_stub import missing

@@ -10,10 +10,11 @@ from engine.build.compiler import Part
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
 from engine.manifest import read_json, read_manifest
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
+from engine.target import Precision, Target
 from tests.builder.plans import DECODE, LIMITS, PREFILL, RandomReader, num_fused, tiny
 from tools.make_random_pair import LARGE, SMALL, write_checkpoint, write_tokenizer
 

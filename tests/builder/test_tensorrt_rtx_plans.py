@@ -6,8 +6,8 @@ import pytest
 
 from engine.build.checkpoint import Checkpoint
 from engine.build.weights import WeightReader
-from engine.config import Precision
 from engine.families import family_of
+from engine.target import Precision
 from tests.builder.plans import DECODE, PREFILL, PRUNE_LAYERS, compile_language, num_fused, tiny, users
 from tools.make_random_pair import SMALL
 from tools.random_checkpoint import write_checkpoint

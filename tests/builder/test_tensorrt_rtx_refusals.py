@@ -13,10 +13,11 @@ from engine.build.builder import build_pair
 from engine.build.compiler import Part
 from engine.build.graph import declare
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
 from engine.errors import EngineError
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
+from engine.target import Precision, Target
 from tests.builder.plans import (
     LIMITS,
     RandomReader,

@@ -6,7 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from engine.build.weight_only import Quantized, quantize
-from engine.config import Precision
+from engine.target import Precision
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 

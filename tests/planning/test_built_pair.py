@@ -18,15 +18,7 @@ from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.vision import vision_graph
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
-from engine.config import (
-    BuildConfig,
-    ExitConfig,
-    GuidanceConfig,
-    Precision,
-    SamplingConfig,
-    Target,
-    default_prune_layers,
-)
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig, default_prune_layers
 from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Mapping
@@ -35,6 +27,7 @@ from engine.runtime import language
 from engine.runtime.executor import HostBuffers
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.pipeline import SglPipeline
+from engine.target import Precision, Target
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.pair_plan import PairPlan, read_config
 from tools.planning.plan_config import PlanConfig

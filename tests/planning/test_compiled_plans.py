@@ -7,9 +7,9 @@ import pytest
 
 from engine.build.language import language_graph
 from engine.build.scoring import scoring_graph
-from engine.config import Precision, Target
 from engine.dims import SCORED_AT_ONCE, Limits, Phase
 from engine.model_config import LanguageConfig, RopeConfig
+from engine.target import Precision, Target
 from tests.builder.plans import LIMITS, PREFILL, compile_language, compile_scoring
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.storage import storage_of

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from engine.config import GuidanceConfig, Precision, Target
+from engine.config import GuidanceConfig
 from engine.families import published
 from engine.parallel import Mapping
+from engine.target import Precision, Target
 from tools.planning.chip import Chip
 from tools.planning.model_plan import ModelPlan
 from tools.planning.pair_plan import read_config

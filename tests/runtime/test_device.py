@@ -8,13 +8,13 @@ import onnxruntime
 import pytest
 import torch
 
-from engine.config import Device, Precision, Target
 from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime import executor_tensorrt
 from engine.runtime.executor import resolve_device
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.executor_tensorrt import require_runtime
+from engine.target import Device, Precision, Target
 from tests import fake_tensorrt
 from tests.manifests import example_manifest
 from tools.sgl import main

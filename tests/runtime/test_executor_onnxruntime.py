@@ -11,13 +11,14 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, Precision, SamplingConfig
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import EngineError
 from engine.runtime import model
 from engine.runtime.executor_onnxruntime import CPU
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from engine.target import Precision
 from tests.runtime.test_executor_tensorrt import bind, check_host_arrays, make_plan
 from tests.tolerance import TOLERANCE
 from tools.gpu_check.engine_checks import prefill

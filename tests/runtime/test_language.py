@@ -12,10 +12,10 @@ from engine import dims
 from engine.bindings import SCORING_ENGINE
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_scoring_engine
-from engine.config import Target
 from engine.runtime.executor import load
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
+from engine.target import Target
 from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits
 from tests.tolerance import TOLERANCE
 

@@ -12,19 +12,11 @@ from PIL import Image
 
 from engine import dims
 from engine.build.builder import build_pair
-from engine.config import (
-    BuildConfig,
-    ExitConfig,
-    GuidanceConfig,
-    GuidanceSource,
-    Precision,
-    SamplingConfig,
-    ScoreRows,
-    Target,
-)
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import RequestError
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from engine.target import Precision, Target
 from tests.fake_device import DEVICE, FakeDevice
 from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.tolerance import TOLERANCE

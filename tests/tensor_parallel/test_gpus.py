@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, Precision, SamplingConfig, Target
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError
 from engine.manifest import read_manifest
 from engine.runtime import tensor_parallel_group
@@ -25,6 +25,7 @@ from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import identify
 from engine.runtime.tensor_parallel_group import Group
+from engine.target import Precision, Target
 from tests import fake_nccl
 from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.tensor_parallel import gpu_rank

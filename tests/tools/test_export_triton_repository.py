@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Precision
 from engine.manifest import read_manifest, write_manifest
+from engine.target import Precision
 from tests.tools.conftest import Run
 from tools.triton.serve_config import ServeConfig
 

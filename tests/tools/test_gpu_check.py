@@ -12,10 +12,10 @@ from numpy.testing import assert_allclose
 
 pytest.importorskip("triton", reason="the compiler of the kernels is not installed")
 
-from engine.config import Device, Precision, Target
 from engine.families import family_of
 from engine.families import published as published_directory
 from engine.runtime.pipeline import SglPipeline
+from engine.target import Device, Precision, Target
 from tests.tolerance import TOLERANCE
 from tools.gpu_check import checks, engine_checks, speed
 from tools.gpu_check.__main__ import main

@@ -13,10 +13,11 @@ from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, Precision
+from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.families import family_of
 from engine.model_config import ModelConfig
+from engine.target import Precision
 from tools.benchmark.runners import LanguageEngine, VisionEngine
 from tools.benchmark.sizes import SEED, Published
 from tools.random_checkpoint import write_checkpoint, write_tokenizer

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, Device, ExitConfig, GuidanceConfig, Precision, SamplingConfig, Target
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import EngineError
 from engine.parallel import SHARDED
 from engine.runtime.arrays import to_host
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Request
 from engine.runtime.tensor_parallel_group import RanksDiedError
+from engine.target import Device, Precision, Target
 from tools.gpu_check.check import Check, Line, Measured, Missing, at_least, at_most
 from tools.make_random_pair import LARGE, SMALL, write_checkpoint, write_tokenizer
 from tools.scenes import make_scene

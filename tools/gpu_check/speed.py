@@ -17,7 +17,7 @@ from engine.bindings import SCORING_ENGINE
 from engine.build.builder import language_part, open_compiler, read_role
 from engine.build.compiler import Compiler
 from engine.build.language import language_graph
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
 from engine.dims import UNBOUNDED
 from engine.errors import EngineError
 from engine.manifest import limits_of
@@ -26,6 +26,7 @@ from engine.parallel import Mapping
 from engine.runtime.arrays import to_host
 from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel
+from engine.target import Precision, Target
 from tools.benchmark.engines import write_model
 from tools.benchmark.peers import write_transformers_checkpoint
 from tools.benchmark.runners import EngineRunner

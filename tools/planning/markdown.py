@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from textwrap import fill
 
-from engine.config import GuidanceConfig, Precision
+from engine.config import GuidanceConfig
 from engine.errors import EngineError
 from engine.families import published, published_names
+from engine.target import Precision
 from tools.command_line import size_text
 from tools.planning.chip import Chip
 from tools.planning.fit import WORLD_SIZES, fit

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import GuidanceConfig, Precision, Target
+from engine.config import GuidanceConfig
+from engine.target import Precision, Target
 
 
 @dataclass(frozen=True)

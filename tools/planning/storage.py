@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.build.quantize import BLOCK
 from engine.build.weight_only import BLOCKS
-from engine.config import Precision, Target
+from engine.target import Precision, Target
 
 BITS: dict[Precision, float] = {
     Precision.FP32: 32,

@@ -9,12 +9,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from PIL import Image
 
-from engine.config import Device, SamplingConfig
+from engine.config import SamplingConfig
 from engine.errors import EngineError, QuestionCancelled
 from engine.manifest import read_manifest
 from engine.parallel import SHARDED
 from engine.runtime.job import Question
 from engine.runtime.pipeline import Outcome, SglPipeline
+from engine.target import Device
 from tools.triton.inquiry import Inquiry, Reader
 from tools.triton.placement import take_gpus
 from tools.triton.serve_config import ServeConfig

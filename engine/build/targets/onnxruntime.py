@@ -12,10 +12,10 @@ from engine.build.compiler import Part, Progress
 from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
-from engine.config import Precision
 from engine.manifest import write_json
 from engine.parallel import stage_path
 from engine.plugins.all_reduce import cut
+from engine.target import Precision
 
 REPORT_SUFFIX = ".quantization.json"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from engine.build.compiler import Part, Progress
 from engine.build.targets.tensorrt_plan import write_plan
-from engine.config import Precision, Target
 from engine.errors import EngineError
 from engine.gpu import fingerprint
+from engine.target import Precision, Target
 from engine.tensorrt_library import load_library
 
 TIMING_CACHE_SUFFIX = ".timing"

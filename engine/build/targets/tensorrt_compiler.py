@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.layer_report import parse_log
-from engine.config import Target
 from engine.errors import EngineError
 from engine.manifest import read_json, write_json
+from engine.target import Target
 from engine.tensorrt_library import load_library
 
 PR_SET_PDEATHSIG = 1

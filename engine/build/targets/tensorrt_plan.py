@@ -16,11 +16,11 @@ from engine.build.targets import tensorrt_compiler
 from engine.build.targets.tensorrt_compiler import FAILED, OS_ERROR, Job, Profile
 from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.weight_file import WeightFile
-from engine.config import Precision, Target
 from engine.dims import Dim, Phase, Size
 from engine.errors import EngineError
 from engine.manifest import write_json
 from engine.plugins.function import uses_plugins
+from engine.target import Precision, Target
 
 PLAN_SUFFIX = ".plan"
 WEIGHTS_SHARE = 0.5

@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.bindings import SCORING_ENGINE
 from engine.build.compiler import Part, Progress
 from engine.build.targets.tensorrt_plan import write_plan
-from engine.config import Precision, Target
+from engine.target import Precision, Target
 from engine.tensorrt_library import load_library
 
 LEAST_HEADS = 4

@@ -11,7 +11,7 @@ from engine.build.layers import Weight
 from engine.build.weight_file import WeightFile
 from engine.build.weight_only import Quantized, quantize
 from engine.build.weights import WeightReader, parameters
-from engine.config import Precision
+from engine.target import Precision
 
 HEAD = "lm_head.weight"
 """Turns what a model knows into words: never less than INT8."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from engine.build.targets.onnxruntime import REPORT_SUFFIX
-from engine.config import Precision
+from engine.target import Precision
 from tools.benchmark.bench import Bench
 from tools.benchmark.engines import build_language
 from tools.benchmark.interleave import (

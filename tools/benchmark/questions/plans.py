@@ -9,9 +9,10 @@ from pathlib import Path
 from engine.build.builder import language_part, open_compiler, read_role, vision_part
 from engine.build.layer_report import REPORT_SUFFIX, LayerReport
 from engine.build.targets.tensorrt_plan import PLAN_SUFFIX
-from engine.config import BuildConfig, Precision, Target
+from engine.config import BuildConfig
 from engine.manifest import read_json
 from engine.parallel import Mapping
+from engine.target import Precision, Target
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import spread
 from tools.benchmark.memory_meter import status_bytes
