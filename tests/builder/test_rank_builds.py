@@ -195,7 +195,7 @@ def test_a_rank_reads_its_own_part_only(config: Callable[..., BuildConfig], monk
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"world_size": 3}, r"the large model .*: num_heads 8 does not divide by world_size 3; choose a world_size"),
+        ({"world_size": 3}, r"the large model .*: num_heads 8 does not divide by world_size 3; choose a --tp"),
         ({"world_size": 16}, r"the large model .*: num_heads 8 does not divide by world_size 16"),
     ],
 )
@@ -208,5 +208,5 @@ def test_a_model_that_does_not_divide_is_refused(
 
 
 def test_a_rank_outside_is_refused(config: Callable[..., BuildConfig]) -> None:
-    with pytest.raises(EngineError, match=r"rank 4 is outside 0\.\.3; give a rank below world_size"):
+    with pytest.raises(EngineError, match=r"rank 4 is outside 0\.\.3; give a rank below --tp"):
         config(rank=4)
