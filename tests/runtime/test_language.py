@@ -149,10 +149,11 @@ def test_importance_while_rows_wait(scored: Pair, at_once: int, monkeypatch: pyt
         generation.decode(np.array([token]), always, np.array([step % 3 != 1]))
         if step in (4, 9):
             found.append(generation.visual_scores(0).copy())
-    if scored.engine.config.rope.scaling != "none":
-        pytest.skip("cached keys keep the angles of their own call, which an uncached run cannot show")
     answer, counted = np.concatenate([ANSWER, ANSWER]), np.array([0, 2, 3, 5, 6, 8, 9]) + len(prompt.ids)
-    for scores, rows in zip(found, (0, 3, 7), strict=True):
+    if scored.engine.config.rope.scaling != "none":
+        # Cached keys keep the angles of their own call, which an uncached run of more tokens cannot show.
+        found, answer = found[:1], answer[:0]
+    for scores, rows in zip(found, (0, 3, 7), strict=False):
         expected = brute_force_scores(scored, prompt, answer, np.concatenate([[20, 22], counted[:rows]]))
         assert_allclose(scores, expected, **TOLERANCE["scores"])
 
