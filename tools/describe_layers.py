@@ -7,13 +7,18 @@ from engine.build.layer_report import REPORT_SUFFIX, Layer, LayerReport, node_la
 from engine.dims import Phase
 from engine.errors import ManifestError
 from engine.manifest import Manifest, read_json
+from engine.remedy import rebuild
 from tools.command_line import size_text
 
 
 def read_layers(directory: Path, manifest: Manifest) -> dict[str, LayerReport]:
     """Path in the engine directory -> the layer report that the build wrote there. Raises ManifestError."""
     files = [file for component in manifest.components.values() for file in component.files]
-    reports = {file: read_json(directory / file, LayerReport) for file in files if file.endswith(REPORT_SUFFIX)}
+    files = [file for file in files if file.endswith(REPORT_SUFFIX)]
+    for file in files:
+        if not (directory / file).is_file():
+            raise ManifestError(f"{directory / file} is missing; {rebuild(directory, manifest)}")
+    reports = {file: read_json(directory / file, LayerReport) for file in files}
     if not reports:
         raise ManifestError(
             f"{directory} is for target {manifest.target}, which compiles nothing ahead of time and has no layers to "

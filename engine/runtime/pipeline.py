@@ -184,12 +184,14 @@ class SglPipeline:
             scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.score_rows) for job in jobs])
             # What the small model says is not shown before it is known to be the answer.
             completions = complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
+            for index, job in enumerate(jobs):
+                if job.error is None and job.wants_small_scores():
+                    with job.fails_alone():
+                        job.small_importance = importance(generation.visual_scores(index), job.guidance)
         for index, (job, completion) in enumerate(zip(jobs, completions, strict=True)):
-            if completion is None:
+            if completion is None or job.error is not None:
                 continue
             with job.fails_alone():
-                if job.wants_small_scores():
-                    job.small_importance = importance(generation.visual_scores(index), job.guidance)
                 if job.exit.enabled:
                     job.decision = decide_exit(job, generation, index, completion)
                 if job.exits_early() and job.question.on_text is not None:

@@ -1,6 +1,7 @@
 """Plans of a miniature pair, built without a GPU as a user does: what is fused, stored, shown. Nothing is run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def test_opening_it_on_a_cpu_says_what_is_needed(engine: Path) -> None:
     ) as no:
         SglPipeline.load(engine, threads=1)
     assert len(str(no.value).splitlines()) == 1
+
+
+@of_engine
+def test_info_names_a_missing_report(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = engine / "small" / "rank0" / "scoring.layers.json"
+    content = report.read_bytes()
+    report.unlink()
+    try:
+        assert main(["info", str(engine), "--layers"]) == 2
+        assert re.search(rf"scoring\.layers\.json is missing; rebuild with .* --out {engine} ", capsys.readouterr().err)
+    finally:
+        report.write_bytes(content)
 
 
 @of_engine
