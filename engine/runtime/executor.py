@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.bindings import SCORING_ENGINE, Scoring
 from engine.errors import EngineError, ManifestError, RequestError
-from engine.manifest import EngineModel, Manifest
+from engine.manifest import Manifest
 from engine.runtime.arrays import Array
 from engine.target import Device, Precision, Target
 
@@ -163,10 +163,10 @@ def load(
 
 
 def load_scoring(
-    model: EngineModel, target: Target, rank: Path, threads: int | None, device: Device = Device.CPU
+    scoring: Scoring, target: Target, rank: Path, threads: int | None, device: Device = Device.CPU
 ) -> Executor | None:
     """The scoring engine beside a language engine in `rank`, if it has one. Raises EngineError."""
-    if model.scoring is not Scoring.DEFERRED:
+    if scoring is not Scoring.DEFERRED:
         return None
     return load(target, rank / SCORING_ENGINE, threads, device, records=False)
 

@@ -111,7 +111,7 @@ class VisionLanguageModel:
             config = model.config
             rank = root / "rank0"
             engine = load(manifest.target, rank / "language", threads, device)
-            scoring = load_scoring(model, manifest.target, rank, threads, device)
+            scoring = load_scoring(model.scoring, manifest.target, rank, threads, device)
             vision = VisionEncoder(load(manifest.target, root / "vision", threads, device), config.vision, limits)
             language = LanguageModel(
                 engine, config.language, model.prune_layers, model.scores, limits=limits, scoring=scoring

@@ -122,7 +122,7 @@ class Rank:
         self._config = model.config.language
         rank, threads = root / f"rank{world.rank}", max(1, threads // machine.size)
         executor = load_rank(manifest.target, rank / "language", threads, self._sum)
-        scoring = load_scoring(model, manifest.target, rank, None)
+        scoring = load_scoring(model.scoring, manifest.target, rank, None)
         mapping = Mapping(world.rank, world.size)
         self._language = LanguageModel(
             executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.bindings import SCORING_ENGINE
 from engine.build.builder import language_part, open_compiler, read_role
 from engine.build.compiler import Compiler
 from engine.build.language import language_graph
@@ -23,8 +22,9 @@ from engine.errors import EngineError
 from engine.manifest import limits_of
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
+from engine.plugins.lowering import lowering_for
 from engine.runtime.arrays import to_host
-from engine.runtime.executor import load
+from engine.runtime.executor import load, load_scoring
 from engine.runtime.language import LanguageModel
 from engine.target import Precision, Target
 from tools.benchmark.engines import write_model
@@ -115,10 +115,9 @@ def build(work: Path, checkpoint: Path, target: Target, compiler: Compiler) -> L
     """Raises EngineError."""
     config = BuildConfig(checkpoint, checkpoint, work, target=target, precision=Precision.BF16, max_tokens=4096)
     role = read_role(config, "small", checkpoint, (), True, lambda name, fraction: None)
-    part = language_part(config, role, Mapping())
-    compiler.write(part, work, "language", lambda fraction: None)
+    compiler.write(language_part(config, role, Mapping()), work, "language", lambda fraction: None)
     executor, limits = load(target, work / "language", threads=1), limits_of(config, role.config, ())
-    scoring = load(target, work / SCORING_ENGINE, threads=1, records=False) if part.scoring is not None else None
+    scoring = load_scoring(lowering_for(target).scoring(True), target, work, threads=1)
     return LanguageModel(executor, role.config.language, (), True, limits=limits, scoring=scoring)
 
 
