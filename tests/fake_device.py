@@ -42,7 +42,9 @@ class DeviceTensor(torch.Tensor):
         return self.cpu().tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
-        return self.cpu().numpy(force=force)
+        if not force:
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy")
+        return self.cpu().numpy()
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, to_device
 
-__all__ = ["Array", "array_namespace", "device", "is_host", "pad", "to_host"]
+__all__ = ["Array", "array_namespace", "concat", "device", "is_host", "pad", "to_host"]
 Array = Any
 """np.ndarray or torch.Tensor."""
 
@@ -25,6 +25,15 @@ def to_host(array: Array) -> np.ndarray:
     if xp.isdtype(array.dtype, "real floating") and array.dtype != xp.float64:
         array = xp.astype(array, xp.float32)
     return np.asarray(to_device(array, "cpu"))
+
+
+def concat(parts: Sequence[Array]) -> Array:
+    """Arrays along their first axis; if some are on a GPU, those on the host are copied to it, in their type."""
+    on_gpu = [part for part in parts if not is_host(part)]
+    if not on_gpu:
+        return np.concatenate(parts)
+    xp, first = array_namespace(*on_gpu), on_gpu[0]
+    return xp.concat([xp.asarray(part, dtype=first.dtype, device=device(first)) for part in parts])
 
 
 def pad(rows: Sequence[np.ndarray], fill: int = 0, minimum: int = 0) -> np.ndarray:

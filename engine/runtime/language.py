@@ -13,7 +13,7 @@ from engine import bindings as names
 from engine.dims import UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
-from engine.runtime.arrays import Array, pad
+from engine.runtime.arrays import Array, concat, pad
 from engine.runtime.executor import Executor
 from engine.runtime.kv_cache import KvCache
 from engine.runtime.prompt import NewRows, Request, segment_rows
@@ -199,7 +199,7 @@ class Generation:
         positions = pad([rows.positions[part] for rows in new])
         lengths = np.array([rows.positions[-1] + 1 for rows in new])
         cos, sin = self._model.rope.cos_sin(positions, lengths)
-        visual = features[0] if len(features) == 1 else np.concatenate(features)
+        visual = features[0] if len(features) == 1 else concat(features)
         if not len(visual):
             visual = np.zeros((1, self._model.config.hidden_size), np.float32)
         return {

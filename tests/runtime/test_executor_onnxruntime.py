@@ -11,14 +11,15 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError
-from engine.runtime import model
+from engine.runtime import executor, model
 from engine.runtime.executor_onnxruntime import CPU
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
-from engine.target import Precision
+from engine.target import Precision, Target
+from tests.fake_device import DEVICE, FakeDevice
 from tests.runtime.test_executor_tensorrt import bind, check_host_arrays, make_plan
 from tests.tolerance import TOLERANCE
 from tools.gpu_check.engine_checks import prefill
@@ -57,9 +58,37 @@ def test_weights_and_caches_take_half(half: Path, engine_directory: Path) -> Non
     name = Path("large/rank0/language.weights")
     sizes = [(directory / name).stat().st_size for directory in (half, engine_directory)]
     assert sizes[0] < 0.55 * sizes[1]
-    executor = SglPipeline.load(half, threads=1).large.language.executor  # type: ignore[attr-defined]
-    assert executor.zeros("past_key_0", (1, 2)).dtype == np.float16
-    assert executor.zeros("logits", (1, 2)).dtype == np.float32
+    language = SglPipeline.load(half, threads=1).large.language.executor  # type: ignore[attr-defined]
+    assert language.zeros("past_key_0", (1, 2)).dtype == np.float16
+    assert language.zeros("logits", (1, 2)).dtype == np.float32
+
+
+def put_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    """All engines on the GPU's executor, with the buffers of a device of torch that is none."""
+
+    def load(target: Target, path: Path, *_: object, records: bool = True) -> CudaExecutor:
+        cuda = CudaExecutor(path.with_suffix(".onnx"), 1, device, (CPU,))
+        monkeypatch.setattr(cuda, "_binding", OnHost(cuda._binding))
+        return cuda
+
+    for module in (model, executor):
+        monkeypatch.setattr(module, "load", load)
+
+
+class OnHost:
+    """A binding for which everything is where it is, in the memory of the host."""
+
+    def __init__(self, binding: Any) -> None:
+        self._binding = binding
+
+    def bind_input(self, name: str, device: str, *declared: Any) -> None:
+        self._binding.bind_input(name, "cpu", *declared)
+
+    def bind_output(self, name: str, device: str, *declared: Any) -> None:
+        self._binding.bind_output(name, "cpu", *declared)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._binding, name)
 
 
 def test_buffers_of_the_gpu_give_the_same_answers(
@@ -67,10 +96,24 @@ def test_buffers_of_the_gpu_give_the_same_answers(
 ) -> None:
     """With torch tensors on the CPU in the place of a GPU's."""
     expected = ask(SglPipeline.load(half, threads=1), picture)
-    monkeypatch.setattr(
-        model, "load", lambda target, path, *_: CudaExecutor(path.with_suffix(".onnx"), 1, "cpu", (CPU,))
-    )
+    put_gpu(monkeypatch, "cpu")
     assert ask(SglPipeline.load(half, threads=1), picture) == expected
+
+
+def test_a_batch_stays_on_the_gpu(half: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of several questions, one of them merged on the host, and a question without any."""
+    merged = GuidanceConfig(source=GuidanceSource.TOME, retention_ratio=0.5)
+    questions = [
+        Question((picture,), "What is there?", exit=SETTINGS["exit"]),
+        Question((picture,), "What else?", merged, SETTINGS["exit"]),
+        Question((), "Hello?", exit=SETTINGS["exit"]),
+    ]
+    expected = [answer.token_ids for answer in SglPipeline.load(half, threads=1).answer_batch(questions)]
+
+    put_gpu(monkeypatch, DEVICE.type)
+    with FakeDevice():
+        answers = SglPipeline.load(half, threads=1).answer_batch(questions)
+    assert [answer.token_ids for answer in answers] == expected
 
 
 class CopyingBinding:
@@ -97,12 +140,12 @@ def test_host_arrays_are_read_at_every_run_in_the_type_of_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
 ) -> None:
     (tmp_path / "sums.onnx").write_bytes(pickle.loads(make_plan())[0])
-    executor = CudaExecutor(tmp_path / "sums.onnx", 1, "cpu", (CPU,))
-    monkeypatch.setattr(executor, "_binding", CopyingBinding(executor._binding, "x"))
-    x, total, cache = bind(executor, 2)
+    cuda = CudaExecutor(tmp_path / "sums.onnx", 1, "cpu", (CPU,))
+    monkeypatch.setattr(cuda, "_binding", CopyingBinding(cuda._binding, "x"))
+    x, total, cache = bind(cuda, 2)
     x = x.astype(dtype)
-    executor.bind_input("x", x)
-    check_host_arrays(executor, x, total, cache)
+    cuda.bind_input("x", x)
+    check_host_arrays(cuda, x, total, cache)
 
 
 def test_ranks_are_refused(pair: Path, tmp_path: Path) -> None:
