@@ -73,10 +73,18 @@ class FakeDevice(TorchDispatchMode):
         to_host = isinstance(mutated, torch.Tensor) and not isinstance(mutated, DeviceTensor)
         if reads and (not stays or to_host or function in LOOKS or _is_masked(function, args)):
             self.waits += 1
+        # A number may come from anywhere, and so may an index.
+        elsewhere = [value for value in tree_flatten((args, named))[0] if _is_on_host(value)]
+        if reads and elsewhere and function not in (aten.copy_.default, aten.index.Tensor, aten.index_put_.default):
+            raise RuntimeError(f"Expected all tensors to be on the same device, but {function} got two")
         result = function(*tree_map(_open, args), **tree_map(_open, named))
         if mutated is not None:
             return mutated
         return tree_map(_close, result) if stays else result
+
+
+def _is_on_host(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not isinstance(value, DeviceTensor) and value.ndim > 0
 
 
 def _open(value: Any) -> Any:

@@ -52,3 +52,13 @@ def test_numbers_are_those_of_the_cpu() -> None:
         x[1:].copy_(torch.tensor([5.0, 6.0]))
         assert x.device == DEVICE
         assert (x @ x).item() == 62
+
+
+def test_what_is_elsewhere_is_refused() -> None:
+    """As CUDA does; NumPy gets nothing that was not brought to the host."""
+    with FakeDevice():
+        x = torch.ones(3).to(DEVICE)
+        with pytest.raises(RuntimeError, match="same device"):
+            x + torch.ones(3)
+        with pytest.raises(TypeError, match="to numpy"):
+            np.concatenate([x])
