@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from engine.build.weight_only import Quantized, quantize
 from engine.target import Precision
@@ -49,8 +49,27 @@ def test_int4_has_a_scale_for_each_block(inputs: int, block: int) -> None:
     assert quantized is not None
     assert (quantized.block, quantized.scale.shape) == (block, (inputs // block, 7))
     assert quantized.data.dtype == ml_dtypes.int4
-    scale = np.repeat(quantized.scale.astype(np.float64), block, axis=0)
-    assert (np.abs(dequantize(quantized) - matrix) <= 0.55 * scale).all()
+    levels = np.arange(-8, 8)[:, None, None] * np.repeat(quantized.scale.astype(np.float64), block, axis=0)
+    nearest = np.abs(levels - matrix).min(axis=0)
+    assert_allclose(np.abs(dequantize(quantized) - matrix), nearest, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("inputs", [256, 128, 64])
+def test_the_scales_of_int4_lose_little_more_than_the_best_would(inputs: int) -> None:
+    """Squared error of a block, and of its own best scale, searched for finely."""
+    matrix = bell(inputs, 40)
+    quantized = quantize(matrix, Precision.INT4, BFLOAT16)
+    assert quantized is not None
+    blocks = matrix.astype(np.float64).reshape(-1, quantized.block, 40)
+    most = np.abs(blocks).max(axis=1)
+    shares = np.linspace(0.5, 1.05, 200)[:, None, None]
+    scales = (shares * np.where(most > 0, most, 1) / 7)[:, :, None]
+    errors = np.square(np.clip(np.rint(blocks / scales), -8, 7) * scales - blocks).sum(axis=2)
+    actual = np.square(dequantize(quantized).reshape(blocks.shape) - blocks).sum(axis=1)
+    plain = errors[np.abs(shares[:, 0, 0] - 1).argmin()].sum()
+    assert (actual <= 1.25 * errors.min(axis=0) + 1e-12).all()
+    assert actual.sum() <= 1.05 * errors.min(axis=0).sum()
+    assert actual.sum() < 0.9 * plain
 
 
 @pytest.mark.parametrize("inputs", [31, 32, 48, 100])
