@@ -1,18 +1,22 @@
 """What all command lines share: errors as one sentence with an exit status, argument types, sizes in words."""
 
 import argparse
+import re
 import sys
 import unicodedata
 from collections.abc import Callable
 from enum import StrEnum
 from typing import NoReturn
 
+from engine.config import FEATURE_CACHE
 from engine.errors import EngineError
 from engine.target import Device
 
 USER_ERROR = 2
 INTERRUPTED = 130
 """What a shell reports for a command that Ctrl-C ended."""
+
+UNITS = {"": 10**9, "gb": 10**9, "gib": 1 << 30, "mb": 10**6, "mib": 1 << 20}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -68,6 +72,25 @@ def numbers(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 2,4,9")
     return tuple(int(part) for part in parts)
+
+
+def size(text: str) -> int:
+    """An argument such as `80GB`, `24GiB` or `24` (GB) -> bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text)
+    if match is None or match[2].lower() not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 80GB or 24GiB")
+    return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+def add_feature_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--feature-cache",
+        type=size,
+        default=FEATURE_CACHE,
+        metavar="SIZE",
+        help="visual features that each running model keeps, for further questions about the same pictures; 0 keeps "
+        f"none (default: {size_text(FEATURE_CACHE)})",
+    )
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from engine.manifest import MANIFEST, Manifest, read_manifest
 from engine.runtime.executor import check_device
 from engine.target import Device
 from engine.verification import verify
-from tools.command_line import CommandParser, numbers, positive, run_command, size_text
+from tools.command_line import CommandParser, add_feature_cache, numbers, positive, run_command, size_text
 from tools.triton.model_config import model_config
 from tools.triton.placement import GPUS
 from tools.triton.serve_config import ServeConfig
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--threads", type=positive, help="of each model instance (default: the cores that it may use)")
     add("--max-in-flight", type=positive, default=ServeConfig.max_in_flight, help=f"questions worked on {default}")
+    add_feature_cache(parser)
     add("--environment", type=Path, help="Python environment of the models (default: the server's own)")
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--no-warm-up", dest="warm_up", action="store_false", help="be ready before a first question was answered")

@@ -6,7 +6,6 @@ Weights are not needed: a model is a checkpoint directory, of which config.json 
 import argparse
 import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +14,12 @@ from engine.errors import EngineError
 from engine.families import published
 from engine.target import Precision, Target
 from tools.ask import add_pruning_arguments, read_pruning
-from tools.command_line import names, positive, run_command, size_text
+from tools.command_line import add_feature_cache, names, positive, run_command, size, size_text
 from tools.planning.chip import Chip
 from tools.planning.plan_config import PlanConfig
 from tools.planning.workload import Workload
 
 GIB = 1 << 30
-UNITS = {"": 10**9, "gb": 10**9, "gib": GIB, "mb": 10**6, "mib": 1 << 20}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,18 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=names(Precision), default=PlanConfig.precision, help=default)
     add(
         "--gpu-memory",
-        type=memory,
+        type=size,
         default=f"{Chip.memory / GIB:g}GiB",
         metavar="80GB",
         help=f"of each GPU (default: %(default)s, an {Chip.name})",
     )
     add(
         "--reserve",
-        type=memory,
+        type=size,
         default=f"{Chip.reserve / GIB:g}GiB",
         metavar="1GiB",
         help=f"of it, what the driver and the libraries take {default}",
     )
+    add_feature_cache(parser)
     add("--json", action="store_true", help="print one JSON object")
 
     add = parser.add_argument_group("the questions").add_argument
@@ -102,6 +101,7 @@ def plan(arguments: argparse.Namespace) -> None:
             target=Target(arguments.target),
             precision=Precision(arguments.precision),
             world_size=arguments.tp,
+            feature_cache=arguments.feature_cache,
             guidance=read_pruning(arguments, GuidanceConfig()),
         )
     )
@@ -123,14 +123,6 @@ def plan(arguments: argparse.Namespace) -> None:
 def directory_of(model: str) -> Path:
     """Of a checkpoint, or of a published size. Raises CheckpointError."""
     return Path(model) if Path(model).exists() else published(model)
-
-
-def memory(text: str) -> int:
-    """An argument such as `80GB`, `24GiB` or `24` (GB) -> bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text)
-    if match is None or match[2].lower() not in UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 80GB or 24GiB")
-    return int(float(match[1]) * UNITS[match[2].lower()])
 
 
 def rate(text: str) -> float:

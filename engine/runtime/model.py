@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from engine.config import FEATURE_CACHE
 from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
-from engine.runtime.arrays import Array
+from engine.runtime.arrays import Array, concat
 from engine.runtime.executor import load, load_scoring
+from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.prompt import PromptTokens, Request, segment_rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
@@ -80,11 +81,19 @@ class VisionLanguageModel:
     """Tokenizer, vision encoder and language model of one side of a pair."""
 
     def __init__(
-        self, built: EngineModel, limits: Limits, tokenizer: Tokenizer, vision: Vision, language: Language
+        self,
+        built: EngineModel,
+        limits: Limits,
+        tokenizer: Tokenizer,
+        vision: Vision,
+        language: Language,
+        feature_cache: int = FEATURE_CACHE,
     ) -> None:
+        """feature_cache: bytes of visual features that are kept."""
         self.config, self.tokenizer, self.vision, self.language = built.config, tokenizer, vision, language
         self._family = by_name(built.config.family)
         self._prune_layers, self._limits = built.prune_layers, limits
+        self._features = FeatureCache(vision, built.config.vision.tokens_per_tile(), feature_cache)
 
     @classmethod
     def load(
@@ -95,6 +104,7 @@ class VisionLanguageModel:
         threads: int,
         device: Device,
         ranks: Ranks | None = None,
+        feature_cache: int = FEATURE_CACHE,
     ) -> "VisionLanguageModel":
         """`role` is small or large; `ranks` run a large model built for several, None starts them.
 
@@ -116,7 +126,7 @@ class VisionLanguageModel:
             language = LanguageModel(
                 engine, config.language, model.prune_layers, model.scores, limits=limits, scoring=scoring
             )
-        return cls(model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language)
+        return cls(model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language, feature_cache)
 
     def split(self, images: Sequence[Image.Image]) -> Visuals:
         """Cut pictures up as this model wants them."""
@@ -149,8 +159,7 @@ class VisionLanguageModel:
 
     def encode(self, visuals: Sequence[Visuals]) -> list[Array]:
         """Pictures of several questions -> [V,C] each."""
-        size = self.config.vision.image_size
-        pixels = [tile.pixel_values for visual in visuals for tile in visual.tiles]
-        features = self.vision.encode(np.concatenate([np.empty((0, 3, size, size), np.float32), *pixels]))
-        ends = list(accumulate(len(visual.boxes) for visual in visuals))
-        return [features[start:end] for start, end in pairwise([0, *ends])]
+        features = iter(self._features.encode([tiles.pixel_values for visual in visuals for tiles in visual.tiles]))
+        nothing = np.empty((0, self.config.vision.output_size), np.float32)
+        of_each = [[next(features) for _ in visual.tiles] for visual in visuals]
+        return [parts[0] if len(parts) == 1 else concat(parts or [nothing]) for parts in of_each]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import FEATURE_CACHE, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
 from engine.manifest import read_manifest
 from engine.runtime.answer import Answer
@@ -30,11 +30,18 @@ Outcome = Answer | EngineError
 class SglPipeline:
     """A built pair, ready to answer. One call at a time runs; other threads wait."""
 
-    def __init__(self, directory: Path, threads: int, ranks: Ranks | None = None, device: Device | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        threads: int,
+        ranks: Ranks | None = None,
+        device: Device | None = None,
+        feature_cache: int = FEATURE_CACHE,
+    ) -> None:
         self.directory = directory
         self.manifest = read_manifest(directory)
         self.device = resolve_device(directory, self.manifest, device)
-        self._threads, self._ranks = threads, ranks
+        self._threads, self._ranks, self._feature_cache = threads, ranks, feature_cache
         self._lock = threading.Lock()
 
     @classmethod
@@ -46,15 +53,17 @@ class SglPipeline:
         models: Collection[str] = ("small", "large"),
         ranks: Ranks | None = None,
         device: Device | None = None,
+        feature_cache: int = FEATURE_CACHE,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
 
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
         the first question needs it. models: those that this process runs; the files of the other are not needed.
         ranks: of a large model built for several; None starts them when it is loaded. device: what runs the engines;
-        None is what their target is for.
+        None is what their target is for. feature_cache: bytes of visual features that each model keeps, for further
+        questions about the same pictures.
         """
-        pipeline = cls(Path(directory), resolve_threads(threads), ranks, device)
+        pipeline = cls(Path(directory), resolve_threads(threads), ranks, device, feature_cache)
         verify(pipeline.directory, pipeline.manifest, models=models)
         if preload:
             for model in models:
@@ -64,14 +73,18 @@ class SglPipeline:
     @cached_property
     def small(self) -> VisionLanguageModel:
         """The guiding model."""
-        return VisionLanguageModel.load(self.directory, self.manifest, "small", self._threads, self.device)
+        return self._load("small")
 
     @cached_property
     def large(self) -> VisionLanguageModel:
         """The guided model."""
         if self._ranks is not None:
             _ = self.small  # one of the ranks is this process, which from here on has no threads for it
-        return VisionLanguageModel.load(self.directory, self.manifest, "large", self._threads, self.device, self._ranks)
+        return self._load("large", self._ranks)
+
+    def _load(self, role: str, ranks: Ranks | None = None) -> VisionLanguageModel:
+        places = self._threads, self.device, ranks
+        return VisionLanguageModel.load(self.directory, self.manifest, role, *places, self._feature_cache)
 
     def answer(
         self,

@@ -57,7 +57,8 @@ def test_json_adds_up(sgl: Sgl) -> None:
     small, large = leader["small"], leader["large"]
     turns = [sum(part[name] for name in ("kv_full", "kv_pruned", "activations")) for part in (small, large)]
     weights = [part[name] for part in (small, large) for name in ("language", "vision")]
-    assert leader["total"] == sum(weights) + max(turns)
+    assert leader["features"] == 2 * 256 * 2**20
+    assert leader["total"] == sum(weights) + max(turns) + leader["features"]
     assert leader["free"] == plan["usable_bytes"] - leader["total"]
     assert plan["usable_bytes"] == 79 * 2**30
     assert plan["communication"]["all_reduces"] == 49
@@ -78,7 +79,7 @@ def test_a_checkpoint_needs_nothing_but_its_configuration(pair: Path, tmp_path: 
 
 @pytest.fixture(scope="module")
 def plan(pair: Path) -> PairPlan:
-    return PairPlan(PlanConfig(pair / "small", pair / "large"))
+    return PairPlan(PlanConfig(pair / "small", pair / "large", feature_cache=0))
 
 
 def test_what_fits_is_the_most_that_does(plan: PairPlan) -> None:
@@ -103,7 +104,7 @@ def test_the_context_ends_where_the_model_does(plan: PairPlan) -> None:
 
 def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair: Path, sgl: Sgl) -> None:
     models = ("--small", pair / "small", "--large", pair / "large")
-    question = ("--tiles", 2, "--text-tokens", 4, "--max-new-tokens", 2)
+    question = ("--tiles", 2, "--text-tokens", 4, "--max-new-tokens", 2, "--feature-cache", 0)
 
     def ask(*options: str, memory: str = "4.1MB") -> Run:
         return sgl("plan", *models, *question, "--gpu-memory", memory, "--reserve", "0.1MB", *options)

@@ -138,7 +138,8 @@ class LoadPipeline:
     threads: int
 
     def __call__(self) -> "MeteredPipeline":
-        return MeteredPipeline(SglPipeline.load(self.directory, self.threads, preload=False))
+        # The same picture is encoded anew every time.
+        return MeteredPipeline(SglPipeline.load(self.directory, self.threads, preload=False, feature_cache=0))
 
 
 class MeteredPipeline:

@@ -252,7 +252,8 @@ def main(argv: list[str] | None = None) -> int:
         examples = MINIATURE.load(Path())[: arguments.limit]
         studies = [
             Study(
-                SglPipeline.load(engine, arguments.threads, device=read_device(arguments)),
+                # Each setting is timed with all of its own work.
+                SglPipeline.load(engine, arguments.threads, device=read_device(arguments), feature_cache=0),
                 MINIATURE,
                 examples[: arguments.spread_limit] if number else examples,
                 arguments.runs / str(number),

@@ -33,16 +33,19 @@ class Memory:
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one rank. small: on rank 0, which leads the others."""
+    """Bytes of one rank. small, features: on rank 0, which leads the others.
+
+    features: of pictures that were asked about before, kept for both models, at most.
+    """
 
     large: Memory
     small: Memory | None
+    features: int
 
     def total(self) -> int:
         """Weights of both stay; the models take turns, so the larger of their working memories counts."""
-        if self.small is None:
-            return self.large.weights() + self.large.working()
-        return self.small.weights() + self.large.weights() + max(self.small.working(), self.large.working())
+        models = [self.large] if self.small is None else [self.small, self.large]
+        return sum(model.weights() for model in models) + self.features + max(model.working() for model in models)
 
 
 class PairPlan:
@@ -65,6 +68,7 @@ class PairPlan:
         return RankMemory(
             _memory(self.large, workload),
             _memory(self.small, workload) if rank == 0 else None,
+            2 * self.config.feature_cache if rank == 0 else 0,
         )
 
 

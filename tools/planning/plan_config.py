@@ -3,13 +3,16 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import GuidanceConfig
+from engine.config import FEATURE_CACHE, GuidanceConfig
 from engine.target import Precision, Target
 
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What to plan. small, large: checkpoint directories, of which `config.json` is read."""
+    """What to plan. small, large: checkpoint directories, of which `config.json` is read.
+
+    feature_cache: bytes of visual features that each model keeps.
+    """
 
     small: Path
     large: Path
@@ -17,3 +20,4 @@ class PlanConfig:
     precision: Precision = Precision.BF16
     world_size: int = 1
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
+    feature_cache: int = FEATURE_CACHE

@@ -140,6 +140,7 @@ def _memory_table(report: Report) -> Table:
         ("  activations", lambda rank: rank.large.activations),
         (f"{plan.small.config.name}: weights", lambda rank: rank.small and rank.small.weights()),
         ("  KV cache and activations", lambda rank: rank.small and rank.small.working()),
+        ("visual features kept for both, at most", lambda rank: rank.features),
         ("together, as the models take turns", RankMemory.total),
         ("left", lambda rank: report.usable - rank.total()),
     ):

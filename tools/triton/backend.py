@@ -40,7 +40,10 @@ def open_pipeline(args: Mapping[str, str], role: str, reader: Reader) -> SglPipe
     """With one of its models loaded, on the GPUs of this instance. Raises EngineError."""
     take_gpus(args, _parameters(args), reader.manifest.world_size if role == SHARDED else 1)
     device = Device.CUDA if args["model_instance_kind"] == "GPU" else None
-    return SglPipeline.load(engine_directory(args), reader.serve.threads, models=(role,), device=device)
+    serve = reader.serve
+    return SglPipeline.load(
+        engine_directory(args), serve.threads, models=(role,), device=device, feature_cache=serve.feature_cache
+    )
 
 
 def _parameters(args: Mapping[str, str]) -> dict[str, str]:
