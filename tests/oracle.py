@@ -190,6 +190,8 @@ def _internlm2_as_llama(tensors: dict[str, torch.Tensor], config: dict[str, Any]
 
 def embed(oracle: Any, ids: np.ndarray, visual_positions: np.ndarray, features: np.ndarray) -> torch.Tensor:
     """[S], [V], [V,C] -> [1,S,C]: word embeddings with the visual features put in."""
+    # Rotary angles that follow the length would otherwise stay those of the longest run so far.
+    oracle.model.rotary_emb.max_seq_len_cached = 0
     embeds = oracle.model.embed_tokens(torch.from_numpy(ids)).clone()
     embeds[torch.from_numpy(visual_positions)] = torch.from_numpy(features)
     return embeds[None]
