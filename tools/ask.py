@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +29,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
     parser.add_argument("question", help="<image> in it marks where a picture goes; else pictures go first")
     add = parser.add_argument
-    add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
-    add_running_arguments(parser)
     add("--picture", type=Path, metavar="OUT.png", help="draw which visual tokens were kept, and their importance")
     add("--no-stream", action="store_true", help="print the text when it is complete")
     add("--json", action="store_true", help="print one JSON object, nothing else")
+    add_asking_arguments(parser)
 
+
+def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every question has but its text: pictures, where it runs, guidance, early exit, sampling."""
+    add = parser.add_argument
+    add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
+    add_running_arguments(parser)
     add_guidance_arguments(parser)
     add_exit_arguments(parser)
 
@@ -88,11 +93,14 @@ def add_exit_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, and return the exit status."""
-    return run_command(lambda: ask_with_ranks(arguments) if started_by_mpiexec() else ask(arguments))
+    return run_command(lambda: on_ranks(arguments.engine, lambda ranks: ask(arguments, ranks)))
 
 
-def ask_with_ranks(arguments: argparse.Namespace) -> None:
-    """As one of those that mpiexec started. Raises EngineError."""
+def on_ranks(engine: Path, command: Callable[[Ranks | None], None]) -> None:
+    """Run a command, where mpiexec started ranks on the first of them and with all. Raises EngineError."""
+    if not started_by_mpiexec():
+        command(None)
+        return
     try:
         from engine.runtime.tensor_parallel_rank import with_ranks
     except (ImportError, RuntimeError) as error:  # mpi4py is missing, or the MPI library that it looks for
@@ -100,17 +108,21 @@ def ask_with_ranks(arguments: argparse.Namespace) -> None:
         raise EngineError(
             f"mpiexec started this, but MPI does not work in this environment ({reason}); pip install 'sgl-engine[mpi]'"
         ) from None
-    with_ranks(arguments.engine, lambda ranks: ask(arguments, ranks))
+    with_ranks(engine, command)
 
 
-def ask(arguments: argparse.Namespace, ranks: Ranks | None = None) -> None:
+def open_pipeline(arguments: argparse.Namespace, ranks: Ranks | None) -> SglPipeline:
+    """The large model loads when the small one was not sure, so that an early exit does not wait for it."""
+    return SglPipeline.load(
+        arguments.engine, arguments.threads, preload=False, ranks=ranks, device=read_device(arguments)
+    )
+
+
+def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     """Ask, and print the answer. Raises EngineError."""
     check_picture(arguments.picture, arguments.image)
     sampling = read_sampling(arguments)
-    # The large model loads when the small one was not sure, so that an early exit does not wait for it.
-    pipeline = SglPipeline.load(
-        arguments.engine, arguments.threads, preload=False, ranks=ranks, device=read_device(arguments)
-    )
+    pipeline = open_pipeline(arguments, ranks)
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     streams = not (arguments.json or arguments.no_stream)

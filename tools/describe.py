@@ -29,6 +29,14 @@ def describe(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> s
     return "\n".join(f"  {name:{width}}  {text}" for name, text in rows)
 
 
+def summarise(answer: Answer) -> str:
+    """The same in one line."""
+    seconds = sum(answer.seconds.values())
+    return (
+        f"  {answer.answered_by} model ({_reason(answer)}) · visual tokens: {_visual_tokens(answer)} · {seconds:.2f} s"
+    )
+
+
 def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> dict[str, Any]:
     """Keys as the README documents them; null where a stage did not run."""
     decision = answer.decision

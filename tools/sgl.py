@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(argv: list[str] | None) -> int:
     # Imported under main's guard: much of a short command's time is spent here.
     import build_engines
-    from tools import ask, export_triton_repository, info, plan
+    from tools import ask, chat, export_triton_repository, info, plan
     from tools.triton import drain, health
 
     parser = CommandParser(prog="sgl", description=__doc__)
@@ -27,6 +27,7 @@ def run(argv: list[str] | None) -> int:
         ("plan", plan, "say what a pair needs on each GPU, and what fits"),
         ("build", build_engines, "build the engine directory of a checkpoint pair"),
         ("ask", ask, "ask a question about pictures"),
+        ("chat", chat, "ask one question after the other"),
         ("info", info, "say what an engine directory holds"),
         ("export", export_triton_repository, "write a model repository for Triton Inference Server"),
         ("health", health, "ask every model of a running server a question"),

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from engine.errors import CheckpointError
 from engine.families import internvl2
-from engine.families.base import Family, Prompt, Source, Tiles
+from engine.families.base import Family, Prompt, Source, Tiles, Turn
 
-__all__ = ["Family", "Prompt", "Source", "Tiles", "by_name", "family_of", "published", "published_names"]
+__all__ = ["Family", "Prompt", "Source", "Tiles", "Turn", "by_name", "family_of", "published", "published_names"]
 
 FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2}
 PUBLISHED = "published"

@@ -35,6 +35,14 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A question of the same conversation that was asked before, and what was answered."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A rendered prompt: `text` holds one image token per visual token, in order; `stop` ends the answer."""
 
@@ -61,8 +69,12 @@ class Family(Protocol):
     def split_tiles(self, image: Image.Image, config: ModelConfig) -> Tiles:
         """A decoded picture -> tiles, as the published preprocessing does."""
 
-    def render_prompt(self, config: ModelConfig, question: str, tiles_per_image: Sequence[int]) -> Prompt:
-        """The published template around a question; `<image>` marks where a picture goes, else pictures go first."""
+    def render_prompt(
+        self, config: ModelConfig, question: str, tiles_per_image: Sequence[int], history: Sequence[Turn] = ()
+    ) -> Prompt:
+        """The published template around a question and what was said before it; `<image>` marks where a picture goes,
+        else pictures go first. Raises RequestError.
+        """
 
     def token_boxes(self, config: ModelConfig, boxes: np.ndarray) -> np.ndarray:
         """[N,4] tile boxes -> [V,4]: the box of every visual token in its picture, in prompt order."""

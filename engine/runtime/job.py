@@ -11,6 +11,7 @@ from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import EngineError
+from engine.families import Turn
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.arrays import Array, to_host
 from engine.runtime.early_exit import ExitDecision, needs_consistency
@@ -24,7 +25,10 @@ from engine.runtime.tome import merge
 
 @dataclass(frozen=True)
 class Question:
-    """One request. None stands for the engine's defaults; on_text receives the answer piece by piece."""
+    """One request. None stands for the engine's defaults; on_text receives the answer piece by piece.
+
+    history: what was asked and answered before, about the same pictures.
+    """
 
     images: tuple[ImageSource, ...]
     text: str
@@ -33,6 +37,7 @@ class Question:
     sampling: SamplingConfig | None = None
     on_text: OnText | None = None
     is_cancelled: IsCancelled | None = None
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from PIL import Image
 from engine.config import FEATURE_CACHE
 from engine.dims import Limits
 from engine.errors import RequestError
-from engine.families import Tiles, by_name
+from engine.families import Tiles, Turn, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
@@ -132,10 +132,10 @@ class VisionLanguageModel:
         """Cut pictures up as this model wants them."""
         return split(self.config, images)
 
-    def tokenize(self, question: str, visuals: Visuals, max_new_tokens: int) -> Encoded:
+    def tokenize(self, question: str, visuals: Visuals, max_new_tokens: int, history: Sequence[Turn] = ()) -> Encoded:
         """The rendered prompt. Raises RequestError when prompt and answer exceed what the engine was built for."""
         tiles = [len(part.boxes) for part in visuals.tiles]
-        prompt = self._family.render_prompt(self.config, question, tiles)
+        prompt = self._family.render_prompt(self.config, question, tiles, history)
         ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
         if len(ids) + max_new_tokens > self._limits.max_tokens:
             raise RequestError(

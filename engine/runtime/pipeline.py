@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.config import FEATURE_CACHE, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError, RequestError
+from engine.families import Turn
 from engine.manifest import read_manifest
 from engine.runtime.answer import Answer
 from engine.runtime.executor import resolve_device, resolve_threads
@@ -95,10 +96,12 @@ class SglPipeline:
         exit: ExitConfig | None = None,
         sampling: SamplingConfig | None = None,
         on_text: OnText | None = None,
+        history: Sequence[Turn] = (),
     ) -> Answer:
-        """Answer one question about any number of pictures. Raises EngineError."""
+        """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        return self.answer_batch([Question(pictures, question, guidance, exit, sampling, on_text)])[0]
+        asked = Question(pictures, question, guidance, exit, sampling, on_text, history=tuple(history))
+        return self.answer_batch([asked])[0]
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer several questions together, each with its own settings. Raises the first EngineError of any.
@@ -252,8 +255,9 @@ class SglPipeline:
         for job in jobs:
             with job.fails_alone():
                 check_cancelled(job.question.is_cancelled)
-                visuals = self._split(model, job)
-                seen.append((job, visuals, model.tokenize(job.question.text, visuals, job.sampling.max_new_tokens)))
+                visuals, question = self._split(model, job), job.question
+                room = job.sampling.max_new_tokens
+                seen.append((job, visuals, model.tokenize(question.text, visuals, room, question.history)))
         features = model.encode([visuals for _, visuals, _ in seen]) if seen else []
         return [
             (job, View(visuals, encoded, feature))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
+from engine.families import Turn
 from engine.families.internvl2 import render_prompt
 from engine.model_config import ModelConfig, PromptConfig
 from tests.families.fixtures import read_size
@@ -59,6 +60,42 @@ def test_pictures(question: str, tiles: list[int], expected: str) -> None:
     prompt = render_prompt(config_of("Hermes-2"), question, tiles)
     assert prompt.text == CHATML.format(SYSTEM).replace("Hi", expected)
     assert prompt.text.count(prompt.image_token) == 256 * sum(tiles)
+
+
+HISTORY = (Turn("What is it?", "A dog."), Turn("Where?", "In a park."))
+CONVERSATIONS = {
+    "Hermes-2": f"<|im_start|>system\n{SYSTEM}<|im_end|><|im_start|>user\n{{}}What is it?<|im_end|>"
+    "<|im_start|>assistant\nA dog.<|im_end|><|im_start|>user\nWhere?<|im_end|>"
+    "<|im_start|>assistant\nIn a park.<|im_end|><|im_start|>user\nHi<|im_end|><|im_start|>assistant\n",
+    "phi3-chat": f"<|system|>\n{SYSTEM}<|end|><|user|>\n{{}}What is it?<|end|><|assistant|>\nA dog.<|end|>"
+    "<|user|>\nWhere?<|end|><|assistant|>\nIn a park.<|end|><|user|>\nHi<|end|><|assistant|>\n",
+    "internvl2_5": f"<|im_start|>system\n{NEWER_SYSTEM}<|im_end|>\n<|im_start|>user\n{{}}What is it?<|im_end|>\n"
+    "<|im_start|>assistant\nA dog.<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    "In a park.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+}
+"""As the published `chat` renders what it was given as history."""
+
+
+@pytest.mark.parametrize("template", CONVERSATIONS)
+def test_what_was_said_before(template: str) -> None:
+    """Pictures belong to the first question."""
+    text = render_prompt(config_of(template), "Hi", [2], HISTORY).text
+    assert text == CONVERSATIONS[template].format(f"{picture(2)}\n")
+    assert render_prompt(config_of(template), "Hi", [], HISTORY).text == CONVERSATIONS[template].format("")
+
+
+def test_each_question_may_mark_its_own_pictures() -> None:
+    history = (Turn("<image> What?", "A dog."), Turn("And?", "Nothing."))
+    text = render_prompt(config_of("Hermes-2"), "Like <image>?", [1, 2], history).text
+    assert f"user\n{picture(1)} What?<" in text and f"user\nLike {picture(2)}?<" in text
+    with pytest.raises(RequestError, match="in the question: 2, pictures: 1;"):
+        render_prompt(config_of("Hermes-2"), "Like <image>?", [1], history)
+
+
+@pytest.mark.parametrize(("turn", "named"), [(Turn("a<|im_end|>", ""), "question"), (Turn("", "b</img>"), "answer")])
+def test_what_was_said_before_stays_in_its_turn(turn: Turn, named: str) -> None:
+    with pytest.raises(RequestError, match=rf"^(the|an earlier) {named} contains the control token <"):
+        render_prompt(config_of("Hermes-2"), "Hi", [], [turn])
 
 
 @pytest.mark.parametrize(("question", "tiles"), [("<image>", []), ("<image>", [1, 1]), ("<image> <image>", [1])])

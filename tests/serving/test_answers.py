@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.families import Turn
 from engine.runtime.pipeline import SglPipeline
 from tests.serving.conftest import Server, data_url, encode, joined
 from tools.scenes import make_scene
@@ -89,6 +90,20 @@ def test_pixels_and_several_pictures(server: Server, pipeline: SglPipeline) -> N
     assert joined(server.stream("sgl", image_bytes_input=files, **options)) == expected.text
     alone = pipeline.answer([], ASK, exit=ExitConfig(exit_threshold=NEVER), sampling=SHORT)
     assert joined(server.stream("sgl", **options)) == alone.text
+
+
+def test_a_conversation(server: Server, pipeline: SglPipeline, picture: bytes) -> None:
+    said = ["What is it?", "A circle.", "Where?", "On the left."]
+    history = [Turn(*said[:2]), Turn(*said[2:])]
+    expected = pipeline.answer(picture, ASK, exit=ExitConfig(exit_threshold=NEVER), sampling=SHORT, history=history)
+    options = {"text_input": ASK, "exit_threshold": NEVER, "image_url_input": [data_url(picture)]}
+    answer = server.generate("sgl", history=said, **options)
+    assert answer["text_output"] == expected.text
+    assert answer["prompt_tokens"] == expected.prompt_tokens
+    assert (
+        "history has 3 texts; send question and answer in turn"
+        in server.generate("sgl", history=said[:3], **options)["error"]
+    )
 
 
 def test_sampling_options_arrive(server: Server, pipeline: SglPipeline, picture: bytes) -> None:

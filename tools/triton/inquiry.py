@@ -11,6 +11,7 @@ from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import RequestError
+from engine.families import Turn
 from engine.manifest import Manifest
 from engine.runtime.generate import IsCancelled, OnText
 from engine.runtime.images import ImageSource
@@ -30,6 +31,7 @@ class Inquiry:
     """A question as it arrived; what it does not say is as the server was configured."""
 
     text: str
+    history: tuple[Turn, ...]
     images: tuple[ImageSource, ...]
     sampling: SamplingConfig
     guidance: GuidanceConfig
@@ -41,7 +43,8 @@ class Inquiry:
     cancel_token: str | None
 
     def question(self, on_text: OnText | None = None, is_cancelled: IsCancelled | None = None) -> Question:
-        return Question(self.images, self.text, self.guidance, self.exit, self.sampling, on_text, is_cancelled)
+        settings = self.guidance, self.exit, self.sampling
+        return Question(self.images, self.text, *settings, on_text, is_cancelled, self.history)
 
     def wants_importance(self) -> bool:
         """Whether the small model's attention guides the large one."""
@@ -68,6 +71,7 @@ class Inquiry:
         sampling = self.sampling
         return {
             "text_input": _texts([self.text]),
+            "history": _texts([text for turn in self.history for text in (turn.question, turn.answer)]),
             "image_bytes_input": _texts([_encoded(image) for image in self.images]),
             "max_tokens": _one(sampling.max_new_tokens, np.int32),
             "temperature": _one(sampling.temperature, np.float32),
@@ -101,6 +105,7 @@ class Reader:
         )
         return Inquiry(
             text=get.text("text_input"),
+            history=_history(get),
             images=self._images(get),
             sampling=_sampling(get, self.serve.max_tokens),
             guidance=guidance.resolve(large.config.language.num_layers, large.prune_layers)
@@ -147,6 +152,13 @@ class _Getter:
 
     def flag(self, name: str) -> bool:
         return name in self.tensors and bool(self.tensors[name][0, 0])
+
+
+def _history(get: _Getter) -> tuple[Turn, ...]:
+    texts = [_decode(text, "history") for text in get.all("history")]
+    if len(texts) % 2:
+        raise RequestError(f"history has {len(texts)} texts; send question and answer in turn, an even number")
+    return tuple(Turn(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True))
 
 
 def _sampling(get: _Getter, max_tokens: int) -> SamplingConfig:

@@ -18,6 +18,7 @@ class Tensor:
 
 QUESTION = (
     Tensor("text_input", "STRING", optional=False),
+    Tensor("history", "STRING", (-1,)),
     Tensor("image_input", "UINT8", (-1, -1, -1, 3)),
     Tensor("image_bytes_input", "STRING", (-1,)),
     Tensor("image_url_input", "STRING", (-1,)),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import RequestError
-from engine.families.base import Prompt
+from engine.families.base import Prompt, Turn
 from engine.model_config import ModelConfig
 
 PICTURE = "<image>"
@@ -49,39 +49,46 @@ TEMPLATES = {
 }
 
 
-def render_prompt(config: ModelConfig, question: str, tiles_per_image: Sequence[int]) -> Prompt:
-    """The published template around a question; `<image>` marks where a picture goes, else pictures go first."""
+def render_prompt(
+    config: ModelConfig, question: str, tiles_per_image: Sequence[int], history: Sequence[Turn] = ()
+) -> Prompt:
+    """The published template around a question and what was said before it; `<image>` marks where a picture goes, else
+    pictures go first.
+    """
     template = TEMPLATES[config.prompt.template]
-    _refuse_control_tokens(question, template)
-    parts = _with_pictures(question, len(tiles_per_image)).split(PICTURE)
-    if len(parts) - 1 != len(tiles_per_image):
+    _refuse_control_tokens([turn.answer for turn in history], "an earlier answer", template)
+    questions = [*(turn.question for turn in history), question]
+    _refuse_control_tokens(questions, "the question", template)
+    pictures = len(tiles_per_image)
+    marks = sum(question.count(PICTURE) for question in questions)
+    if pictures and not marks:
+        questions[0] = _picture_marks(pictures) + questions[0]
+    elif marks != pictures:
         raise RequestError(
-            f"marks {PICTURE} in the question: {len(parts) - 1}, pictures: {len(tiles_per_image)}; "
-            "give one mark per picture, or none"
+            f"marks {PICTURE} in the question: {marks}, pictures: {pictures}; give one mark per picture, or none"
         )
-    text = parts[0]
-    for tiles, part in zip(tiles_per_image, parts[1:], strict=True):
-        text += IMAGE_START + IMAGE_TOKEN * (tiles * config.vision.tokens_per_tile()) + IMAGE_END + part
+    tokens = (IMAGE_TOKEN * (tiles * config.vision.tokens_per_tile()) for tiles in tiles_per_image)
+    places = (IMAGE_START + of_picture + IMAGE_END for of_picture in tokens)
+    questions = [re.sub(PICTURE, lambda mark: next(places), question) for question in questions]
     message = config.prompt.system_message
-    system = template.system + (template.system_message if message is None else message)
-    user = template.user + text
-    return Prompt(
-        template.separator.join([system, user, template.assistant]), image_token=IMAGE_TOKEN, stop=template.stop
-    )
+    parts = [template.system + (template.system_message if message is None else message)]
+    for turn, asked in zip(history, questions, strict=False):
+        parts += [template.user + asked, template.assistant + turn.answer]
+    parts += [template.user + questions[-1], template.assistant]
+    return Prompt(template.separator.join(parts), image_token=IMAGE_TOKEN, stop=template.stop)
 
 
-def _with_pictures(question: str, pictures: int) -> str:
-    """The question with a mark for each picture, put before it when it has none, as in the published examples."""
-    if PICTURE in question or not pictures:
-        return question
+def _picture_marks(pictures: int) -> str:
+    """Put before a conversation that has none, as in the published examples."""
     if pictures == 1:
-        return f"{PICTURE}\n{question}"
-    return "".join(f"Image-{number}: {PICTURE}\n" for number in range(1, pictures + 1)) + question
+        return f"{PICTURE}\n"
+    return "".join(f"Image-{number}: {PICTURE}\n" for number in range(1, pictures + 1))
 
 
-def _refuse_control_tokens(question: str, template: Template) -> None:
-    """A question must not close its own turn, open another one, or stand for a picture."""
-    reserved = [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END, *template.stop) if token in question]
-    reserved += CONTROL_TOKEN.findall(question)
-    if reserved:
-        raise RequestError(f"the question contains the control token {reserved[0]}; leave it out")
+def _refuse_control_tokens(texts: Sequence[str], name: str, template: Template) -> None:
+    """A text must not close its own turn, open another one, or stand for a picture."""
+    for text in texts:
+        reserved = [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END, *template.stop) if token in text]
+        reserved += CONTROL_TOKEN.findall(text)
+        if reserved:
+            raise RequestError(f"{name} contains the control token {reserved[0]}; leave it out")
