@@ -13,6 +13,7 @@ from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
+from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
 from engine.target import Target
 from engine.tensorrt_library import load_library
 
@@ -25,6 +26,10 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """Of bindings, by TensorRT's name."""
+ALIGNMENT = 256
+"""Bytes, of the address of every binding (`setTensorAddress` in NvInferRuntime.h)."""
+Copy = tuple[torch.Tensor, torch.Tensor]
+"""What is written, and from where."""
 
 
 def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, local_ranks: int = 1) -> None:
@@ -66,20 +71,32 @@ class TensorRtExecutor:
     done next with torch on the same device; nothing here waits for them.
     """
 
-    def __init__(self, library: Any, plan: bytes, name: str, device: str = "cuda", records: bool = True) -> None:
+    def __init__(
+        self,
+        library: Any,
+        plan: bytes,
+        name: str,
+        device: str = "cuda",
+        records: bool = True,
+        kernels: Path | None = None,
+    ) -> None:
         """records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays.
 
-        Raises ManifestError when the library refuses the plan.
+        kernels: file for what the library compiles for this GPU; None compiles it at every start.
+        Raises EngineError when the library refuses the plan, or the GPU has too little memory.
         """
         self._name, self._device = name, torch.device(device)
+        self._contexts: list[Any] = []  # declared, and so given back, before the memory and the kernels that they use
+        self._is_rtx = hasattr(library, "CudaGraphStrategy")
         self._records = records and self._device.type == "cuda"
         self._log = library.Logger(library.Logger.ERROR)
         self._runtime = library.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ManifestError(
-                f"{name} is refused by {library.__name__} {library.__version__} on this GPU; rebuild it here with "
-                "build_engines.py"
+                f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
+                f"{_reasons(library, self._runtime, plan)}; rebuild it here with build_engines.py, with --target "
+                f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._dtypes = {name: DTYPES[self._engine.get_tensor_dtype(name).name] for name in names}
@@ -91,14 +108,20 @@ class TensorRtExecutor:
         ]
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         # TensorRT-RTX captures them itself, shape by shape.
-        self._captures = self._records and not hasattr(library, "CudaGraphStrategy")
-        self._contexts = [self._make_context(library, index) for index in profiles]
+        self._captures = self._records and not self._is_rtx
+        config = self._engine.create_runtime_config()
+        self._kernels = KernelCache(config.create_runtime_cache(), kernels) if kernels and self._is_rtx else None
+        self._scratch = self._make_scratch()
+        self._contexts += [self._make_context(library, index) for index in profiles]
+        if self._kernels is not None:
+            self._kernels.save()
         self._bound: dict[str, torch.Tensor] = {}
         """What the caller bound, or what a host array is copied to."""
         self._uploads: dict[str, np.ndarray] = {}
         """Host arrays that are copied before a run."""
-        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """After a run, what is to be written, and where the plan wrote it."""
+        self._copies_in: list[Copy] = []
+        self._copies_out: list[Copy] = []
+        """Of what the plan cannot read or write in its place, before a run and after it."""
         self._profile: int | None = None
         """That admits what is bound; None until a run has looked."""
         self._graph: Any = None
@@ -111,12 +134,13 @@ class TensorRtExecutor:
             plan = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with build_engines.py") from None
-        return cls(library, plan, str(path), device, records)
+        return cls(library, plan, str(path), device, records, path.with_suffix(KERNEL_CACHE_SUFFIX))
 
     def release(self) -> None:
         self._bound.clear()
         self._uploads.clear()
-        self._copies.clear()
+        self._copies_in.clear()
+        self._copies_out.clear()
         self._profile = self._graph = None
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -145,9 +169,11 @@ class TensorRtExecutor:
             if self._profile is None:
                 self._profile = self._settle()
                 self._enqueue(stream)
-            elif self._captures and self._profile == len(self._contexts) - 1 > 0:
+                return
+            if self._graph is None and self._captures and self._profile == len(self._contexts) - 1 > 0:
                 # The run before this one has made whatever a context makes for new shapes.
-                self._graph = self._graph or self._capture(stream)
+                self._graph = self._capture(stream)
+            if self._graph is not None:
                 self._graph.replay()
             else:
                 self._enqueue(stream)
@@ -158,20 +184,33 @@ class TensorRtExecutor:
             if not context.set_communicator(communicator):
                 raise RuntimeError(f"{self._name} does not take the communicator")
 
+    def _make_scratch(self) -> torch.Tensor:
+        """Memory for intermediate results: one for all contexts, which run one after another in one stream."""
+        try:
+            return torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
+        except torch.OutOfMemoryError:
+            raise self._out_of_memory() from None
+
+    def _out_of_memory(self) -> EngineError:
+        return EngineError(f"the GPU has too little memory free for {self._name}; close what else runs on it")
+
     def _make_context(self, library: Any, profile: int) -> Any:
-        """With scratch memory of its profile only."""
-        strategy = library.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        if hasattr(library, "CudaGraphStrategy"):
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            if profile and self._records:
-                config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = self._engine.create_execution_context(config)
-        else:
-            context = self._engine.create_execution_context(strategy)
+        config = self._engine.create_runtime_config()
+        # Its own allocations would keep TensorRT-RTX from recording CUDA graphs.
+        config.set_execution_context_allocation_strategy(library.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._kernels is not None:
+            self._kernels.attach(config)
+        if self._is_rtx and profile and self._records:
+            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._is_rtx and self._engine.num_optimization_profiles > 1 and not profile:
+            # Prompts are of ever new lengths: kernels for each of them would hardly be used twice.
+            strategies = library.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.NONE
+        context = self._engine.create_execution_context(config)
         with self._ordered() as stream:
             if context is None or not context.set_optimization_profile_async(profile, stream):
-                raise EngineError(f"the GPU has too little memory free for {self._name}; close what else runs on it")
+                raise self._out_of_memory()
+        context.set_device_memory(self._scratch.data_ptr(), self._scratch.nbytes)
         return context
 
     def _bind(self, name: str, tensor: torch.Tensor) -> None:
@@ -199,31 +238,49 @@ class TensorRtExecutor:
         return admitting[-1]
 
     def _addressed(self) -> dict[str, torch.Tensor]:
-        """What the plan reads and writes: an output that shares memory with an input is written elsewhere first.
+        """What the plan reads and writes: copies of tensors at addresses that it does not take, or does not take twice.
 
-        A plan may write before it has read, except where it says itself that the two are one (KV caches).
+        It may write an output before it has read an input, except where it says itself that the two are one (KV
+        caches).
         """
         inputs = {self._bound[name].data_ptr(): name for name in self._inputs}
-        tensors, self._copies = dict(self._bound), []
-        for name, alias in self._aliases.items():
-            shared = inputs.get(tensors[name].data_ptr())
-            if shared is not None and shared != alias:
+        tensors, self._copies_in, self._copies_out = dict(self._bound), [], []
+        for name in self._inputs:
+            if not _is_aligned(tensors[name]):
                 tensors[name] = torch.empty_like(tensors[name])
-                self._copies.append((self._bound[name], tensors[name]))
+                self._copies_in.append((tensors[name], self._bound[name]))
+        for name, alias in self._aliases.items():
+            bound = self._bound[name]
+            shared = inputs.get(bound.data_ptr())
+            if alias is not None and shared == alias:
+                tensors[name] = tensors[alias]
+            elif shared is not None or not _is_aligned(bound):
+                tensors[name] = torch.empty_like(bound)
+            if tensors[name].data_ptr() != bound.data_ptr():
+                self._copies_out.append((bound, tensors[name]))
         return tensors
 
     def _enqueue(self, stream: int) -> None:
         assert self._profile is not None
+        for target, source in self._copies_in:
+            target.copy_(source)
         if not self._contexts[self._profile].execute_async_v3(stream):
             raise RuntimeError(f"{self._name} failed on the GPU")
-        for target, written in self._copies:
-            target.copy_(written)
+        for target, source in self._copies_out:
+            target.copy_(source)
 
     def _capture(self, stream: int) -> Any:
+        """A CUDA graph of a run; None, from then on, of a plan that does what no graph can hold."""
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(capture_error_mode="thread_local")
-        self._enqueue(stream)
-        graph.capture_end()
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._enqueue(stream)
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            self._captures = False
+            return None
         return graph
 
     @contextmanager
@@ -246,3 +303,16 @@ def _admits(ranges: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
         for name, (least, _, most) in ranges.items()
         for low, size, high in zip(least, shapes[name], most, strict=True)
     )
+
+
+def _is_aligned(tensor: torch.Tensor) -> bool:
+    return tensor.data_ptr() % ALIGNMENT == 0
+
+
+def _reasons(library: Any, runtime: Any, plan: bytes) -> str:
+    """What TensorRT-RTX finds wrong with a plan, as in ` (UNSUPPORTED_CC)`."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return ""
+    _, found = runtime.get_engine_validity(plan)
+    names = [name for name, reason in library.EngineInvalidityDiagnostics.__members__.items() if found & reason.value]
+    return f" ({', '.join(names)})" if names else ""

@@ -13,6 +13,7 @@ from engine.bindings import Binding, Bindings
 from engine.build.graph import declare, finish
 from engine.dims import Dim
 from engine.errors import ManifestError
+from engine.runtime import executor_tensorrt
 from engine.runtime.executor import Executor
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from tests import fake_tensorrt
@@ -31,6 +32,11 @@ def make_plan() -> bytes:
     graph = ir.to_proto(finish(builder, bound, outputs)).SerializeToString()
     profiles = [dict.fromkeys(names[0], ((1, 2), (1, 2), (most, 2))) for most in (4, 1)]
     return pickle.dumps((graph, profiles))
+
+
+@pytest.fixture(autouse=True)
+def _host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_tensorrt, "ALIGNMENT", fake_tensorrt.ALIGNMENT)
 
 
 @pytest.fixture
@@ -87,8 +93,51 @@ def test_a_host_array_never_lands_in_a_buffer_of_the_caller(executor: TensorRtEx
 
 
 def test_a_plan_that_the_library_refuses() -> None:
-    with pytest.raises(ManifestError, match=r"^other.plan is refused by tests.fake_tensorrt 1.7.fake on this GPU; "):
+    reason = r"^other.plan is refused by tests.fake_tensorrt 1.7.fake on this GPU \(MALFORMED_ENGINE\); "
+    with pytest.raises(ManifestError, match=reason):
         TensorRtExecutor(fake_tensorrt, b"not a plan", "other.plan", device="cpu")
+
+
+def test_parts_of_buffers_may_lie_anywhere(executor: TensorRtExecutor) -> None:
+    """As the logits of the second request of a batch do, of a vocabulary of odd size."""
+    buffers = {name: executor.zeros(name, (4, 2))[1:] for name in ("x", "total", "past_0", "total_out")}
+    assert all(buffer.data_ptr() % fake_tensorrt.ALIGNMENT for buffer in buffers.values())
+    buffers["x"][:] = 1.5
+    buffers["total"][:] = 1
+    for name, buffer in buffers.items():
+        (executor.bind_output if name == "total_out" else executor.bind_input)(name, buffer)
+    executor.bind_output("present_0", buffers["past_0"])
+    for runs in (1, 2):
+        executor.run()
+        assert_array_equal(buffers["past_0"], np.full((3, 2), 1.5 * runs))
+    assert_array_equal(buffers["total_out"], np.full((3, 2), 2.5))
+    assert_array_equal(buffers["total"], np.ones((3, 2)))
+
+
+def test_kernels_are_compiled_once_for_a_plan(tmp_path: Path) -> None:
+    kernels = tmp_path / "sums.kernels"
+
+    def compilations() -> int:
+        engine = TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)._engine
+        return int(engine.compilations)
+
+    assert (compilations(), compilations()) == (1, 0), "one of two contexts, and then none"
+    assert list(tmp_path.iterdir()) == [kernels]
+    kernels.write_bytes(b"of another GPU")
+    assert (compilations(), compilations()) == (1, 0)
+
+
+def test_what_was_compiled_later_is_kept_when_the_engine_ends(tmp_path: Path) -> None:
+    kernels = tmp_path / "sums.kernels"
+    executor = TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
+    kernels.unlink()
+    del executor
+    assert kernels.read_bytes() == fake_tensorrt.RuntimeCache.COMPILED
+
+
+def test_a_read_only_engine_directory_opens_without_its_kernels(tmp_path: Path) -> None:
+    kernels = tmp_path / "missing" / "sums.kernels"
+    TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
