@@ -1,6 +1,7 @@
 """The GPUs of this machine, asked of its driver: plans that are tuned on one kind of GPU run on no other."""
 
 import ctypes
+from dataclasses import dataclass
 
 from engine.errors import EngineError
 
@@ -9,8 +10,27 @@ COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """Its name and compute capability."""
+
+    name: str
+    major: int
+    minor: int
+
+    def capability(self) -> int:
+        """As in 90."""
+        return 10 * self.major + self.minor
+
+
 def fingerprint(index: int = 0) -> str:
     """Name and compute capability of a GPU, as in `NVIDIA H100 80GB HBM3 (9.0)`. Raises EngineError."""
+    gpu = find_gpu(index)
+    return f"{gpu.name} ({gpu.major}.{gpu.minor})"
+
+
+def find_gpu(index: int = 0) -> Gpu:
+    """Raises EngineError."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -32,4 +52,4 @@ def fingerprint(index: int = 0) -> str:
                 f"the NVIDIA driver finds no GPU that it can use (CUDA error {status}); build on the machine with the "
                 "GPU, or for target tensorrt_rtx"
             )
-    return f"{name.value.decode()} ({major.value}.{minor.value})"
+    return Gpu(name.value.decode(), major.value, minor.value)

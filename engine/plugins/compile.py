@@ -12,7 +12,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
-from triton.runtime import driver
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities (times 10) that are supported."""
@@ -65,11 +64,6 @@ class Usage:
 
     registers: int
     spill_bytes: int
-
-
-def device_capability() -> int:
-    """Of the GPU of this machine, as in 90."""
-    return int(driver.active.get_current_target().arch)
 
 
 def compile_kernel(kernel: Kernel, types: Mapping[str, str], capability: int) -> Binary:

@@ -1,6 +1,8 @@
 """Executor on ONNX Runtime's CUDA provider: buffers are torch tensors on the GPU."""
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,11 @@ CUDA = "CUDAExecutionProvider"
 
 def require_cuda() -> None:
     """Raises EngineError unless ONNX Runtime and torch can both use this machine's GPU."""
-    if CUDA not in onnxruntime.get_available_providers():
+    with redirect_stdout(sys.stderr):  # where it prints what it misses
+        onnxruntime.preload_dlls()  # out of NVIDIA's wheels, where the loader does not look
+    # Those that were compiled in, and those that registered themselves.
+    known = {*onnxruntime.get_available_providers(), *(device.ep_name for device in onnxruntime.get_ep_devices())}
+    if CUDA not in known:
         raise EngineError(
             f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
             f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"

@@ -14,6 +14,7 @@ from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
 from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
+from engine.runtime.plan_memory import NOWHERE, place
 from engine.target import Target
 from engine.tensorrt_library import load_library
 
@@ -26,10 +27,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """Of bindings, by TensorRT's name."""
-ALIGNMENT = 256
-"""Bytes, of the address of every binding (`setTensorAddress` in NvInferRuntime.h)."""
-Copy = tuple[torch.Tensor, torch.Tensor]
-"""What is written, and from where."""
 
 
 def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, local_ranks: int = 1) -> None:
@@ -119,9 +116,7 @@ class TensorRtExecutor:
         """What the caller bound, or what a host array is copied to."""
         self._uploads: dict[str, np.ndarray] = {}
         """Host arrays that are copied before a run."""
-        self._copies_in: list[Copy] = []
-        self._copies_out: list[Copy] = []
-        """Of what the plan cannot read or write in its place, before a run and after it."""
+        self._placed = NOWHERE
         self._profile: int | None = None
         """That admits what is bound; None until a run has looked."""
         self._graph: Any = None
@@ -139,9 +134,7 @@ class TensorRtExecutor:
     def release(self) -> None:
         self._bound.clear()
         self._uploads.clear()
-        self._copies_in.clear()
-        self._copies_out.clear()
-        self._profile = self._graph = None
+        self._placed, self._profile, self._graph = NOWHERE, None, None
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(shape, dtype=self._dtypes[name], device=self._device)
@@ -230,43 +223,21 @@ class TensorRtExecutor:
             raise RuntimeError(f"{self._name} was not built for these shapes: {shapes}")
         context = self._contexts[admitting[-1]]
         refused = [name for name, shape in shapes.items() if not context.set_input_shape(name, shape)]
-        for name, tensor in self._addressed().items():
+        self._placed = place(self._bound, self._aliases)
+        for name, tensor in self._placed.tensors.items():
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 refused.append(name)
         if refused or context.infer_shapes():
             raise RuntimeError(f"{self._name} does not take what is bound to {refused or context.infer_shapes()}")
         return admitting[-1]
 
-    def _addressed(self) -> dict[str, torch.Tensor]:
-        """What the plan reads and writes: copies of tensors at addresses that it does not take, or does not take twice.
-
-        It may write an output before it has read an input, except where it says itself that the two are one (KV
-        caches).
-        """
-        inputs = {self._bound[name].data_ptr(): name for name in self._inputs}
-        tensors, self._copies_in, self._copies_out = dict(self._bound), [], []
-        for name in self._inputs:
-            if not _is_aligned(tensors[name]):
-                tensors[name] = torch.empty_like(tensors[name])
-                self._copies_in.append((tensors[name], self._bound[name]))
-        for name, alias in self._aliases.items():
-            bound = self._bound[name]
-            shared = inputs.get(bound.data_ptr())
-            if alias is not None and shared == alias:
-                tensors[name] = tensors[alias]
-            elif shared is not None or not _is_aligned(bound):
-                tensors[name] = torch.empty_like(bound)
-            if tensors[name].data_ptr() != bound.data_ptr():
-                self._copies_out.append((bound, tensors[name]))
-        return tensors
-
     def _enqueue(self, stream: int) -> None:
         assert self._profile is not None
-        for target, source in self._copies_in:
+        for target, source in self._placed.before:
             target.copy_(source)
         if not self._contexts[self._profile].execute_async_v3(stream):
             raise RuntimeError(f"{self._name} failed on the GPU")
-        for target, source in self._copies_out:
+        for target, source in self._placed.after:
             target.copy_(source)
 
     def _capture(self, stream: int) -> Any:
@@ -303,10 +274,6 @@ def _admits(ranges: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
         for name, (least, _, most) in ranges.items()
         for low, size, high in zip(least, shapes[name], most, strict=True)
     )
-
-
-def _is_aligned(tensor: torch.Tensor) -> bool:
-    return tensor.data_ptr() % ALIGNMENT == 0
 
 
 def _reasons(library: Any, runtime: Any, plan: bytes) -> str:

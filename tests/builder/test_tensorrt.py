@@ -3,6 +3,7 @@ in for the library, and a name for the GPU. What is tested is everything around 
 """
 
 import ctypes
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -85,6 +86,16 @@ def test_plugins_are_registered_before_the_graph_is_read(
     assert feature.call_count == plugins
 
 
+def test_plugins_are_for_the_gpu_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of torch, which need not know it."""
+    registered: list[int] = []
+    plugins = SimpleNamespace(register_plugins=registered.append)
+    monkeypatch.setitem(sys.modules, "engine.plugins.tensorrt_plugins", plugins)
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA L40S", (8, 9), status=0))
+    tensorrt_compiler.register_our_plugins()
+    assert registered == [89]
+
+
 @pytest.mark.parametrize(("scores", "prune_layers"), [(True, ()), (False, (1,))])
 def test_graphs_of_full_tensorrt_use_plugins(scores: bool, prune_layers: tuple[int, ...]) -> None:
     config = LanguageConfig(64, 2, 4, 2, 16, 160, 96, 1e-5, RopeConfig(1e6, 8192))
@@ -122,6 +133,7 @@ def fake_driver(name: bytes, capability: tuple[int, int], status: int) -> Simple
 def test_fingerprint_is_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA H100 80GB HBM3", (9, 0), status=0))
     assert gpu.fingerprint() == "NVIDIA H100 80GB HBM3 (9.0)"
+    assert gpu.find_gpu().capability() == 90
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

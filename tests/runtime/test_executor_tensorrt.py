@@ -13,7 +13,7 @@ from engine.bindings import Binding, Bindings
 from engine.build.graph import declare, finish
 from engine.dims import Dim
 from engine.errors import ManifestError
-from engine.runtime import executor_tensorrt
+from engine.runtime import plan_memory
 from engine.runtime.executor import Executor
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from tests import fake_tensorrt
@@ -36,7 +36,7 @@ def make_plan() -> bytes:
 
 @pytest.fixture(autouse=True)
 def _host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_tensorrt, "ALIGNMENT", fake_tensorrt.ALIGNMENT)
+    monkeypatch.setattr(plan_memory, "ALIGNMENT", fake_tensorrt.ALIGNMENT)
 
 
 @pytest.fixture
@@ -112,6 +112,25 @@ def test_parts_of_buffers_may_lie_anywhere(executor: TensorRtExecutor) -> None:
         assert_array_equal(buffers["past_0"], np.full((3, 2), 1.5 * runs))
     assert_array_equal(buffers["total_out"], np.full((3, 2), 2.5))
     assert_array_equal(buffers["total"], np.ones((3, 2)))
+
+
+def test_a_plan_that_no_graph_can_hold_runs_without(
+    executor: TensorRtExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    class Graph:
+        def capture_begin(self, capture_error_mode: str) -> None:
+            tried.append(capture_error_mode)
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    executor._captures = True
+    _, total, _ = bind(executor, 1)
+    for _ in range(4):
+        executor.run()
+    assert_array_equal(total, [[6, 6]])
+    assert tried == ["thread_local"]
 
 
 def test_kernels_are_compiled_once_for_a_plan(tmp_path: Path) -> None:
