@@ -12,6 +12,7 @@ import torch
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, is_host
 from engine.runtime.executor_onnxruntime import CPU, OnnxRuntimeExecutor
+from engine.runtime.gpu_buffers import GpuBuffers
 from engine.target import Device
 
 CUDA = "CUDAExecutionProvider"
@@ -35,7 +36,7 @@ def require_cuda() -> None:
         )
 
 
-class CudaExecutor(OnnxRuntimeExecutor):
+class CudaExecutor(GpuBuffers, OnnxRuntimeExecutor):
     """A session that reads and writes tensors where they are; what is bound as a NumPy array is copied at every run.
 
     ONNX Runtime waits for the GPU at the end of a run.
@@ -52,12 +53,6 @@ class CudaExecutor(OnnxRuntimeExecutor):
     def release(self) -> None:
         super().release()
         self._host.clear()
-
-    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self._torch_dtype(name), device=self._device)
-
-    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, self._torch_dtype(name))
 
     def bind_input(self, name: str, array: Array) -> None:
         if is_host(array):
@@ -80,10 +75,10 @@ class CudaExecutor(OnnxRuntimeExecutor):
 
     def _bind(self, bind: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
         assert tensor.is_contiguous(), f"{name} is not contiguous"
-        assert tensor.dtype == self._torch_dtype(name), f"{name} is {tensor.dtype}"
+        assert tensor.dtype == self.torch_dtype(name), f"{name} is {tensor.dtype}"
         self._bound[name] = tensor  # holds the memory, whose address is all that a binding knows
         place = self._device.type, self._device.index or 0
         bind(name, *place, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
 
-    def _torch_dtype(self, name: str) -> torch.dtype:
+    def torch_dtype(self, name: str) -> torch.dtype:
         return torch.from_numpy(np.empty(0, self._dtypes[name])).dtype

@@ -13,6 +13,7 @@ from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
+from engine.runtime.gpu_buffers import GpuBuffers, enough_memory
 from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
 from engine.runtime.plan_memory import NOWHERE, place
 from engine.target import Target
@@ -61,7 +62,7 @@ def use_gpu(index: int) -> None:
     torch.cuda.set_device(index)
 
 
-class TensorRtExecutor:
+class TensorRtExecutor(GpuBuffers):
     """A deserialised plan with a context for each of its profiles, of which shapes decide: the last that admits them.
 
     NumPy arrays that are bound as inputs are copied to the device at every run. Results are ready for whatever is
@@ -136,11 +137,8 @@ class TensorRtExecutor:
         self._uploads.clear()
         self._placed, self._profile, self._graph = NOWHERE, None, None
 
-    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self._dtypes[name], device=self._device)
-
-    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, self._dtypes[name])
+    def torch_dtype(self, name: str) -> torch.dtype:
+        return self._dtypes[name]
 
     def bind_input(self, name: str, array: Array) -> None:
         if not is_host(array):
@@ -179,13 +177,8 @@ class TensorRtExecutor:
 
     def _make_scratch(self) -> torch.Tensor:
         """Memory for intermediate results: one for all contexts, which run one after another in one stream."""
-        try:
+        with enough_memory(self._name):
             return torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
-        except torch.OutOfMemoryError:
-            raise self._out_of_memory() from None
-
-    def _out_of_memory(self) -> EngineError:
-        return EngineError(f"the GPU has too little memory free for {self._name}; close what else runs on it")
 
     def _make_context(self, library: Any, profile: int) -> Any:
         config = self._engine.create_runtime_config()
@@ -200,9 +193,9 @@ class TensorRtExecutor:
             strategies = library.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = strategies.NONE
         context = self._engine.create_execution_context(config)
-        with self._ordered() as stream:
+        with self._ordered() as stream, enough_memory(self._name):
             if context is None or not context.set_optimization_profile_async(profile, stream):
-                raise self._out_of_memory()
+                raise torch.OutOfMemoryError  # the likely reason; the library has said its own on stderr
         context.set_device_memory(self._scratch.data_ptr(), self._scratch.nbytes)
         return context
 

@@ -1,6 +1,7 @@
 """The TensorRT executor by itself, on a stand-in of the library; what it does on a GPU is skipped without one."""
 
 import pickle
+from enum import Enum, EnumType
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.testing import assert_array_equal
 from engine.bindings import Binding, Bindings
 from engine.build.graph import declare, finish
 from engine.dims import Dim
-from engine.errors import ManifestError
+from engine.errors import EngineError, ManifestError
 from engine.runtime import plan_memory
 from engine.runtime.executor import Executor
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from tests import fake_tensorrt
+from tests.plugins import tensorrt_stub
 
 
 def make_plan() -> bytes:
@@ -159,6 +161,18 @@ def test_a_read_only_engine_directory_opens_without_its_kernels(tmp_path: Path) 
     TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
 
 
+def test_a_full_gpu_is_one_sentence(executor: TensorRtExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    for allocate in ("zeros", "empty"):
+        monkeypatch.setattr(torch, allocate, full)
+    with pytest.raises(EngineError, match=r"^the GPU has too little memory free for past_0; .* --max-batch$"):
+        executor.zeros("past_0", (4, 2))
+    with pytest.raises(EngineError, match=r"^the GPU has too little memory free for sums.plan; "):
+        TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu(tmp_path: Path) -> None:
     """A plan of TensorRT-RTX, run in a stream of its own, gives what its graph says."""
@@ -183,3 +197,56 @@ def test_on_a_gpu(tmp_path: Path) -> None:
                 executor.run()
             assert_array_equal(total.cpu(), np.full((rows, 2), 10))
             assert_array_equal(cache.cpu(), np.full((rows, 2), 10))
+
+
+def stand_ins() -> dict[str, set[str]]:
+    """What `fake_tensorrt` stands in for: methods, properties and members by TensorRT's class."""
+    classes = {
+        "Runtime": fake_tensorrt.Runtime,
+        "ICudaEngine": fake_tensorrt.Engine,
+        "IExecutionContext": fake_tensorrt.Context,
+        "IRuntimeConfig": fake_tensorrt.RuntimeConfig,
+        "IRuntimeCache": fake_tensorrt.RuntimeCache,
+    }
+    found = {name: {part for part in vars(fake) if part.islower() and part[0] != "_"} for name, fake in classes.items()}
+    found["ICudaEngine"] |= {"num_io_tensors", "num_optimization_profiles", "device_memory_size_v2"}
+    found["IRuntimeConfig"] |= {"cuda_graph_strategy", "dynamic_shapes_kernel_specialization_strategy"}
+    enums = (value for value in vars(fake_tensorrt).values() if isinstance(value, EnumType) and value is not Enum)
+    return found | {enum.__name__: set(enum.__members__) for enum in enums}
+
+
+ONLY_RTX = {
+    "IRuntimeCache": None,
+    "CudaGraphStrategy": None,
+    "DynamicShapesKernelSpecializationStrategy": None,
+    "EngineInvalidityDiagnostics": None,
+    "Runtime": "get_engine_validity",
+    "IRuntimeConfig": "create_runtime_cache set_runtime_cache cuda_graph_strategy "
+    "dynamic_shapes_kernel_specialization_strategy",
+}
+"""What full TensorRT has not: classes, or parts of them."""
+
+
+def missing(library: object, expected: dict[str, set[str]]) -> dict[str, set[str]]:
+    absent = {name: parts - set(dir(getattr(library, name, None))) for name, parts in expected.items()}
+    return {name: parts for name, parts in absent.items() if parts}
+
+
+def test_tensorrt_rtx_has_all_that_is_called() -> None:
+    library = pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
+    assert missing(library, stand_ins()) == {}
+
+
+def test_full_tensorrt_has_all_but_what_is_asked_of_rtx_alone(tmp_path: Path) -> None:
+    if reason := tensorrt_stub.missing():
+        pytest.skip(reason)
+    expected = stand_ins()
+    with tensorrt_stub.stub_process(tmp_path) as stub:
+        found = stub.submit(missing_in_tensorrt, expected).result()
+    assert found == {name: set(parts.split()) if parts else expected[name] for name, parts in ONLY_RTX.items()}
+
+
+def missing_in_tensorrt(expected: dict[str, set[str]]) -> dict[str, set[str]]:
+    import tensorrt
+
+    return missing(tensorrt, expected)
