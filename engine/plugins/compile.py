@@ -13,10 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
 
-CAPABILITIES = (80, 86, 89, 90, 100, 120)
-"""Compute capabilities (times 10) that are supported."""
 PTX_VERSION = 88
-"""CUDA 12.9: the oldest that knows all of them."""
+"""CUDA 12.9: the oldest that knows all of `CAPABILITIES`."""
 Size = Any
 """An integer, or a symbol for one that knows the same arithmetic."""
 SCRATCH_POINTERS = 2

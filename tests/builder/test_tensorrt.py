@@ -26,7 +26,7 @@ from engine.plugins.function import uses_plugins
 from engine.target import Precision, Target
 from tools.make_random_pair import write_pair
 
-GPU = "Some GPU (9.0)"
+GPU = gpu.Gpu("Some GPU", 9, 0)
 STAND_IN = "from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import __version__\n"
 
 
@@ -37,7 +37,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     (directory / "tensorrt.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(directory)
     monkeypatch.setenv("PYTHONPATH", str(directory))
-    monkeypatch.setattr(tensorrt, "fingerprint", lambda: GPU)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: GPU)
     monkeypatch.setattr(tensorrt, "triton_version", lambda: "some")
     # TensorRT-RTX takes no plugins.
     monkeypatch.setattr(builder, "lowering_for", lambda target: lowering.TENSORRT)
@@ -56,7 +56,7 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     )
     build_pair(config)
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, GPU)
+    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, "Some GPU (9.0)")
     assert manifest.versions["tensorrt"]
     files = manifest.components["large/vision"].files
     assert set(files) == {f"large/vision.{suffix}" for suffix in ("plan", "layers.json", "timing")}
@@ -134,6 +134,12 @@ def test_fingerprint_is_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA H100 80GB HBM3", (9, 0), status=0))
     assert gpu.fingerprint() == "NVIDIA H100 80GB HBM3 (9.0)"
     assert gpu.find_gpu().capability() == 90
+
+
+def test_a_gpu_without_kernels(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu.Gpu("Tesla T4", 7, 5))
+    with pytest.raises(EngineError, match=r"^target tensorrt has no kernels for the GPU here, Tesla T4 \(7.5\); build"):
+        tensorrt.TensorRtCompiler(Precision.BF16)
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
