@@ -39,7 +39,7 @@ def require_cuda() -> None:
 class CudaExecutor(GpuBuffers, OnnxRuntimeExecutor):
     """A session that reads and writes tensors where they are; what is bound as a NumPy array is copied at every run.
 
-    ONNX Runtime waits for the GPU at the end of a run.
+    The host waits for the GPU at the end of a run.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class CudaExecutor(GpuBuffers, OnnxRuntimeExecutor):
             super().bind_input(name, np.ascontiguousarray(array, self._dtypes[name]))
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime computes in a stream of its own
+        self._binding.synchronize_inputs()  # which are copied when they are bound, but not necessarily at once
         super().run()
+        self._binding.synchronize_outputs()
 
     def _bind(self, bind: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
         assert tensor.is_contiguous(), f"{name} is not contiguous"
