@@ -22,6 +22,7 @@ from tests.reference_executor import ReferenceExecutor
 __version__ = "1.7.fake"
 DataType = Enum("DataType", "FLOAT HALF BF16 INT32 INT64 BOOL")
 TensorIOMode = Enum("TensorIOMode", "INPUT OUTPUT")
+TensorLocation = Enum("TensorLocation", "DEVICE HOST")
 ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", "STATIC USER_MANAGED")
 DynamicShapesKernelSpecializationStrategy = Enum("DynamicShapesKernelSpecializationStrategy", "LAZY NONE")
 EngineInvalidityDiagnostics = Enum("EngineInvalidityDiagnostics", {"UNSUPPORTED_CC": 2, "MALFORMED_ENGINE": 32})
@@ -133,6 +134,9 @@ class Engine:
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        return TensorLocation.DEVICE
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType[NAMES[self.values[name].dtype.name]]

@@ -97,6 +97,8 @@ class TensorRtExecutor(GpuBuffers):
                 f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        # What decides shapes would lie on the host; our graphs have no such input.
+        assert all(self._engine.get_tensor_location(name) == library.TensorLocation.DEVICE for name in names)
         self._dtypes = {name: DTYPES[self._engine.get_tensor_dtype(name).name] for name in names}
         self._inputs = {name for name in names if self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT}
         self._aliases = {name: self._engine.get_aliased_input_tensor(name) for name in set(names) - self._inputs}

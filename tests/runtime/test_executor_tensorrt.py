@@ -37,8 +37,9 @@ def make_plan() -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def _host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_memory, "ALIGNMENT", fake_tensorrt.ALIGNMENT)
+def _host_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.function is not test_on_a_gpu:
+        monkeypatch.setattr(plan_memory, "ALIGNMENT", fake_tensorrt.ALIGNMENT)
 
 
 @pytest.fixture
@@ -101,9 +102,13 @@ def test_a_plan_that_the_library_refuses() -> None:
 
 
 def test_parts_of_buffers_may_lie_anywhere(executor: TensorRtExecutor) -> None:
+    check_parts_of_buffers(executor)
+
+
+def check_parts_of_buffers(executor: TensorRtExecutor) -> None:
     """As the logits of the second request of a batch do, of a vocabulary of odd size."""
     buffers = {name: executor.zeros(name, (4, 2))[1:] for name in ("x", "total", "past_0", "total_out")}
-    assert all(buffer.data_ptr() % fake_tensorrt.ALIGNMENT for buffer in buffers.values())
+    assert all(buffer.data_ptr() % plan_memory.ALIGNMENT for buffer in buffers.values())
     buffers["x"][:] = 1.5
     buffers["total"][:] = 1
     for name, buffer in buffers.items():
@@ -111,9 +116,9 @@ def test_parts_of_buffers_may_lie_anywhere(executor: TensorRtExecutor) -> None:
     executor.bind_output("present_0", buffers["past_0"])
     for runs in (1, 2):
         executor.run()
-        assert_array_equal(buffers["past_0"], np.full((3, 2), 1.5 * runs))
-    assert_array_equal(buffers["total_out"], np.full((3, 2), 2.5))
-    assert_array_equal(buffers["total"], np.ones((3, 2)))
+        assert_array_equal(buffers["past_0"].cpu(), np.full((3, 2), 1.5 * runs))
+    assert_array_equal(buffers["total_out"].cpu(), np.full((3, 2), 2.5))
+    assert_array_equal(buffers["total"].cpu(), np.ones((3, 2)))
 
 
 def test_a_plan_that_no_graph_can_hold_runs_without(
@@ -188,8 +193,10 @@ def test_on_a_gpu(tmp_path: Path) -> None:
             profile.set_shape(name, least, typical, most)
         config.add_optimization_profile(profile)
     plan = bytes(builder.build_serialized_network(network, config))
+    kernels = tmp_path / "sums.kernels"
     for records in (False, True):
-        executor = TensorRtExecutor(library, plan, "sums.plan", records=records)
+        executor = TensorRtExecutor(library, plan, "sums.plan", records=records, kernels=kernels)
+        assert kernels.stat().st_size
         for rows in (3, 1):
             x, total, cache = bind(executor, rows)
             for step in range(5):
@@ -197,6 +204,7 @@ def test_on_a_gpu(tmp_path: Path) -> None:
                 executor.run()
             assert_array_equal(total.cpu(), np.full((rows, 2), 10))
             assert_array_equal(cache.cpu(), np.full((rows, 2), 10))
+        check_parts_of_buffers(executor)
 
 
 def stand_ins() -> dict[str, set[str]]:
