@@ -1,6 +1,7 @@
-"""The GPUs of this machine, asked of its driver: plans that are tuned on one kind of GPU run on no other."""
+"""The GPUs of this machine, asked of its driver."""
 
 import ctypes
+from dataclasses import dataclass
 
 from engine.errors import EngineError
 
@@ -9,8 +10,34 @@ COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
 
 
+CAPABILITIES = (80, 86, 89, 90, 100, 103, 120, 121)
+"""Compute capabilities (times 10) that our kernels are compiled for."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Its name and compute capability."""
+
+    name: str
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        """As in `NVIDIA H100 80GB HBM3 (9.0)`."""
+        return f"{self.name} ({self.major}.{self.minor})"
+
+    def capability(self) -> int:
+        """As in 90."""
+        return 10 * self.major + self.minor
+
+
 def fingerprint(index: int = 0) -> str:
-    """Name and compute capability of a GPU, as in `NVIDIA H100 80GB HBM3 (9.0)`. Raises EngineError."""
+    """Of a GPU: plans that are tuned on one kind run on no other. Raises EngineError."""
+    return str(find_gpu(index))
+
+
+def find_gpu(index: int = 0) -> Gpu:
+    """Raises EngineError."""
     try:
         driver = ctypes.CDLL(DRIVER)
     except OSError:
@@ -32,4 +59,4 @@ def fingerprint(index: int = 0) -> str:
                 f"the NVIDIA driver finds no GPU that it can use (CUDA error {status}); build on the machine with the "
                 "GPU, or for target tensorrt_rtx"
             )
-    return f"{name.value.decode()} ({major.value}.{minor.value})"
+    return Gpu(name.value.decode(), major.value, minor.value)

@@ -8,7 +8,6 @@ import os
 import pickle
 from enum import Enum
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,16 @@ from tests.reference_executor import ReferenceExecutor
 __version__ = "1.7.fake"
 DataType = Enum("DataType", "FLOAT HALF BF16 INT32 INT64 BOOL")
 TensorIOMode = Enum("TensorIOMode", "INPUT OUTPUT")
-ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE")
+TensorLocation = Enum("TensorLocation", "DEVICE HOST")
+ExecutionContextAllocationStrategy = Enum("ExecutionContextAllocationStrategy", "STATIC USER_MANAGED")
+DynamicShapesKernelSpecializationStrategy = Enum("DynamicShapesKernelSpecializationStrategy", "LAZY NONE")
+EngineInvalidityDiagnostics = Enum("EngineInvalidityDiagnostics", {"UNSUPPORTED_CC": 2, "MALFORMED_ENGINE": 32})
 CudaGraphStrategy = Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
 NAMES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16", "INT32": "INT32", "INT64": "INT64", "BOOL": "BOOL"}
 """Of types, by ONNX's name."""
 
+ALIGNMENT = 64
+"""Bytes: what torch gives memory of the host. On a GPU it is 256."""
 FAILING_RUN = [int(number) for number in os.environ.get("FAKE_FAILING_RUN", "").split()]
 """Of several ranks, the one that fails, after so many runs."""
 
@@ -72,6 +76,43 @@ class Runtime:
         except pickle.UnpicklingError:
             return None
 
+    def get_engine_validity(self, plan: bytes) -> tuple[None, int]:
+        return None, EngineInvalidityDiagnostics.MALFORMED_ENGINE.value
+
+
+class RuntimeCache:
+    """Of compiled kernels; what an engine's contexts compile is `COMPILED`."""
+
+    COMPILED = b"kernels for this GPU"
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, content: bytes) -> bool:
+        if content != self.COMPILED:
+            return False
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class RuntimeConfig:
+    def __init__(self) -> None:
+        self.strategy: ExecutionContextAllocationStrategy | None = None
+        self.cache: RuntimeCache | None = None
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
 
 class Engine:
     def __init__(self, graph: bytes, profiles: list[dict[str, Any]]) -> None:
@@ -85,12 +126,17 @@ class Engine:
         self.runs = [0] * len(profiles)
         self.settled = [0] * len(profiles)
         """How often each profile was told what is bound."""
+        self.device_memory_size_v2 = 1000
+        self.compilations = 0
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.values)[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        return TensorLocation.DEVICE
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType[NAMES[self.values[name].dtype.name]]
@@ -102,10 +148,15 @@ class Engine:
         static = self.values[name].shape
         return list(self.profiles[profile].get(name) or [tuple(static)] * 3)
 
-    def create_runtime_config(self) -> Any:
-        return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: None)
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
 
-    def create_execution_context(self, config: Any) -> "Context":
+    def create_execution_context(self, config: RuntimeConfig) -> "Context":
+        assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        if config.cache is None or not config.cache.content:
+            self.compilations += 1
+        if config.cache is not None:
+            config.cache.content = RuntimeCache.COMPILED
         return Context(self)
 
 
@@ -115,6 +166,11 @@ class Context:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._communicator: fake_nccl.Handle | None = None
+        self._has_memory = False
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory and size >= self._engine.device_memory_size_v2
+        self._has_memory = True
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         self._profile = profile
@@ -127,7 +183,7 @@ class Context:
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
-        return name in self._engine.values
+        return name in self._engine.values and address % ALIGNMENT == 0
 
     def set_communicator(self, communicator: Any) -> bool:
         self._communicator = fake_nccl.Handle.from_address(_pointer(communicator))
@@ -140,6 +196,7 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         engine = self._engine
+        assert self._has_memory
         if engine.reduces:
             assert self._communicator is not None
             fake_nccl.record(f"run {self._communicator.rank}")

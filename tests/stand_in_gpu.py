@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.build.targets import tensorrt_plan
+from engine.runtime import plan_memory
 from engine.runtime.executor_tensorrt import TensorRtExecutor
 from engine.target import Precision, Target
 from tests import fake_nccl, fake_tensorrt
@@ -28,6 +29,7 @@ def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> N
         return list(range(gpus)) if seen is None else [int(gpu) for gpu in seen.split(",") if int(gpu) < gpus]
 
     patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
+    patch.setattr(plan_memory, "ALIGNMENT", fake_tensorrt.ALIGNMENT)
     patch.setitem(sys.modules, "nccl", SimpleNamespace(core=fake_nccl))
     patch.setitem(sys.modules, "nccl.core", fake_nccl)
     patch.setattr(torch.cuda, "is_available", lambda: True)

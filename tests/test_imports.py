@@ -52,6 +52,7 @@ ONLY_IN = {
         "engine/plugins/*/launch.py",
         "engine/runtime/executor_onnxruntime_cuda.py",
         "engine/runtime/executor_tensorrt.py",
+        "engine/runtime/gpu_buffers.py",
         "engine/runtime/communicator.py",
     ),
     "nccl": ("engine/runtime/communicator.py",),

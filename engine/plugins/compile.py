@@ -12,12 +12,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.compiler import ASTSource
-from triton.runtime import driver
 
-CAPABILITIES = (80, 86, 89, 90, 100, 120)
-"""Compute capabilities (times 10) that are supported."""
 PTX_VERSION = 88
-"""CUDA 12.9: the oldest that knows all of them."""
+"""CUDA 12.9: the oldest that knows all of `CAPABILITIES`."""
 Size = Any
 """An integer, or a symbol for one that knows the same arithmetic."""
 SCRATCH_POINTERS = 2
@@ -65,11 +62,6 @@ class Usage:
 
     registers: int
     spill_bytes: int
-
-
-def device_capability() -> int:
-    """Of the GPU of this machine, as in 90."""
-    return int(driver.active.get_current_target().arch)
 
 
 def compile_kernel(kernel: Kernel, types: Mapping[str, str], capability: int) -> Binary:

@@ -1,6 +1,8 @@
 """Executor on ONNX Runtime's CUDA provider: buffers are torch tensors on the GPU."""
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, is_host
 from engine.runtime.executor_onnxruntime import CPU, OnnxRuntimeExecutor
+from engine.runtime.gpu_buffers import GpuBuffers
 from engine.target import Device
 
 CUDA = "CUDAExecutionProvider"
@@ -17,7 +20,11 @@ CUDA = "CUDAExecutionProvider"
 
 def require_cuda() -> None:
     """Raises EngineError unless ONNX Runtime and torch can both use this machine's GPU."""
-    if CUDA not in onnxruntime.get_available_providers():
+    with redirect_stdout(sys.stderr):  # where it prints what it misses
+        onnxruntime.preload_dlls()  # out of NVIDIA's wheels, where the loader does not look
+    # Those that were compiled in, and those that registered themselves.
+    known = {*onnxruntime.get_available_providers(), *(device.ep_name for device in onnxruntime.get_ep_devices())}
+    if CUDA not in known:
         raise EngineError(
             f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
             f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
@@ -29,10 +36,10 @@ def require_cuda() -> None:
         )
 
 
-class CudaExecutor(OnnxRuntimeExecutor):
+class CudaExecutor(GpuBuffers, OnnxRuntimeExecutor):
     """A session that reads and writes tensors where they are; what is bound as a NumPy array is copied at every run.
 
-    ONNX Runtime waits for the GPU at the end of a run.
+    The host waits for the GPU at the end of a run.
     """
 
     def __init__(
@@ -46,12 +53,6 @@ class CudaExecutor(OnnxRuntimeExecutor):
     def release(self) -> None:
         super().release()
         self._host.clear()
-
-    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self._torch_dtype(name), device=self._device)
-
-    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, self._torch_dtype(name))
 
     def bind_input(self, name: str, array: Array) -> None:
         if is_host(array):
@@ -70,14 +71,16 @@ class CudaExecutor(OnnxRuntimeExecutor):
             super().bind_input(name, np.ascontiguousarray(array, self._dtypes[name]))
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime computes in a stream of its own
+        self._binding.synchronize_inputs()  # which are copied when they are bound, but not necessarily at once
         super().run()
+        self._binding.synchronize_outputs()
 
     def _bind(self, bind: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
         assert tensor.is_contiguous(), f"{name} is not contiguous"
-        assert tensor.dtype == self._torch_dtype(name), f"{name} is {tensor.dtype}"
+        assert tensor.dtype == self.torch_dtype(name), f"{name} is {tensor.dtype}"
         self._bound[name] = tensor  # holds the memory, whose address is all that a binding knows
         place = self._device.type, self._device.index or 0
         bind(name, *place, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
 
-    def _torch_dtype(self, name: str) -> torch.dtype:
+    def torch_dtype(self, name: str) -> torch.dtype:
         return torch.from_numpy(np.empty(0, self._dtypes[name])).dtype

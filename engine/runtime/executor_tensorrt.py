@@ -13,6 +13,9 @@ from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
+from engine.runtime.gpu_buffers import GpuBuffers, enough_memory
+from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
+from engine.runtime.plan_memory import NOWHERE, place
 from engine.target import Target
 from engine.tensorrt_library import load_library
 
@@ -59,29 +62,43 @@ def use_gpu(index: int) -> None:
     torch.cuda.set_device(index)
 
 
-class TensorRtExecutor:
+class TensorRtExecutor(GpuBuffers):
     """A deserialised plan with a context for each of its profiles, of which shapes decide: the last that admits them.
 
     NumPy arrays that are bound as inputs are copied to the device at every run. Results are ready for whatever is
     done next with torch on the same device; nothing here waits for them.
     """
 
-    def __init__(self, library: Any, plan: bytes, name: str, device: str = "cuda", records: bool = True) -> None:
+    def __init__(
+        self,
+        library: Any,
+        plan: bytes,
+        name: str,
+        device: str = "cuda",
+        records: bool = True,
+        kernels: Path | None = None,
+    ) -> None:
         """records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays.
 
-        Raises ManifestError when the library refuses the plan.
+        kernels: file for what the library compiles for this GPU; None compiles it at every start.
+        Raises EngineError when the library refuses the plan, or the GPU has too little memory.
         """
         self._name, self._device = name, torch.device(device)
+        self._contexts: list[Any] = []  # declared, and so given back, before the memory and the kernels that they use
+        self._is_rtx = hasattr(library, "CudaGraphStrategy")
         self._records = records and self._device.type == "cuda"
         self._log = library.Logger(library.Logger.ERROR)
         self._runtime = library.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ManifestError(
-                f"{name} is refused by {library.__name__} {library.__version__} on this GPU; rebuild it here with "
-                "build_engines.py"
+                f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
+                f"{_reasons(library, self._runtime, plan)}; rebuild it here with build_engines.py, with --target "
+                f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        # What decides shapes would lie on the host; our graphs have no such input.
+        assert all(self._engine.get_tensor_location(name) == library.TensorLocation.DEVICE for name in names)
         self._dtypes = {name: DTYPES[self._engine.get_tensor_dtype(name).name] for name in names}
         self._inputs = {name for name in names if self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT}
         self._aliases = {name: self._engine.get_aliased_input_tensor(name) for name in set(names) - self._inputs}
@@ -91,14 +108,18 @@ class TensorRtExecutor:
         ]
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         # TensorRT-RTX captures them itself, shape by shape.
-        self._captures = self._records and not hasattr(library, "CudaGraphStrategy")
-        self._contexts = [self._make_context(library, index) for index in profiles]
+        self._captures = self._records and not self._is_rtx
+        config = self._engine.create_runtime_config()
+        self._kernels = KernelCache(config.create_runtime_cache(), kernels) if kernels and self._is_rtx else None
+        self._scratch = self._make_scratch()
+        self._contexts += [self._make_context(library, index) for index in profiles]
+        if self._kernels is not None:
+            self._kernels.save()
         self._bound: dict[str, torch.Tensor] = {}
         """What the caller bound, or what a host array is copied to."""
         self._uploads: dict[str, np.ndarray] = {}
         """Host arrays that are copied before a run."""
-        self._copies: list[tuple[torch.Tensor, torch.Tensor]] = []
-        """After a run, what is to be written, and where the plan wrote it."""
+        self._placed = NOWHERE
         self._profile: int | None = None
         """That admits what is bound; None until a run has looked."""
         self._graph: Any = None
@@ -111,19 +132,15 @@ class TensorRtExecutor:
             plan = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with build_engines.py") from None
-        return cls(library, plan, str(path), device, records)
+        return cls(library, plan, str(path), device, records, path.with_suffix(KERNEL_CACHE_SUFFIX))
 
     def release(self) -> None:
         self._bound.clear()
         self._uploads.clear()
-        self._copies.clear()
-        self._profile = self._graph = None
+        self._placed, self._profile, self._graph = NOWHERE, None, None
 
-    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self._dtypes[name], device=self._device)
-
-    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, self._dtypes[name])
+    def torch_dtype(self, name: str) -> torch.dtype:
+        return self._dtypes[name]
 
     def bind_input(self, name: str, array: Array) -> None:
         if not is_host(array):
@@ -145,9 +162,11 @@ class TensorRtExecutor:
             if self._profile is None:
                 self._profile = self._settle()
                 self._enqueue(stream)
-            elif self._captures and self._profile == len(self._contexts) - 1 > 0:
+                return
+            if self._graph is None and self._captures and self._profile == len(self._contexts) - 1 > 0:
                 # The run before this one has made whatever a context makes for new shapes.
-                self._graph = self._graph or self._capture(stream)
+                self._graph = self._capture(stream)
+            if self._graph is not None:
                 self._graph.replay()
             else:
                 self._enqueue(stream)
@@ -158,20 +177,28 @@ class TensorRtExecutor:
             if not context.set_communicator(communicator):
                 raise RuntimeError(f"{self._name} does not take the communicator")
 
+    def _make_scratch(self) -> torch.Tensor:
+        """Memory for intermediate results: one for all contexts, which run one after another in one stream."""
+        with enough_memory(self._name):
+            return torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
+
     def _make_context(self, library: Any, profile: int) -> Any:
-        """With scratch memory of its profile only."""
-        strategy = library.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        if hasattr(library, "CudaGraphStrategy"):
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            if profile and self._records:
-                config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = self._engine.create_execution_context(config)
-        else:
-            context = self._engine.create_execution_context(strategy)
-        with self._ordered() as stream:
+        config = self._engine.create_runtime_config()
+        # Its own allocations would keep TensorRT-RTX from recording CUDA graphs.
+        config.set_execution_context_allocation_strategy(library.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._kernels is not None:
+            self._kernels.attach(config)
+        if self._is_rtx and profile and self._records:
+            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        if self._is_rtx and self._engine.num_optimization_profiles > 1 and not profile:
+            # Prompts are of ever new lengths: kernels for each of them would hardly be used twice.
+            strategies = library.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.NONE
+        context = self._engine.create_execution_context(config)
+        with self._ordered() as stream, enough_memory(self._name):
             if context is None or not context.set_optimization_profile_async(profile, stream):
-                raise EngineError(f"the GPU has too little memory free for {self._name}; close what else runs on it")
+                raise torch.OutOfMemoryError  # the likely reason; the library has said its own on stderr
+        context.set_device_memory(self._scratch.data_ptr(), self._scratch.nbytes)
         return context
 
     def _bind(self, name: str, tensor: torch.Tensor) -> None:
@@ -191,39 +218,35 @@ class TensorRtExecutor:
             raise RuntimeError(f"{self._name} was not built for these shapes: {shapes}")
         context = self._contexts[admitting[-1]]
         refused = [name for name, shape in shapes.items() if not context.set_input_shape(name, shape)]
-        for name, tensor in self._addressed().items():
+        self._placed = place(self._bound, self._aliases)
+        for name, tensor in self._placed.tensors.items():
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 refused.append(name)
         if refused or context.infer_shapes():
             raise RuntimeError(f"{self._name} does not take what is bound to {refused or context.infer_shapes()}")
         return admitting[-1]
 
-    def _addressed(self) -> dict[str, torch.Tensor]:
-        """What the plan reads and writes: an output that shares memory with an input is written elsewhere first.
-
-        A plan may write before it has read, except where it says itself that the two are one (KV caches).
-        """
-        inputs = {self._bound[name].data_ptr(): name for name in self._inputs}
-        tensors, self._copies = dict(self._bound), []
-        for name, alias in self._aliases.items():
-            shared = inputs.get(tensors[name].data_ptr())
-            if shared is not None and shared != alias:
-                tensors[name] = torch.empty_like(tensors[name])
-                self._copies.append((self._bound[name], tensors[name]))
-        return tensors
-
     def _enqueue(self, stream: int) -> None:
         assert self._profile is not None
+        for target, source in self._placed.before:
+            target.copy_(source)
         if not self._contexts[self._profile].execute_async_v3(stream):
             raise RuntimeError(f"{self._name} failed on the GPU")
-        for target, written in self._copies:
-            target.copy_(written)
+        for target, source in self._placed.after:
+            target.copy_(source)
 
     def _capture(self, stream: int) -> Any:
+        """A CUDA graph of a run; None, from then on, of a plan that does what no graph can hold."""
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(capture_error_mode="thread_local")
-        self._enqueue(stream)
-        graph.capture_end()
+        try:
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._enqueue(stream)
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            self._captures = False
+            return None
         return graph
 
     @contextmanager
@@ -246,3 +269,12 @@ def _admits(ranges: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) ->
         for name, (least, _, most) in ranges.items()
         for low, size, high in zip(least, shapes[name], most, strict=True)
     )
+
+
+def _reasons(library: Any, runtime: Any, plan: bytes) -> str:
+    """What TensorRT-RTX finds wrong with a plan, as in ` (UNSUPPORTED_CC)`."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return ""
+    _, found = runtime.get_engine_validity(plan)
+    names = [name for name, reason in library.EngineInvalidityDiagnostics.__members__.items() if found & reason.value]
+    return f" ({', '.join(names)})" if names else ""

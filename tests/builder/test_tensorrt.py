@@ -3,6 +3,7 @@ in for the library, and a name for the GPU. What is tested is everything around 
 """
 
 import ctypes
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -25,7 +26,7 @@ from engine.plugins.function import uses_plugins
 from engine.target import Precision, Target
 from tools.make_random_pair import write_pair
 
-GPU = "Some GPU (9.0)"
+GPU = gpu.Gpu("Some GPU", 9, 0)
 STAND_IN = "from tensorrt_rtx_bindings import *\nfrom tensorrt_rtx_bindings import __version__\n"
 
 
@@ -36,7 +37,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     (directory / "tensorrt.py").write_text(STAND_IN)
     monkeypatch.syspath_prepend(directory)
     monkeypatch.setenv("PYTHONPATH", str(directory))
-    monkeypatch.setattr(tensorrt, "fingerprint", lambda: GPU)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: GPU)
     monkeypatch.setattr(tensorrt, "triton_version", lambda: "some")
     # TensorRT-RTX takes no plugins.
     monkeypatch.setattr(builder, "lowering_for", lambda target: lowering.TENSORRT)
@@ -55,7 +56,7 @@ def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_pa
     )
     build_pair(config)
     manifest = read_manifest(tmp_path / "out")
-    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, GPU)
+    assert (manifest.target, manifest.gpu) == (Target.TENSORRT, "Some GPU (9.0)")
     assert manifest.versions["tensorrt"]
     files = manifest.components["large/vision"].files
     assert set(files) == {f"large/vision.{suffix}" for suffix in ("plan", "layers.json", "timing")}
@@ -83,6 +84,16 @@ def test_plugins_are_registered_before_the_graph_is_read(
     assert flags == (0b101 if plugins else 0b001)
     feature = library.Builder.return_value.create_builder_config.return_value.set_preview_feature
     assert feature.call_count == plugins
+
+
+def test_plugins_are_for_the_gpu_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of torch, which need not know it."""
+    registered: list[int] = []
+    plugins = SimpleNamespace(register_plugins=registered.append)
+    monkeypatch.setitem(sys.modules, "engine.plugins.tensorrt_plugins", plugins)
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA L40S", (8, 9), status=0))
+    tensorrt_compiler.register_our_plugins()
+    assert registered == [89]
 
 
 @pytest.mark.parametrize(("scores", "prune_layers"), [(True, ()), (False, (1,))])
@@ -122,6 +133,13 @@ def fake_driver(name: bytes, capability: tuple[int, int], status: int) -> Simple
 def test_fingerprint_is_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu.ctypes, "CDLL", lambda name: fake_driver(b"NVIDIA H100 80GB HBM3", (9, 0), status=0))
     assert gpu.fingerprint() == "NVIDIA H100 80GB HBM3 (9.0)"
+    assert gpu.find_gpu().capability() == 90
+
+
+def test_a_gpu_without_kernels(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu.Gpu("Tesla T4", 7, 5))
+    with pytest.raises(EngineError, match=r"^target tensorrt has no kernels for the GPU here, Tesla T4 \(7.5\); build"):
+        tensorrt.TensorRtCompiler(Precision.BF16)
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

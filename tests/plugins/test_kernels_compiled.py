@@ -6,13 +6,15 @@ import pytest
 
 pytest.importorskip("triton", reason="the compiler of the kernels is not installed")
 
-from engine.plugins.compile import CAPABILITIES, compile_kernel, usage
+from engine.gpu import CAPABILITIES
+from engine.plugins.compile import compile_kernel, usage
 from engine.plugins.visual_attention.kernel import COMPACT, Heads, attend_kernel, prefill_tile
+from engine.plugins.visual_attention.kernel_receive import receive_kernel
 from tools.gpu_check.kernels import HEADS, PREFILL, TYPES, compile_named, kernels
 
-SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
+SHARED_BYTES = dict.fromkeys((86, 89, 120, 121), 99 << 10) | {80: 163 << 10} | dict.fromkeys((90, 100, 103), 227 << 10)
 """What one block of threads may have (CUDA C++ Programming Guide, technical specifications per compute capability)."""
-TENSOR_CORES = {90: r"\bwgmma\.mma_async\S+bf16\.bf16", 100: r"\btcgen05\.mma\S+f16"}
+TENSOR_CORES = {90: r"\bwgmma\.mma_async\S+bf16\.bf16", **dict.fromkeys((100, 103), r"\btcgen05\.mma\S+f16")}
 """How the larger chips multiply matrices; the others do it as ever."""
 
 
@@ -37,8 +39,10 @@ def test_attention_compiles_for(capability: int) -> None:
     assert usage(binary.ptx, capability).spill_bytes == 0
 
 
-def test_compact_tile_runs_without_asking_for_shared_memory() -> None:
-    assert compile_kernel(attend_kernel(HEADS, COMPACT), TYPES, 90).shared_bytes <= 48 << 10
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_one_tactic_of_each_kernel_asks_for_no_shared_memory(capability: int) -> None:
+    for kernel in (attend_kernel(HEADS, COMPACT), receive_kernel(HEADS)):
+        assert compile_kernel(kernel, TYPES, capability).shared_bytes <= 48 << 10
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96])

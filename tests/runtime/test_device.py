@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -103,6 +104,23 @@ def test_the_cuda_provider_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "device cuda needs an NVIDIA GPU, and torch" in refused(FP16, Device.CUDA)
+
+
+def test_a_cuda_provider_that_registers_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a plug-in, once its libraries are found; it is not among those that are compiled in."""
+    found = []
+
+    def preload() -> None:
+        print("Failed to load libcufft.so")
+        found.append(SimpleNamespace(ep_name="CUDAExecutionProvider"))
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: found)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device(HERE, FP16, Device.CUDA) is Device.CUDA
+    assert capsys.readouterr() == ("", "Failed to load libcufft.so\n")
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -117,17 +117,22 @@ def test_a_batch_stays_on_the_gpu(half: Path, picture: Image.Image, monkeypatch:
 
 
 class CopyingBinding:
-    """As ONNX Runtime's is for a GPU: of an array on the host it takes a copy when that is bound."""
+    """As ONNX Runtime's is for a GPU: an array on the host is copied when it is bound; one has to wait for it."""
 
     def __init__(self, binding: Any, on_host: str) -> None:
         self._binding, self._on_host = binding, on_host
-        self._copy = np.empty(0)
+        self._taken = self._copy = np.empty(0)
+
+    def synchronize_inputs(self) -> None:
+        self._copy[:] = self._taken
+        self._binding.synchronize_inputs()
 
     def bind_input(self, name: str, *declared: Any) -> None:
         if name == self._on_host:
             device, number, dtype, shape, address = declared
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            self._copy = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).copy()
+            self._taken = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).copy()
+            self._copy = np.zeros_like(self._taken)
             declared = device, number, dtype, shape, self._copy.ctypes.data
         self._binding.bind_input(name, *declared)
 

@@ -17,7 +17,9 @@ from engine.errors import RequestError
 from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
 from engine.target import Precision, Target
+from engine.verification import verify
 from tests.fake_device import DEVICE, FakeDevice
+from tests.fake_tensorrt import RuntimeCache
 from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.tolerance import TOLERANCE
 
@@ -106,6 +108,14 @@ def test_each_phase_runs_in_its_profile(planned: SglPipeline, picture: Image.Ima
     assert decodes == len(answer.token_ids) - 1 > 1
     assert engine.settled[DECODE] == 1, "steps run with the same buffers, or no CUDA graph could be replayed"
     assert prefills > 3, "scores of this prompt, and logits of the scoring pass, are more than one call takes"
+
+
+def test_kernels_lie_beside_the_plans_and_in_no_manifest(planned: SglPipeline) -> None:
+    assert planned.large.language is not None, "opened"
+    for plan in planned.directory.rglob("*.plan"):
+        assert plan.with_suffix(".kernels").read_bytes() == RuntimeCache.COMPILED
+    verify(planned.directory, planned.manifest, full=True)
+    assert not [name for part in planned.manifest.components.values() for name in part.files if "kernels" in name]
 
 
 def test_more_kept_tokens_than_planned_are_refused(planned: SglPipeline, picture: Image.Image) -> None:

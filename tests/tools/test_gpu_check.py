@@ -1,8 +1,12 @@
 """gpu_check without a GPU: what needs none runs, every other line says why it did not."""
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +21,9 @@ from engine.families import published as published_directory
 from engine.runtime.pipeline import SglPipeline
 from engine.target import Device, Precision, Target
 from tests.tolerance import TOLERANCE
-from tools.gpu_check import checks, engine_checks, speed
+from tools.gpu_check import attention, checks, engine_checks, speed
 from tools.gpu_check.__main__ import main
+from tools.gpu_check.apart import run_apart
 from tools.gpu_check.check import Check, Line, Measured, Missing, at_least, at_most, run_check
 from tools.gpu_check.interpreter import interpreter
 from tools.gpu_check.kernel_checks import compiled_check
@@ -63,6 +68,37 @@ def test_what_breaks_is_written_down() -> None:
     results = list(run_check(Check("broken", "", False, lines, measure), None))
     assert [result.passed() for result in results] == [True, False, False, False]
     assert results[3].outcome == Missing("RuntimeError: out of memory", failed=True)
+
+
+def dying(name: str) -> Check:
+    """Whose process measures one line, and then does what it is called."""
+
+    def measure() -> Iterator[Measured]:
+        yield Measured(2.0)
+        if name == "aborts":
+            os.abort()
+        time.sleep(60)
+
+    return Check(name, "", True, (Line("a", "x", at_least(1)), Line("b", "x"), Line("c", "x")), measure)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("aborts", f"its process ended with status -{int(signal.SIGABRT)}"), ("hangs", "no answer within 15 s")],
+)
+def test_a_check_that_takes_its_process_along(name: str, reason: str) -> None:
+    """As one that breaks the GPU's context does."""
+    results = list(run_apart(dying(name), dying, longest=15))
+    assert [result.outcome for result in results] == [Measured(2.0), *[Missing(reason, failed=True)] * 2]
+
+
+def test_eager_attention_may_need_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(function: Callable[[], object]) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(attention, "milliseconds", too_large)
+    calls = repeat(attention.make_call(3, 70, "cpu", torch.float32))
+    assert attention._compare_eager(calls, 1.0) == Missing("all weights do not fit into this GPU's memory")
 
 
 def test_kernel_table(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def gpu_check(arguments: argparse.Namespace) -> None:
     try:
-        from tools.gpu_check.checks import CHECKS
+        from tools.gpu_check.checks import CHECKS, find_check
         from tools.gpu_check.machine import describe, no_gpu
     except ModuleNotFoundError as error:
         raise EngineError(f"{error.name} is not installed: pip install '.[dev]'") from error
+    from tools.gpu_check.apart import run_apart
     from tools.gpu_check.check import run_check
     from tools.gpu_check.report import as_json, markdown
 
@@ -43,7 +44,8 @@ def gpu_check(arguments: argparse.Namespace) -> None:
         if arguments.only and check.name not in arguments.only:
             continue
         print(f"{check.name} …", file=sys.stderr)
-        results[check] = list(run_check(check, absent))
+        is_apart = check.needs_gpu and not absent
+        results[check] = list(run_apart(check, find_check) if is_apart else run_check(check, absent))
         command = "python -m tools.gpu_check" + (" --dry-run" if arguments.dry_run else "")
         # After each check: an interruption keeps what was measured.
         arguments.out.write_text(markdown(results, machine, command), encoding="utf-8")

@@ -16,6 +16,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfi
 from engine.errors import EngineError
 from engine.parallel import SHARDED
 from engine.runtime.arrays import to_host
+from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Request
 from engine.runtime.tensor_parallel_group import RanksDiedError
@@ -133,15 +134,15 @@ def prefill(pipeline: SglPipeline, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def answer(pipeline: SglPipeline) -> list[tuple[int, ...]]:
-    """Tokens of the small model's answers, and of the large one's with half of the visual tokens."""
+    """Tokens of the small model's answers, and of the large one's with half of the visual tokens: the first alone, the
+    others in batches.
+    """
     picture, _ = make_scene(seed=1, width=330, height=220, objects=5)
     sampling, guidance = SamplingConfig(max_new_tokens=TOKENS), GuidanceConfig(retention_ratio=0.5)
     exits = ExitConfig(exit_threshold=-1), ExitConfig(enabled=False)
-    return [
-        pipeline.answer(picture, question, guidance=guidance, exit=exit, sampling=sampling).token_ids
-        for question in QUESTIONS
-        for exit in exits
-    ]
+    questions = [Question((picture,), text, guidance, exit, sampling) for text in QUESTIONS for exit in exits]
+    parts = questions[:1], questions[1:]
+    return [answer.token_ids for part in parts for answer in pipeline.answer_batch(part)]
 
 
 def agreement(actual: tuple[int, ...], expected: tuple[int, ...]) -> int:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from engine.plugins.compile import CAPABILITIES, usage
+from engine.gpu import CAPABILITIES
+from engine.plugins.compile import usage
 from tools.gpu_check.check import Check, Line, Measured, at_least, at_most
 from tools.gpu_check.interpreter import interpreter
 from tools.gpu_check.kernels import compile_named, kernels

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import triton
 
-from engine.plugins.compile import CAPABILITIES, PTX_VERSION, usage
+from engine.gpu import CAPABILITIES
+from engine.plugins.compile import PTX_VERSION, usage
 from tools.command_line import run_command
 from tools.gpu_check.kernels import HEADS, WIDTH, compile_named, kernels
 

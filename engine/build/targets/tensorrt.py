@@ -7,7 +7,7 @@ from pathlib import Path
 from engine.build.compiler import Part, Progress
 from engine.build.targets.tensorrt_plan import write_plan
 from engine.errors import EngineError
-from engine.gpu import fingerprint
+from engine.gpu import CAPABILITIES, find_gpu
 from engine.target import Precision, Target
 from engine.tensorrt_library import load_library
 
@@ -24,13 +24,18 @@ class TensorRtCompiler:
         self._precision = precision
         self._version = load_library(Target.TENSORRT).__version__
         self._triton = triton_version()
-        self._gpu = fingerprint()
+        self._gpu = find_gpu()
+        if self._gpu.capability() not in CAPABILITIES:
+            raise EngineError(
+                f"target {Target.TENSORRT} has no kernels for the GPU here, {self._gpu}; build for target "
+                f"{Target.TENSORRT_RTX}, or for target {Target.ONNXRUNTIME} in {Precision.FP16}"
+            )
 
     def versions(self) -> Mapping[str, str]:
         return {"tensorrt": self._version, "triton": self._triton}
 
     def gpu(self) -> str:
-        return self._gpu
+        return str(self._gpu)
 
     def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
         file = f"{name}{TIMING_CACHE_SUFFIX}"

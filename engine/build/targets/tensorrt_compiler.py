@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.build.layer_report import parse_log
 from engine.errors import EngineError
+from engine.gpu import find_gpu
 from engine.manifest import read_json, write_json
 from engine.target import Target
 from engine.tensorrt_library import load_library
@@ -63,6 +64,9 @@ def compile_plan(job: Job) -> None:
         raise failure(job, log.errors or [parser.get_error(0).desc()])
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if job.target is Target.TENSORRT_RTX:
+        # Plans that allocate while they run cannot be recorded as CUDA graphs.
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if job.plugins:
         config.set_preview_feature(library.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     for profile in job.profiles:
@@ -83,10 +87,9 @@ def compile_plan(job: Job) -> None:
 
 def register_our_plugins() -> None:
     """For the GPU of this machine. Only here: a graph without plugins is compiled without Triton."""
-    from engine.plugins.compile import device_capability
     from engine.plugins.tensorrt_plugins import register_plugins
 
-    register_plugins(device_capability())
+    register_plugins(find_gpu().capability())
 
 
 def use_measurements(config: Any, path: Path) -> None:

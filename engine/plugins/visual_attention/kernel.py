@@ -58,7 +58,7 @@ class Tile:
 
 
 DECODE = Tile(rows=16, columns=64, num_warps=4, num_stages=3)
-COMPACT = Tile(rows=64, columns=32, num_warps=4, num_stages=2)
+COMPACT = Tile(rows=64, columns=32, num_warps=4, num_stages=1)
 """Needs no more shared memory than any kernel may have without asking (48 KiB), at head sizes up to 128."""
 SPLIT_KEYS = 256
 """Keys of one split, about."""
@@ -68,7 +68,7 @@ COMBINED_SPLITS = 16
 
 def prefill_tile(capability: int) -> Tile:
     """For GPUs of a compute capability, as in 90: the largest whose registers do not spill."""
-    multiplies_from_shared_memory = capability in (90, 100)
+    multiplies_from_shared_memory = capability in (90, 100, 103)
     if multiplies_from_shared_memory:
         return Tile(rows=128, columns=64, num_warps=8, num_stages=2)
     return Tile(rows=128, columns=32, num_warps=8, num_stages=3)

@@ -10,7 +10,8 @@ import triton.language as tl
 from engine.plugins.compile import Kernel, Size
 from engine.plugins.visual_attention.kernel import Heads, Tile, ceil_div, tiled_kernel
 
-RECEIVE = Tile(rows=64, columns=64, num_warps=4, num_stages=2)
+RECEIVE = Tile(rows=64, columns=32, num_warps=4, num_stages=2)
+"""Like COMPACT without more shared memory than any kernel may have: there is no other to take its place."""
 
 
 def receive_kernel(heads: Heads) -> Kernel:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.plugins.compile import CAPABILITIES
+from engine.gpu import CAPABILITIES
 from engine.plugins.visual_attention.kernel import (
     DECODE,
     Heads,

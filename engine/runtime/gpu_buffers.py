@@ -1,0 +1,39 @@
+"""Buffers of torch on a GPU, for the engines that run there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from engine.errors import EngineError
+
+
+class GpuBuffers:
+    """Makes what an executor binds. Raises EngineError when the GPU has too little memory."""
+
+    _device: torch.device
+
+    def torch_dtype(self, name: str) -> torch.dtype:
+        """Of an input or output."""
+        raise NotImplementedError
+
+    def zeros(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        with enough_memory(name):
+            return torch.zeros(shape, dtype=self.torch_dtype(name), device=self._device)
+
+    def put(self, name: str, array: np.ndarray) -> torch.Tensor:
+        with enough_memory(name):
+            return torch.from_numpy(array).to(self._device, self.torch_dtype(name))
+
+
+@contextmanager
+def enough_memory(name: str) -> Iterator[None]:
+    """What is allocated inside is for `name`. Raises EngineError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise EngineError(
+            f"the GPU has too little memory free for {name}; close what else runs on it, ask fewer questions at once, "
+            "or rebuild with a smaller --max-tokens or --max-batch"
+        ) from None

@@ -1,0 +1,46 @@
+"""Kernels that TensorRT-RTX compiled when a plan was opened, kept beside it: the next start on such a GPU has them."""
+
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+KERNEL_CACHE_SUFFIX = ".kernels"
+
+
+class KernelCache:
+    """The runtime cache of one engine; it must outlive the engine's contexts.
+
+    A cache of another GPU, driver or version is refused by the library, and replaced.
+    """
+
+    def __init__(self, cache: Any, path: Path) -> None:
+        """cache: an empty one of the library's; path: the file."""
+        self._cache, self._path = cache, path
+        self._saved = path.read_bytes() if path.is_file() else b""
+        if self._saved and not cache.deserialize(self._saved):
+            self._saved = b""
+        # Kernels for new shapes are compiled behind a run's back, so there is no better moment than the last.
+        weakref.finalize(self, _save, cache, path, self._saved)
+
+    def attach(self, config: Any) -> None:
+        """Let contexts that are made with this configuration read and fill it. Raises RuntimeError."""
+        if not config.set_runtime_cache(self._cache):
+            raise RuntimeError(f"the library takes no runtime cache for {self._path.stem}")
+
+    def save(self) -> None:
+        """Once the contexts are made, which compiles most of it: a process may be killed later."""
+        _save(self._cache, self._path, self._saved)
+
+
+def _save(cache: Any, path: Path, saved: bytes) -> None:
+    """Unless nothing is new. The file is replaced at once: several processes may have opened the plan."""
+    content = bytes(cache.serialize() or b"")
+    if not content or content == saved:
+        return
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)  # a read-only engine directory is as good, only slower to open
