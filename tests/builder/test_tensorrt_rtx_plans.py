@@ -25,7 +25,8 @@ def test_every_precision(tmp_path: Path, precision: Precision) -> None:
     out.mkdir()
     family, published = family_of(checkpoint)
     config = family.read_config(checkpoint, published)
-    reader = WeightReader(Checkpoint(checkpoint), family.language_sources(config, checkpoint))
+    tensors = Checkpoint(checkpoint)
+    reader = WeightReader(tensors, family.language_sources(config, tensors.names()))
     report = compile_language(out, config.language, precision, prune_layers=PRUNE_LAYERS, reader=reader)
     layers, size, vocabulary = config.language.num_layers, config.language.hidden_size, config.language.vocab_size
     matrices = layers * (size * size * 2 + size * 64 + size * 160 * 3)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
 from engine.families.base import Prompt
@@ -30,7 +30,10 @@ class Template:
     separator: str
     stop: tuple[str, ...]
     """The separator, and the ends of sequence of the language models that come with the template."""
-    system_message: str = SYSTEM_MESSAGE
+    system_message: str | None = SYSTEM_MESSAGE
+    """None: no system turn."""
+    numbers_pictures: bool = True
+    """Several pictures before a question are called Image-1, Image-2 and so on."""
 
 
 def _chatml(stop: tuple[str, ...], separator: str = "<|im_end|>", system_message: str = SYSTEM_MESSAGE) -> Template:
@@ -39,10 +42,15 @@ def _chatml(stop: tuple[str, ...], separator: str = "<|im_end|>", system_message
     )
 
 
+INTERNVL2_5 = _chatml(("<|im_end|>", "<|endoftext|>", "</s>"), "<|im_end|>\n", SYSTEM_MESSAGE_2_5)
+
+
 TEMPLATES = {
     "Hermes-2": _chatml(stop=("<|im_end|>", "<|endoftext|>")),
     "internlm2-chat": _chatml(stop=("<|im_end|>", "</s>")),
-    "internvl2_5": _chatml(("<|im_end|>", "<|endoftext|>", "</s>"), "<|im_end|>\n", SYSTEM_MESSAGE_2_5),
+    "internvl2_5": INTERNVL2_5,
+    # The chat template of transformers' converted checkpoints.
+    "internvl": replace(INTERNVL2_5, system_message=None, numbers_pictures=False),
     "phi3-chat": Template(
         "<|system|>\n", "<|user|>\n", "<|assistant|>\n", "<|end|>", stop=("<|end|>", "<|endoftext|>", "</s>")
     ),
@@ -53,7 +61,7 @@ def render_prompt(config: ModelConfig, question: str, tiles_per_image: Sequence[
     """The published template around a question; `<image>` marks where a picture goes, else pictures go first."""
     template = TEMPLATES[config.prompt.template]
     _refuse_control_tokens(question, template)
-    parts = _with_pictures(question, len(tiles_per_image)).split(PICTURE)
+    parts = _with_pictures(question, len(tiles_per_image), template).split(PICTURE)
     if len(parts) - 1 != len(tiles_per_image):
         raise RequestError(
             f"marks {PICTURE} in the question: {len(parts) - 1}, pictures: {len(tiles_per_image)}; "
@@ -62,20 +70,19 @@ def render_prompt(config: ModelConfig, question: str, tiles_per_image: Sequence[
     text = parts[0]
     for tiles, part in zip(tiles_per_image, parts[1:], strict=True):
         text += IMAGE_START + IMAGE_TOKEN * (tiles * config.vision.tokens_per_tile()) + IMAGE_END + part
-    message = config.prompt.system_message
-    system = template.system + (template.system_message if message is None else message)
-    user = template.user + text
-    return Prompt(
-        template.separator.join([system, user, template.assistant]), image_token=IMAGE_TOKEN, stop=template.stop
-    )
+    turns = [template.user + text, template.assistant]
+    message = template.system_message if config.prompt.system_message is None else config.prompt.system_message
+    if message is not None:
+        turns.insert(0, template.system + message)
+    return Prompt(template.separator.join(turns), image_token=IMAGE_TOKEN, stop=template.stop)
 
 
-def _with_pictures(question: str, pictures: int) -> str:
+def _with_pictures(question: str, pictures: int, template: Template) -> str:
     """The question with a mark for each picture, put before it when it has none, as in the published examples."""
     if PICTURE in question or not pictures:
         return question
-    if pictures == 1:
-        return f"{PICTURE}\n{question}"
+    if pictures == 1 or not template.numbers_pictures:
+        return f"{PICTURE}\n" * pictures + question
     return "".join(f"Image-{number}: {PICTURE}\n" for number in range(1, pictures + 1)) + question
 
 
