@@ -83,3 +83,8 @@ def test_attention_of_published_head_sizes_is_fused(tmp_path: Path, heads: int, 
     config = tiny(num_layers=1, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
     report = compile_language(tmp_path, config)
     assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [1, 1]
+
+
+def test_norms_of_queries_and_keys_leave_attention_fused(tmp_path: Path) -> None:
+    report = compile_language(tmp_path, tiny(num_layers=2, head_dim=128, qk_norm=True))
+    assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [2, 2]
