@@ -45,6 +45,8 @@ class LanguageConfig:
     norm_eps: float
     rope: RopeConfig
     qkv_bias: bool = False
+    qk_norm: bool = False
+    """An RMSNorm over each head's query and key, before they are rotated."""
     tie_word_embeddings: bool = False
 
 

@@ -42,6 +42,17 @@ COMMON: dict[str, Any] = {
 }
 LANGUAGES: dict[str, dict[str, Any]] = {
     "qwen2": COMMON | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2 dynamic": COMMON
+    | {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        # Shorter than the prompts below, so that the stretched base is in use.
+        "max_position_embeddings": 16,
+        "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+        "sliding_window": None,
+        "use_sliding_window": False,
+    },
+    "qwen3": COMMON | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 16},
     "internlm2": COMMON
     | {
         "architectures": ["InternLM2ForCausalLM"],
@@ -71,7 +82,7 @@ LANGUAGES: dict[str, dict[str, Any]] = {
         "rope_scaling": None,
     },
 }
-"""One of each language layout that InternVL2 is published with."""
+"""One of each language layout that InternVL is published with; Qwen2 with the rotary scaling of InternVL3, too."""
 VISION: dict[str, Any] = {
     "architectures": ["InternVisionModel"],
     "hidden_act": "gelu",
@@ -125,7 +136,8 @@ def build_pair(
     write_checkpoint(directory, published, seed=7)
     family, config_json = family_of(directory)
     config = family.read_config(directory, config_json)
-    reader = WeightReader(Checkpoint(directory), family.language_sources(config, directory))
+    checkpoint = Checkpoint(directory)
+    reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
     graph = language_graph(config.language, LIMITS, prune_layers, scores)
     write_engine(graph, reader, directory / "language.onnx", lambda fraction: None)
     executor, scoring = load(Target.ONNXRUNTIME, directory / "language.onnx", threads=1), None

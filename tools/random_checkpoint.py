@@ -28,7 +28,7 @@ CORPUS = (
 def write_checkpoint(directory: Path, config: Mapping[str, Any], seed: int, shards: int = 1) -> None:
     """Write `config.json` and random weights of its `torch_dtype`, the same for any number of `shards`.
 
-    config: a published-style `config.json` with any of the four language layouts.
+    config: a published-style `config.json` with any of the language layouts.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -125,11 +125,13 @@ def _language_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         case "Phi3ForCausalLM":
             layer["self_attn.qkv_proj.weight"] = (queries + 2 * keys, hidden)
             layer["mlp.gate_up_proj.weight"] = (2 * inner, hidden)
-        case "Qwen2ForCausalLM" | "LlamaForCausalLM":
+        case "Qwen2ForCausalLM" | "Qwen3ForCausalLM" | "LlamaForCausalLM":
             for part, rows in (("q", queries), ("k", keys), ("v", keys)):
                 layer[f"self_attn.{part}_proj.weight"] = (rows, hidden)
                 if layout == "Qwen2ForCausalLM":
                     layer[f"self_attn.{part}_proj.bias"] = (rows,)
+            if layout == "Qwen3ForCausalLM":
+                layer |= {f"self_attn.{part}_norm.weight": (head_dim,) for part in "qk"}
             layer |= {"mlp.gate_proj.weight": (inner, hidden), "mlp.up_proj.weight": (inner, hidden)}
         case _:
             raise ValueError(f"language layout {layout!r} is unknown here")

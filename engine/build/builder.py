@@ -151,9 +151,10 @@ def read_role(
 def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
     """Every parameter of both engines has its tensor. Raises CheckpointError, before anything is built."""
     limits = Limits(max_tokens=1, max_batch=1, max_tiles=1)  # parameters do not depend on them
-    language_sources = family.language_sources(config, checkpoint.directory)
-    WeightReader(checkpoint, family.vision_sources(config)).check(vision_graph(config.vision, limits))
-    WeightReader(checkpoint, language_sources).check(language_graph(config.language, limits))
+    tensors = checkpoint.names()
+    vision, language = family.vision_sources(config, tensors), family.language_sources(config, tensors)
+    WeightReader(checkpoint, vision).check(vision_graph(config.vision, limits))
+    WeightReader(checkpoint, language).check(language_graph(config.language, limits))
 
 
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
@@ -191,7 +192,7 @@ def vision_part(build: BuildConfig, role: Role) -> Part:
     return Part(
         vision_graph(*settings, lowering, dtype),
         vision_bindings(*settings, dtype),
-        WeightReader(role.checkpoint, role.family.vision_sources(role.config)),
+        WeightReader(role.checkpoint, role.family.vision_sources(role.config, role.checkpoint.names())),
         lambda: vision_inputs(role.family, role.config),
         build.out / role.name,
     )
@@ -206,7 +207,7 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     return Part(
         language_graph(*settings, role.scores, mapping, lowering, dtype),
         language_bindings(*settings, scoring, mapping, dtype),
-        WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.directory)),
+        WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.names())),
         lambda: language_calibration(role, limits),
         build.out / role.name / f"rank{mapping.rank}",
         (lambda: language_graph(*settings, role.scores, Mapping(), lowering, dtype))
@@ -251,7 +252,7 @@ def open_compiler(build: BuildConfig) -> Compiler:
 
 def language_calibration(role: Role, limits: Limits) -> Inputs:
     """A prompt with what the model's own float32 vision encoder makes of the calibration pictures."""
-    reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config))
+    reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config, role.checkpoint.names()))
     features = evaluate(vision_graph(role.config.vision, limits), reader, vision_inputs(role.family, role.config))
     return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
 

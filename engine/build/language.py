@@ -68,6 +68,8 @@ class Attention(nn.Module):
         self.q_proj = Linear(size, config.num_heads * dim, config.qkv_bias, rows=q)
         self.k_proj = Linear(size, config.num_kv_heads * dim, config.qkv_bias, rows=kv)
         self.v_proj = Linear(size, config.num_kv_heads * dim, config.qkv_bias, rows=kv)
+        self.q_norm = RMSNorm(dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(dim, config.norm_eps) if config.qk_norm else None
         self.o_proj = Linear(config.num_heads * dim, size, columns=q)
         self.num_heads, self.num_kv_heads, self.mapping = len(heads), len(kv_heads), mapping
         scored = lowering.visual_attention if scoring is Scoring.IN_ENGINE else None
@@ -80,8 +82,11 @@ class Attention(nn.Module):
         """-> [B,S,C], or [B,R,C] of the wanted rows; present key and value, and when scored, what visual tokens
         received, or the scored rows' queries.
         """
-        query = op.RotaryEmbedding(self.q_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_heads)
-        key = op.RotaryEmbedding(self.k_proj(op, x), tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
+        query, key = self.q_proj(op, x), self.k_proj(op, x)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = per_head(op, query, self.q_norm), per_head(op, key, self.k_norm)
+        query = op.RotaryEmbedding(query, tokens.cos, tokens.sin, num_heads=self.num_heads)
+        key = op.RotaryEmbedding(key, tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
         inputs = () if self.is_deferred else score_inputs
         output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *inputs)
         if self.is_deferred:
@@ -124,6 +129,12 @@ class DecoderLayer(nn.Module):
         attended, others = self.self_attn(op, tokens, self.input_layernorm(op, tokens.hidden), past, score_inputs)
         hidden = op.Add(take(op, tokens.hidden, tokens.wanted), attended)
         return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
+
+
+def per_head(op: Any, x: ir.Value, norm: RMSNorm) -> ir.Value:
+    """[B,S,H*D] -> [B,S,H*D], each head normalised by itself."""
+    heads = op.Reshape(x, [0, 0, -1, *norm.weight.stored])
+    return op.Reshape(norm(op, heads), [0, 0, dims(x)[-1]])
 
 
 def take(op: Any, x: ir.Value, rows: ir.Value | None) -> ir.Value:

@@ -35,7 +35,9 @@ class WeightReader:
         for name, weight in parameters(model):
             source = self._sources[name]
             if source.rows is None:
-                self._checkpoint.expect(source.tensor, weight.stored)
+                rows, *rest = weight.stored
+                for tensor in source.tensors():
+                    self._checkpoint.expect(tensor, (rows // len(source.tensors()), *rest))
                 continue
             rows = sum(stop - start for start, stop in source.rows)
             assert rows == weight.stored[0], f"{name}: the family names {rows} rows of {weight.stored[0]}"
@@ -48,11 +50,15 @@ class WeightReader:
     def read(self, name: str, weight: Weight) -> np.ndarray:
         """The parameter's data, float32, of the shape that the graph declares."""
         source, part = self._sources[name], weight.part
-        rows: Rows = source.rows if source.rows is not None else ((0, weight.stored[0]),)
-        if part.rows is not None:
-            rows = _select(rows, part.rows)
-        columns = (part.columns.start, part.columns.stop) if part.columns is not None else None
-        data = self._checkpoint.read(source.tensor, rows, columns)
+        if source.joined:
+            assert part.rows is part.columns is None, f"{name}: ranks split no parameter of several tensors"
+            data = np.concatenate([self._checkpoint.read(tensor) for tensor in source.tensors()])
+        else:
+            rows: Rows = source.rows if source.rows is not None else ((0, weight.stored[0]),)
+            if part.rows is not None:
+                rows = _select(rows, part.rows)
+            columns = (part.columns.start, part.columns.stop) if part.columns is not None else None
+            data = self._checkpoint.read(source.tensor, rows, columns)
         if part.transpose:
             data = data.T
         # One copy that casts and lays out at once: the peak is the tensor as stored and as wanted.

@@ -6,14 +6,14 @@ from types import ModuleType
 from typing import Any, cast
 
 from engine.errors import CheckpointError
-from engine.families import internvl2
+from engine.families import internvl, internvl2
 from engine.families.base import Family, Prompt, Source, Tiles, Turn
 
 __all__ = ["Family", "Prompt", "Source", "Tiles", "Turn", "by_name", "family_of", "published", "published_names"]
 
-FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2}
+FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2, "internvl": internvl}
 PUBLISHED = "published"
-"""In a family's directory: a checkpoint directory for each published size, of which only `config.json` is kept."""
+"""In a family's directory, if it has one: a checkpoint directory for each size, of which only `config.json` is kept."""
 
 
 def by_name(name: str) -> Family:
@@ -32,13 +32,13 @@ def family_of(directory: Path) -> tuple[Family, dict[str, Any]]:
         raise CheckpointError(f"{path} is missing; give the directory of a downloaded checkpoint") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
-    for name in FAMILIES:
-        if isinstance(config, dict) and by_name(name).recognises(config):
-            return by_name(name), config
     architectures = config.get("architectures") if isinstance(config, dict) else None
-    raise CheckpointError(
-        f"{path} names architecture {architectures}, which no family here reads; known: {', '.join(FAMILIES)}"
-    )
+    families = [by_name(name) for name in FAMILIES]
+    for family in families:
+        if isinstance(architectures, list) and family.ARCHITECTURE in architectures:
+            return family, config
+    known = ", ".join(family.ARCHITECTURE for family in families)
+    raise CheckpointError(f"{path} names architecture {architectures}, which no family here reads; known: {known}")
 
 
 def published_names() -> list[str]:
@@ -62,6 +62,6 @@ def published(name: str) -> Path:
 def _published() -> dict[str, Path]:
     directories: list[Path] = []
     for module in FAMILIES.values():
-        sizes = (Path(str(module.__file__)).parent / PUBLISHED).iterdir()
+        sizes = Path(str(module.__file__)).parent.glob(f"{PUBLISHED}/*")
         directories += sorted(sizes, key=lambda size: float(size.name.rpartition("-")[2].rstrip("B")))
     return {directory.name: directory for directory in directories}

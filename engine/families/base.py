@@ -1,6 +1,6 @@
 """What every model family provides, and the values that pass between a family and the rest of the engine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,13 +13,19 @@ from engine.model_config import ModelConfig
 
 @dataclass(frozen=True)
 class Source:
-    """Where a parameter of our graphs comes from: a checkpoint tensor, or some of its rows.
+    """Where a parameter of our graphs comes from: a checkpoint tensor, some of its rows, or several tensors.
 
     rows: half-open ranges of the first dimension, concatenated in order; None is the whole tensor.
+    joined: whole tensors of the same shape whose rows follow those of `tensor`, in order.
     """
 
     tensor: str
     rows: tuple[tuple[int, int], ...] | None = None
+    joined: tuple[str, ...] = ()
+
+    def tensors(self) -> tuple[str, ...]:
+        """All that are read."""
+        return (self.tensor, *self.joined)
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,17 @@ class Prompt:
 class Family(Protocol):
     """ALL that differs between model families; one module each, with these functions."""
 
-    def recognises(self, config: Mapping[str, Any]) -> bool:
-        """Whether a parsed `config.json` is of this family."""
+    ARCHITECTURE: str
+    """What the `config.json` of its checkpoints names."""
 
     def read_config(self, directory: Path, config: Mapping[str, Any]) -> ModelConfig:
         """A published checkpoint's configuration in our terms. Raises CheckpointError."""
 
-    def language_sources(self, config: ModelConfig, directory: Path) -> dict[str, Source]:
-        """Our language parameter names (those of Llama in transformers) -> where the checkpoint keeps them."""
+    def language_sources(self, config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
+        """Our language parameter names (Llama's in transformers) -> where a checkpoint of `tensors` keeps them."""
 
-    def vision_sources(self, config: ModelConfig) -> dict[str, Source]:
-        """Our vision parameter names -> where the checkpoint keeps them."""
+    def vision_sources(self, config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
+        """Our vision parameter names (those of `internvl2`) -> where a checkpoint of `tensors` keeps them."""
 
     def split_tiles(self, image: Image.Image, config: ModelConfig) -> Tiles:
         """A decoded picture -> tiles, as the published preprocessing does."""

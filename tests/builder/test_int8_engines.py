@@ -50,12 +50,13 @@ def build(directory: Path, checkpoint: Path, published: dict[str, Any]) -> Built
     family, config_json = family_of(checkpoint)
     config = family.read_config(checkpoint, config_json)
     pixels = vision_inputs(family, config)
-    reader = WeightReader(Checkpoint(checkpoint), family.vision_sources(config))
+    tensors = Checkpoint(checkpoint)
+    reader = WeightReader(tensors, family.vision_sources(config, tensors.names()))
     for name, calibration in (("vision", pixels), ("float32", None)):
         graph = vision_graph(config.vision, LIMITS)
         write_engine(graph, reader, directory / f"{name}.onnx", lambda fraction: None, calibration)
     features = run(directory / "float32.onnx", **pixels)
-    reader = WeightReader(Checkpoint(checkpoint), family.language_sources(config, checkpoint))
+    reader = WeightReader(tensors, family.language_sources(config, tensors.names()))
     path = directory / "language.onnx"
     inputs = language_inputs(config.language, features.reshape(-1, features.shape[-1]), 1)
     write_engine(language_graph(config.language, LIMITS, (2,), scores=True), reader, path, lambda f: None, inputs)

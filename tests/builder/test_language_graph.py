@@ -15,7 +15,8 @@ from engine.families import by_name
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.parallel import Mapping, check_shards
 from engine.plugins.all_reduce import NAME, cut
-from tests.families.fixtures import SIZES, published, read_size, write_config
+from tests.families.fixtures import SIZES, published, read_size
+from tools.random_checkpoint import tensor_shapes
 
 LIMITS = Limits(max_tokens=8192, max_batch=8, max_tiles=13)
 WORLD_SIZES = (1, 2, 4, 8)
@@ -61,10 +62,9 @@ def test_every_size_and_world_size(size: str, world_size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_parameter_has_a_source(size: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_parameter_has_a_source(size: str) -> None:
     config = read_size(size)
-    directory = write_config(tmp_path_factory.mktemp(size), published(size))
-    sources = by_name(config.family).language_sources(config, directory)
+    sources = by_name(config.family).language_sources(config, tensor_shapes(published(size)))
     model = language_graph(config.language, LIMITS)
     assert {name for name, _ in parameters(model)} == set(sources)
 

@@ -170,7 +170,7 @@ def test_a_rank_reads_its_own_part_only(config: Callable[..., BuildConfig], monk
     family, published = family_of(build.large)
     model = family.read_config(build.large, published)
     checkpoint = Checkpoint(build.large)
-    reader = WeightReader(checkpoint, family.language_sources(model, build.large))
+    reader = WeightReader(checkpoint, family.language_sources(model, checkpoint.names()))
     counts: list[int] = []
     read = checkpoint.read
 

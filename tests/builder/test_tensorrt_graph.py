@@ -44,10 +44,10 @@ class Twins:
     pair: Pair
 
 
-@pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
+@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
+def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
     directory = tmp_path_factory.mktemp("checkpoint")
-    return Twins(directory, build_pair(directory, "qwen2", PRUNE_LAYERS, scores=True, **WIDE))
+    return Twins(directory, build_pair(directory, request.param, PRUNE_LAYERS, scores=True, **WIDE))
 
 
 def lower(
@@ -56,7 +56,8 @@ def lower(
     """The engine of the lowered graph in float32, so that what differs is the lowering and the stored weights."""
     family, published = family_of(twins.directory)
     config = family.read_config(twins.directory, published)
-    reader = WeightReader(Checkpoint(twins.directory), family.language_sources(config, twins.directory))
+    checkpoint = Checkpoint(twins.directory)
+    reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
     graph = language_graph(config.language, LIMITS, PRUNE_LAYERS, scores=True, lowering=lowering)
     with WeightFile(path / "weights") as file:
         write_weights(graph, reader, file, precision, lambda fraction: None)

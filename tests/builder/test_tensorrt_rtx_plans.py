@@ -25,7 +25,8 @@ def test_every_precision(tmp_path: Path, precision: Precision) -> None:
     out.mkdir()
     family, published = family_of(checkpoint)
     config = family.read_config(checkpoint, published)
-    reader = WeightReader(Checkpoint(checkpoint), family.language_sources(config, checkpoint))
+    tensors = Checkpoint(checkpoint)
+    reader = WeightReader(tensors, family.language_sources(config, tensors.names()))
     report = compile_language(out, config.language, precision, prune_layers=PRUNE_LAYERS, reader=reader)
     layers, size, vocabulary = config.language.num_layers, config.language.hidden_size, config.language.vocab_size
     matrices = layers * (size * size * 2 + size * 64 + size * 160 * 3)
@@ -82,3 +83,8 @@ def test_attention_of_published_head_sizes_is_fused(tmp_path: Path, heads: int, 
     config = tiny(num_layers=1, num_heads=heads, num_kv_heads=kv_heads, head_dim=head_dim)
     report = compile_language(tmp_path, config)
     assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [1, 1]
+
+
+def test_norms_of_queries_and_keys_leave_attention_fused(tmp_path: Path) -> None:
+    report = compile_language(tmp_path, tiny(num_layers=2, head_dim=128, qk_norm=True))
+    assert [num_fused(report, profile) for profile in (PREFILL, DECODE)] == [2, 2]

@@ -195,7 +195,8 @@ def test_every_published_size_is_declared(size: str) -> None:
     """Parameters are the checkpoint's tensors, and shapes inferred from the pixels agree with the bindings."""
     config = read_size(size)
     model = vision_graph(config.vision, LIMITS)
-    sources, shapes = internvl2.vision_sources(config), tensor_shapes(published(size))
+    shapes = tensor_shapes(published(size))
+    sources = internvl2.vision_sources(config, shapes)
     assert {name: parameter.stored for name, parameter in parameters(model)} == {
         name: shapes[source.tensor] for name, source in sources.items()
     }

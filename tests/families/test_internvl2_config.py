@@ -104,6 +104,7 @@ def test_optional_fields() -> None:
         ("2b", "template", ...),
         ("2b", "min_dynamic_patch", 13),
         ("2b", "quantization_config", {"quant_method": "awq"}),
+        ("2b", "flash_relative_threshold", 0.5),
         ("2b", "llm_config", ...),
         ("2b", "llm_config", []),
         ("2b", "llm_config.architectures", ["GPT2LMHeadModel"]),
@@ -132,6 +133,7 @@ def test_optional_fields() -> None:
         ("40b", "llm_config.mlp_bias", True),
         ("26b", "vision_config.hidden_act", "gelu_new"),
         ("26b", "vision_config.norm_type", "batch_norm"),
+        ("26b", "vision_config.use_moe", True),
         ("26b", "vision_config.num_attention_heads", 24),
         ("26b", "vision_config.num_channels", 1),
         ("26b", "vision_config.qkv_bias", ...),
@@ -164,7 +166,7 @@ def leaves(config: dict[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-JSON = st.recursive(
+JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=4,
@@ -184,6 +186,33 @@ def test_any_field_gives_a_configuration_or_a_checkpoint_error(data: st.DataObje
 def test_family_of_finds_it(tmp_path: Path) -> None:
     family, config = family_of(write_config(tmp_path / "InternVL2-2B", published("2b")))
     assert family.read_config(tmp_path / "InternVL2-2B", config).name == "InternVL2-2B"
-    assert not internvl2.recognises({"architectures": "InternVLChatModel"})
-    assert not internvl2.recognises({"architectures": ["InternVLForConditionalGeneration"]})
-    assert not internvl2.recognises({})
+    for config in ({"architectures": "InternVLChatModel"}, {"architectures": ["InternVLFlash"]}, {}):
+        with pytest.raises(CheckpointError, match="known: InternVLChatModel, InternVLForConditionalGeneration"):
+            family_of(write_config(tmp_path / "another", config))
+
+
+def test_what_later_versions_changed() -> None:
+    """InternVL2.5 and 3 around Qwen2.5, as InternVL3-1B has it; InternVL3.5 around Qwen3."""
+    config = changed("1b", "template", "internvl2_5") | {"system_message": None, "image_fold": None}
+    config["llm_config"] |= {
+        "max_window_layers": 70,
+        "moe_config": None,
+        "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+        "sliding_window": None,
+        "vocab_size": 151674,
+    }
+    config["vision_config"] |= {"initializer_factor": 0.1, "use_moe": False}
+    read = internvl2.read_config(Path("x"), config)
+    rope = read.language.rope
+    assert (rope.scaling, rope.factor, rope.theta, rope.max_positions) == (RopeScaling.DYNAMIC_NTK, 2.0, 1e6, 32768)
+    assert (read.prompt.template, read.prompt.system_message) == ("internvl2_5", None)
+    assert (read.language.qkv_bias, read.language.qk_norm) == (True, False)
+    config["llm_config"] |= {"architectures": ["Qwen3ForCausalLM"], "head_dim": 128}
+    language = internvl2.read_config(Path("x"), config).language
+    assert (language.qkv_bias, language.qk_norm, language.head_dim) == (False, True, 128)
+
+
+@pytest.mark.parametrize("architecture", ["InternLM3ForCausalLM", "Qwen3MoeForCausalLM", "GptOssForCausalLM"])
+def test_other_language_models_are_refused(architecture: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"{architecture}.* is not supported, only .*Qwen2ForCausalLM"):
+        internvl2.read_config(Path("x"), changed("2b", "llm_config.architectures", [architecture]))

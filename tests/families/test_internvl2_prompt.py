@@ -21,6 +21,7 @@ PROMPTS = {
     "Hermes-2": CHATML.format(SYSTEM),
     "internlm2-chat": CHATML.format(SYSTEM),
     "phi3-chat": f"<|system|>\n{SYSTEM}<|end|><|user|>\nHi<|end|><|assistant|>\n",
+    "internvl": "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
     "internvl2_5": CHATML.format(NEWER_SYSTEM).replace("<|im_end|>", "<|im_end|>\n"),
 }
 

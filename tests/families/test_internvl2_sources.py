@@ -6,10 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
-from engine.errors import CheckpointError
 from engine.families import Source, internvl2
 from engine.model_config import ModelConfig
-from tests.families.fixtures import SIZES, published, read_size, write_config
+from tests.families.fixtures import SIZES, published, read_size
 from tools.make_random_pair import SMALL
 from tools.random_checkpoint import tensor_shapes
 
@@ -65,12 +64,11 @@ def test_published_parameter_count(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_row_of_every_tensor_is_read_once(size: str, tmp_path: Path) -> None:
+def test_every_row_of_every_tensor_is_read_once(size: str) -> None:
     config = read_size(size)
-    directory = write_config(tmp_path, published(size))
-    sources = internvl2.language_sources(config, directory) | internvl2.vision_sources(config)
-    rows: dict[str, list[tuple[int, int]]] = {}
     shapes = tensor_shapes(published(size))
+    sources = internvl2.language_sources(config, shapes) | internvl2.vision_sources(config, shapes)
+    rows: dict[str, list[tuple[int, int]]] = {}
     for source in sources.values():
         rows.setdefault(source.tensor, []).extend(source.rows or ((0, shapes[source.tensor][0]),))
     assert rows.keys() == shapes.keys()
@@ -85,7 +83,7 @@ def test_every_row_of_every_tensor_is_read_once(size: str, tmp_path: Path) -> No
 def test_llama_names(tmp_path: Path) -> None:
     published_config = small_config("LlamaForCausalLM")
     config = internvl2.read_config(tmp_path, published_config)
-    sources = internvl2.language_sources(config, write_config(tmp_path, published_config))
+    sources = internvl2.language_sources(config, tensor_shapes(published_config))
     expected = llama_for(config).state_dict()
     assert sources == {name: Source(f"language_model.{name}") for name in expected}
 
@@ -94,7 +92,7 @@ def test_tied_head_reads_the_embedding(tmp_path: Path) -> None:
     for architecture in ("InternLM2ForCausalLM", "Qwen2ForCausalLM"):
         published_config = small_config(architecture, tie_word_embeddings=True)
         config = internvl2.read_config(tmp_path, published_config)
-        sources = internvl2.language_sources(config, write_config(tmp_path, published_config))
+        sources = internvl2.language_sources(config, tensor_shapes(published_config))
         assert sources["lm_head.weight"] == sources["model.embed_tokens.weight"]
         assert {source.tensor for source in sources.values()} < tensor_shapes(published_config).keys()
 
@@ -120,7 +118,7 @@ def test_internlm2_weights_are_those_of_a_llama(heads: int, kv_heads: int, tmp_p
         for theirs, ours in INTERNLM2_NAMES.items():
             tensors[f"{prefix}.{theirs}.weight"] = expected[f"{prefix}.{ours}.weight"]
     tensors = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
-    found = gather(tensors, internvl2.language_sources(config, write_config(tmp_path, published_config)))
+    found = gather(tensors, internvl2.language_sources(config, tensor_shapes(published_config)))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
@@ -140,15 +138,7 @@ def test_phi3_weights_in_a_llama_give_the_logits_of_phi3(kv_heads: int, tmp_path
     tensors = {f"language_model.{name}": tensor for name, tensor in phi3.state_dict().items()}
     llama = llama_for(config)
     llama.load_state_dict(
-        gather(tensors, internvl2.language_sources(config, write_config(tmp_path, published_config))), strict=True
+        gather(tensors, internvl2.language_sources(config, tensor_shapes(published_config))), strict=True
     )
     ids = torch.randint(0, config.language.vocab_size, (2, 13))
     torch.testing.assert_close(llama(ids).logits, phi3(ids).logits, rtol=1e-5, atol=1e-5)
-
-
-def test_missing_config_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
-        internvl2.language_sources(read_size("2b"), tmp_path)
-    (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="not an object"):
-        internvl2.language_sources(read_size("2b"), tmp_path)

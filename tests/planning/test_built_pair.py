@@ -74,7 +74,8 @@ def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, 
     """To the byte where nothing is quantized; else but for the scales of narrow matrices."""
     plan = PairPlan(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
     config, (family, _) = read_config(pair / "large"), family_of(pair / "large")
-    reader = WeightReader(Checkpoint(pair / "large"), family.language_sources(config, pair / "large"))
+    checkpoint = Checkpoint(pair / "large")
+    reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
     graph = language_graph(config.language, LIMITS, lowering=TENSORRT, dtype=precision.activations(Target.TENSORRT))
     with WeightFile(tmp_path / "weights") as file:
         write_weights(graph, reader, file, precision, lambda fraction: None)
@@ -133,7 +134,7 @@ def test_activations_are_those_of_a_run_node_by_node(pair: Path) -> None:
     points = default_prune_layers(config.language.num_layers)
     graph = vision_graph(config.vision, LIMITS)
     inputs = vision_inputs(family, config)
-    reader = WeightReader(checkpoint, family.vision_sources(config))
+    reader = WeightReader(checkpoint, family.vision_sources(config, checkpoint.names()))
     features, peak = run_measured(graph, reader, inputs, VISUAL_FEATURES)
     tiles = len(features)
     assert peak_activation_bytes(graph, {"tiles": tiles}, FP32) == pytest.approx(peak, rel=0.01)
@@ -141,7 +142,7 @@ def test_activations_are_those_of_a_run_node_by_node(pair: Path) -> None:
     features = features.reshape(-1, features.shape[-1])
     graph = language_graph(config.language, LIMITS, points)
     inputs = language_inputs(config.language, features, len(points))
-    reader = WeightReader(checkpoint, family.language_sources(config, pair / "large"))
+    reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
     _, peak = run_measured(graph, reader, inputs, "logits")
     tokens = len(features) + 2 * TEXT_TOKENS
     sizes = {"batch": 1, "sequence": tokens, "visual": len(features), "logit_rows": TEXT_TOKENS}

@@ -67,7 +67,8 @@ def build_language(
         features = np.random.default_rng(SEED).standard_normal(visual, np.float32)
         calibration = language_inputs(config, features, len(prune_layers))
     family, _ = family_of(model.directory)
-    reader = WeightReader(Checkpoint(model.directory), family.language_sources(model.config, model.directory))
+    checkpoint = Checkpoint(model.directory)
+    reader = WeightReader(checkpoint, family.language_sources(model.config, checkpoint.names()))
     if scores:
         write_scoring_engine(scoring_graph(config, _limits(model), prune_layers), out)
     write_engine(graph, reader, path, on_progress, calibration)
@@ -82,7 +83,8 @@ def build_vision(model: Model, out: Path, threads: int, on_progress: OnProgress)
         return engine
     out.mkdir(parents=True, exist_ok=True)
     family, _ = family_of(model.directory)
-    reader = WeightReader(Checkpoint(model.directory), family.vision_sources(model.config))
+    checkpoint = Checkpoint(model.directory)
+    reader = WeightReader(checkpoint, family.vision_sources(model.config, checkpoint.names()))
     graph = vision_graph(model.config.vision, _limits(model))
     write_engine(graph, reader, path, on_progress)
     return engine

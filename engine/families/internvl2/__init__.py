@@ -1,14 +1,14 @@
-"""InternVL2: an InternViT over 448-pixel tiles, pixel shuffle and `mlp1`, one of four language models."""
+"""InternVL as published from InternVL2 on: an InternViT over 448-pixel tiles, pixel shuffle, `mlp1`, and a decoder."""
 
-from engine.families.internvl2.config import read_config, recognises
+from engine.families.internvl2.config import ARCHITECTURE, read_config
 from engine.families.internvl2.prompt import render_prompt
 from engine.families.internvl2.sources import language_sources, vision_sources
 from engine.families.internvl2.tiling import split_tiles, token_boxes
 
 __all__ = [
+    "ARCHITECTURE",
     "language_sources",
     "read_config",
-    "recognises",
     "render_prompt",
     "split_tiles",
     "token_boxes",

@@ -1,20 +1,26 @@
 """A published InternVL2 `config.json` -> ModelConfig. Every quirk of these files ends here."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from engine.families.internvl2.fields import Fields
 from engine.families.internvl2.prompt import TEMPLATES
 from engine.families.internvl2.rope import read_rope
-from engine.families.internvl2.sources import Layout, read_layout
 from engine.model_config import LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig, VisionConfig
 
+ARCHITECTURE = "InternVLChatModel"
 
-def recognises(config: Mapping[str, Any]) -> bool:
-    """Whether a parsed `config.json` is of this family."""
-    architectures = config.get("architectures")
-    return isinstance(architectures, list) and "InternVLChatModel" in architectures
+
+class Layout(StrEnum):
+    """Architecture of the language model."""
+
+    QWEN2 = "Qwen2ForCausalLM"
+    QWEN3 = "Qwen3ForCausalLM"
+    INTERNLM2 = "InternLM2ForCausalLM"
+    PHI3 = "Phi3ForCausalLM"
+    LLAMA = "LlamaForCausalLM"
 
 
 def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
@@ -26,20 +32,24 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     fields.only("use_backbone_lora", 0, None)
     fields.only("use_llm_lora", 0, None)
     fields.only("quantization_config", None)
-    language = _read_language(fields)
+    fields.only("flash_relative_threshold", None)  # InternVL3.5-Flash drops visual tokens by itself
+    llm = fields.section("llm_config")
+    language = read_language(llm, Layout(llm.only("architectures", *([layout.value] for layout in Layout))[0]))
+    vision = read_vision(fields, language.hidden_size)
+    # The published code would interpolate the position embedding here.
+    fields.only("force_image_size", vision.image_size, None)
     return ModelConfig(
         family="internvl2",
         name=directory.resolve().name,
         language=language,
-        vision=_read_vision(fields, language.hidden_size),
+        vision=vision,
         tiling=_read_tiling(fields),
         prompt=_read_prompt(fields),
     )
 
 
-def _read_language(fields: Fields) -> LanguageConfig:
-    layout = read_layout(fields)
-    language = fields.section("llm_config")
+def read_language(language: Fields, layout: Layout) -> LanguageConfig:
+    """The section of the language model, which is of this layout. Raises CheckpointError."""
     language.only("hidden_act", "silu")
     language.only("quantization_config", None)
     language.only("attention_bias", False, None)
@@ -74,16 +84,17 @@ def _read_language(fields: Fields) -> LanguageConfig:
         norm_eps=language.number("rms_norm_eps"),
         rope=rope,
         qkv_bias=layout is Layout.QWEN2,
+        qk_norm=layout is Layout.QWEN3,
         tie_word_embeddings=language.has("tie_word_embeddings") and language.boolean("tie_word_embeddings"),
     )
 
 
 def _refuse_sliding_window(language: Fields, layout: Layout, max_positions: int) -> None:
-    """A window that some position would feel. Qwen2 uses its window only when told to; two layouts have none."""
+    """A window that some position would feel. Qwen uses its window only when told to; some layouts have none."""
     match layout:
         case Layout.PHI3:
             used = language.has("sliding_window")
-        case Layout.QWEN2:
+        case Layout.QWEN2 | Layout.QWEN3:
             used = language.has("use_sliding_window") and language.boolean("use_sliding_window")
         case Layout.INTERNLM2 | Layout.LLAMA:
             used = False
@@ -94,28 +105,30 @@ def _refuse_sliding_window(language: Fields, layout: Layout, max_positions: int)
         )
 
 
-def _read_vision(fields: Fields, output_size: int) -> VisionConfig:
+def read_vision(
+    fields: Fields, output_size: int, qkv_bias: str = "qkv_bias", qk_norm: str = "qk_normalization"
+) -> VisionConfig:
+    """`vision_config` and `downsample_ratio`, two fields of which go by these names. Raises CheckpointError."""
     vision = fields.section("vision_config")
-    vision.only("architectures", ["InternVisionModel"], None)
+    vision.only("architectures", ["InternVisionModel"], ["InternVLVisionModel"], None)
     vision.only("hidden_act", "gelu")
+    vision.only("use_moe", False, None)
     vision.only("num_channels", 3, None)
     vision.only("norm_type", *(str(norm) for norm in Norm))
     config = VisionConfig(
-        image_size=vision.integer("image_size"),
-        patch_size=vision.integer("patch_size"),
+        image_size=vision.side("image_size"),
+        patch_size=vision.side("patch_size"),
         hidden_size=vision.integer("hidden_size"),
         num_layers=vision.integer("num_hidden_layers"),
         num_heads=vision.integer("num_attention_heads"),
         intermediate_size=vision.integer("intermediate_size"),
         norm=Norm(vision.text("norm_type")),
         norm_eps=vision.number("layer_norm_eps"),
-        qkv_bias=vision.boolean("qkv_bias"),
-        qk_norm=vision.boolean("qk_normalization"),
+        qkv_bias=vision.boolean(qkv_bias),
+        qk_norm=vision.boolean(qk_norm),
         downsample_ratio=fields.number("downsample_ratio"),
         output_size=output_size,
     )
-    # The published code would interpolate the position embedding here.
-    fields.only("force_image_size", config.image_size, None)
     if config.image_size % config.patch_size:
         vision.refuse(
             f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}; "

@@ -1,8 +1,10 @@
-"""Typed access to a parsed `config.json`: whatever is missing or of the wrong type is a CheckpointError."""
+"""Typed access to a parsed JSON file like `config.json`: what is missing or of the wrong type is a CheckpointError."""
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import CheckpointError
@@ -31,6 +33,13 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             self._wrong_type(name, "a positive integer")
         return value
+
+    def side(self, name: str) -> int:
+        """A positive integer, or a list of two that are equal: the side of a square."""
+        value = self._get(name)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            return Fields({name: value[0]}, self.place).integer(name)
+        return self.integer(name)
 
     def number(self, name: str) -> float:
         """A finite number above 0."""
@@ -77,6 +86,17 @@ class Fields:
 
     def _wrong_type(self, name: str, wanted: str) -> NoReturn:
         self.refuse(f"{name} is {_shown(self.values[name])}, not {wanted}; download the published config.json again")
+
+
+def read_fields(path: Path) -> Fields:
+    """Of a JSON file; none if there is no such file. Raises CheckpointError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{path} is not a JSON object; download it again")
+    return Fields(values, str(path))
 
 
 def _is_positive(value: Any) -> bool:

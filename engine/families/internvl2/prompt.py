@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
 from engine.families.base import Prompt, Turn
@@ -30,7 +30,10 @@ class Template:
     separator: str
     stop: tuple[str, ...]
     """The separator, and the ends of sequence of the language models that come with the template."""
-    system_message: str = SYSTEM_MESSAGE
+    system_message: str | None = SYSTEM_MESSAGE
+    """None: no system turn."""
+    numbers_pictures: bool = True
+    """Several pictures before a question are called Image-1, Image-2 and so on."""
 
 
 def _chatml(stop: tuple[str, ...], separator: str = "<|im_end|>", system_message: str = SYSTEM_MESSAGE) -> Template:
@@ -39,10 +42,15 @@ def _chatml(stop: tuple[str, ...], separator: str = "<|im_end|>", system_message
     )
 
 
+INTERNVL2_5 = _chatml(("<|im_end|>", "<|endoftext|>", "</s>"), "<|im_end|>\n", SYSTEM_MESSAGE_2_5)
+
+
 TEMPLATES = {
     "Hermes-2": _chatml(stop=("<|im_end|>", "<|endoftext|>")),
     "internlm2-chat": _chatml(stop=("<|im_end|>", "</s>")),
-    "internvl2_5": _chatml(("<|im_end|>", "<|endoftext|>", "</s>"), "<|im_end|>\n", SYSTEM_MESSAGE_2_5),
+    "internvl2_5": INTERNVL2_5,
+    # The chat template of transformers' converted checkpoints.
+    "internvl": replace(INTERNVL2_5, system_message=None, numbers_pictures=False),
     "phi3-chat": Template(
         "<|system|>\n", "<|user|>\n", "<|assistant|>\n", "<|end|>", stop=("<|end|>", "<|endoftext|>", "</s>")
     ),
@@ -62,7 +70,7 @@ def render_prompt(
     pictures = len(tiles_per_image)
     marks = sum(question.count(PICTURE) for question in questions)
     if pictures and not marks:
-        questions[0] = _picture_marks(pictures) + questions[0]
+        questions[0] = _picture_marks(pictures, template) + questions[0]
     elif marks != pictures:
         raise RequestError(
             f"marks {PICTURE} in the question: {marks}, pictures: {pictures}; give one mark per picture, or none"
@@ -70,18 +78,18 @@ def render_prompt(
     tokens = (IMAGE_TOKEN * (tiles * config.vision.tokens_per_tile()) for tiles in tiles_per_image)
     places = (IMAGE_START + of_picture + IMAGE_END for of_picture in tokens)
     questions = [re.sub(PICTURE, lambda mark: next(places), question) for question in questions]
-    message = config.prompt.system_message
-    parts = [template.system + (template.system_message if message is None else message)]
+    message = template.system_message if config.prompt.system_message is None else config.prompt.system_message
+    parts = [] if message is None else [template.system + message]
     for turn, asked in zip(history, questions, strict=False):
         parts += [template.user + asked, template.assistant + turn.answer]
     parts += [template.user + questions[-1], template.assistant]
     return Prompt(template.separator.join(parts), image_token=IMAGE_TOKEN, stop=template.stop)
 
 
-def _picture_marks(pictures: int) -> str:
+def _picture_marks(pictures: int, template: Template) -> str:
     """Put before a conversation that has none, as in the published examples."""
-    if pictures == 1:
-        return f"{PICTURE}\n"
+    if pictures == 1 or not template.numbers_pictures:
+        return f"{PICTURE}\n" * pictures
     return "".join(f"Image-{number}: {PICTURE}\n" for number in range(1, pictures + 1))
 
 

@@ -12,6 +12,8 @@ SCALINGS = {
     "su": RopeScaling.LONG,
 }
 TYPE_FIELDS = {"type", "rope_type"}
+SECTION, OLDER_SECTION = "rope_parameters", "rope_scaling"
+"""Where a configuration keeps them; `rope_theta` stands in the first, and beside the second."""
 PARAMETERS = {
     RopeScaling.NONE: set(),
     RopeScaling.DYNAMIC_NTK: {"factor"},
@@ -22,13 +24,20 @@ PARAMETERS = {
 
 
 def read_rope(language: Fields, head_dim: int) -> RopeConfig:
-    """`rope_theta`, `rope_scaling` and the lengths of a language model's configuration."""
-    theta = language.number("rope_theta")
+    """The base, the scaling and the lengths of a language model's configuration."""
     max_positions = language.integer("max_position_embeddings")
     language.only("partial_rotary_factor", None, 1.0)
-    if not language.has("rope_scaling"):
-        return RopeConfig(theta, max_positions)
-    published = language.section("rope_scaling")
+    if language.has(SECTION):
+        section = language.section(SECTION)
+        theta = section.number("rope_theta")
+        section.only("partial_rotary_factor", None, 1.0)
+        beside = {"rope_theta", "partial_rotary_factor"}
+        published = Fields({k: v for k, v in section.values.items() if k not in beside}, section.place)
+    else:
+        theta = language.number("rope_theta")
+        if not language.has(OLDER_SECTION):
+            return RopeConfig(theta, max_positions)
+        published = language.section(OLDER_SECTION)
     kind = published.text("rope_type" if published.has("rope_type") else "type")
     if kind not in SCALINGS:
         published.refuse(f"type {kind!r} is not supported, only {', '.join(SCALINGS)}; choose another checkpoint")

@@ -1,62 +1,33 @@
-"""Our parameter names -> where an InternVL2 checkpoint keeps them, for each of its four language layouts."""
+"""Our parameter names -> where an InternVL2 checkpoint keeps them, whichever its language model."""
 
-import json
-from enum import StrEnum
-from pathlib import Path
+from collections.abc import Collection
 
-from engine.errors import CheckpointError
 from engine.families.base import Source
-from engine.families.internvl2.fields import Fields
 from engine.model_config import LanguageConfig, ModelConfig, Norm
 
 
-class Layout(StrEnum):
-    """Architecture of the language model; it decides the names and the fusion of its weights."""
-
-    QWEN2 = "Qwen2ForCausalLM"
-    INTERNLM2 = "InternLM2ForCausalLM"
-    PHI3 = "Phi3ForCausalLM"
-    LLAMA = "LlamaForCausalLM"
-
-
-def read_layout(config: Fields) -> Layout:
-    """The layout that a `config.json` names."""
-    language = config.section("llm_config")
-    architectures = language.only("architectures", *([layout.value] for layout in Layout))
-    return Layout(architectures[0])
-
-
-def language_sources(config: ModelConfig, directory: Path) -> dict[str, Source]:
-    """Our language parameter names (those of Llama in transformers) -> where the checkpoint keeps them."""
-    path = directory / "config.json"
-    try:
-        published = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
-    layout = read_layout(Fields({"config": published}, str(path)).section("config"))
+def language_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
+    """Our language parameter names (those of Llama in transformers) -> where a checkpoint of `tensors` keeps them."""
     language = config.language
-    embedding = "model.tok_embeddings" if layout is Layout.INTERNLM2 else "model.embed_tokens"
-    head = "output" if layout is Layout.INTERNLM2 else "lm_head"
+    embedding, head, read_layer = "model.embed_tokens", "lm_head", _llama_layer
+    if "language_model.model.tok_embeddings.weight" in tensors:
+        embedding, head, read_layer = "model.tok_embeddings", "output", _internlm2_layer
+    elif "language_model.model.layers.0.self_attn.qkv_proj.weight" in tensors:
+        read_layer = _phi3_layer
     names = {
         "model.embed_tokens.weight": Source(f"{embedding}.weight"),
         "model.norm.weight": Source("model.norm.weight"),
         "lm_head.weight": Source(f"{embedding if language.tie_word_embeddings else head}.weight"),
     }
+    layer = read_layer(language)
     for index in range(language.num_layers):
         prefix = f"model.layers.{index}"
-        match layout:
-            case Layout.INTERNLM2:
-                layer = _internlm2_layer(language)
-            case Layout.PHI3:
-                layer = _phi3_layer(language)
-            case Layout.QWEN2 | Layout.LLAMA:
-                layer = _llama_layer(language)
         names |= {f"{prefix}.{name}": Source(f"{prefix}.{at.tensor}", at.rows) for name, at in layer.items()}
     return {name: Source(f"language_model.{at.tensor}", at.rows) for name, at in names.items()}
 
 
-def vision_sources(config: ModelConfig) -> dict[str, Source]:
-    """Our vision parameter names (InternVL's without `vision_model.`) -> where the checkpoint keeps them."""
+def vision_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
+    """Our vision parameter names (InternVL's without `vision_model.`) -> where a checkpoint keeps them."""
     vision = config.vision
     names = [
         "embeddings.class_embedding",
@@ -78,11 +49,14 @@ def vision_sources(config: ModelConfig) -> dict[str, Source]:
 
 
 def _llama_layer(language: LanguageConfig) -> dict[str, Source]:
+    """Llama, and what differs from it by biases and norms: Qwen2 and Qwen3."""
     names = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
     names += [f"self_attn.{part}_proj.weight" for part in "qkv"]
     names += [f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")]
     if language.qkv_bias:
         names += [f"self_attn.{part}_proj.bias" for part in "qkv"]
+    if language.qk_norm:
+        names += [f"self_attn.{part}_norm.weight" for part in "qk"]
     return {name: Source(name) for name in names}
 
 

@@ -7,8 +7,7 @@ from engine.errors import ImageError
 from engine.families.base import Tiles
 from engine.model_config import ModelConfig, TilingConfig
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 """Of ImageNet, for each colour."""
 
 
@@ -35,7 +34,8 @@ def split_tiles(image: Image.Image, config: ModelConfig) -> Tiles:
         thumbnail = picture.resize((size, size), Image.Resampling.BICUBIC)
         pixels = np.concatenate([pixels, np.asarray(thumbnail)[None]])
         boxes.append((0.0, 0.0, 1.0, 1.0))
-    normalised = (pixels.astype(np.float32) / np.float32(255) - MEAN) / STD
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    normalised = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return Tiles(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)), np.array(boxes, np.float32))
 
 
