@@ -92,6 +92,8 @@ class Manifest:
     exit: ExitConfig
     max_kept_tokens: int | None = None
     """Longest sequence of the large model from its first prune point on; None is max_tokens."""
+    max_tiles: int | None = None
+    """Most tiles of one picture, as the build was asked for; None is each checkpoint's own."""
     gpu: str | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
 

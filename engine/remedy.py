@@ -16,17 +16,13 @@ def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
 
 
 def _options(manifest: "Manifest") -> str:
-    """What was, or may have been, other than the defaults of a build."""
+    """What was other than the defaults of a build."""
     large = manifest.models["large"]
-    options = {name: getattr(manifest, name) for name in ("target", "precision", "max_tokens", "max_batch")}
+    names = ("target", "precision", "max_tokens", "max_batch", "max_tiles", "max_kept_tokens")
+    options = {name: getattr(manifest, name) for name in names}
     options = {name: value for name, value in options.items() if value != getattr(BuildConfig, name)}
     if manifest.world_size != BuildConfig.world_size:
         options["tp"] = manifest.world_size
-    tiles = {model.config.tiling.max_tiles for model in manifest.models.values()}
-    if len(tiles) == 1:  # both checkpoints' own, or asked for: asking for it makes the same engines
-        options["max_tiles"] = tiles.pop()
-    if manifest.max_kept_tokens is not None:
-        options["max_kept_tokens"] = manifest.max_kept_tokens
     if large.prune_layers != default_prune_layers(large.config.language.num_layers):
         options["prune_layers"] = ",".join(map(str, large.prune_layers)) or "0"
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in options.items())

@@ -80,6 +80,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             world_size=build.world_size,
             versions=versions,
             max_kept_tokens=build.max_kept_tokens,
+            max_tiles=build.max_tiles,
             gpu=compiler.gpu(),
             models={
                 role.name: EngineModel(
