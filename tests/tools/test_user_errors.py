@@ -67,6 +67,18 @@ def test_missing_file_of_an_engine(sgl: Callable[..., Run], own_engine: Path, pi
     fails(sgl("ask", own_engine, "--image", picture, QUESTION), "small/vision", "missing", "rebuild")
 
 
+def test_files_that_a_look_finds_wrong_are_named(sgl: Callable[..., Run], own_engine: Path) -> None:
+    (own_engine / "small" / "vision.onnx").unlink()
+    tokenizer = own_engine / "large" / "tokenizer.json"
+    size = tokenizer.stat().st_size
+    with tokenizer.open("ab") as file:
+        file.write(b" ")
+    wrong = ("small/vision.onnx is missing", f"large/tokenizer.json has {size + 1} bytes instead of {size}")
+    fails(sgl("info", own_engine), own_engine, *wrong, "rebuild with build_engines.py")
+    shutil.rmtree(own_engine / "large")
+    fails(sgl("info", own_engine, "--json"), own_engine, "is missing", " more are not as built; rebuild")
+
+
 def test_engine_without_a_component(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
     path = own_engine / "manifest.json"
     content = json.loads(path.read_text())
