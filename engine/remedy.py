@@ -1,12 +1,23 @@
 """What to do about an engine directory that cannot be used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, default_prune_layers
+from engine.parallel import SHARDED
 
 if TYPE_CHECKING:
     from engine.manifest import Manifest
+
+
+def build_ranks(components: Sequence[str]) -> str:
+    """How to build these components of an engine of which other ranks are built."""
+    ranks = sorted(
+        {int(name.rpartition("rank")[2]) if name.startswith(f"{SHARDED}/language/") else 0 for name in components}
+    )
+    options = " and ".join(f"--rank {rank}" for rank in ranks)
+    return f"run build_engines.py with {options} and otherwise the options of the ranks that are there"
 
 
 def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
