@@ -9,6 +9,15 @@ COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
 
 
+def has_driver() -> bool:
+    """Whether this machine has NVIDIA's driver, without which nothing runs on a GPU."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
+
+
 def fingerprint(index: int = 0) -> str:
     """Name and compute capability of a GPU, as in `NVIDIA H100 80GB HBM3 (9.0)`. Raises EngineError."""
     try:

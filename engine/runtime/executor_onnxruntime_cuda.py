@@ -17,15 +17,15 @@ CUDA = "CUDAExecutionProvider"
 
 def require_cuda() -> None:
     """Raises EngineError unless ONNX Runtime and torch can both use this machine's GPU."""
-    if CUDA not in onnxruntime.get_available_providers():
-        raise EngineError(
-            f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
-            f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
-        )
     if not torch.cuda.is_available():
         raise EngineError(
             f"device {Device.CUDA} needs an NVIDIA GPU, and torch {torch.__version__} sees none; "
             f"run it on a machine with one, or give --device {Device.CPU}"
+        )
+    if CUDA not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
+            f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
         )
 
 
