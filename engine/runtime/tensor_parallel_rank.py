@@ -142,7 +142,8 @@ class Rank:
 
         unique_id = world.bcast(on_all(world, prepare))
         self._communicator = on_all_waiting(world, lambda: Communicator(unique_id, rank, world.size, gpu))
-        executor.set_communicator(self._communicator.capsule())
+        capsule = self._communicator.capsule()
+        on_all_waiting(world, lambda: executor.set_communicator(capsule))
 
     def _sum(self, partial: np.ndarray) -> None:
         start = time.perf_counter()
