@@ -237,6 +237,8 @@ def check_picture(path: Path | None, images: Sequence[Path]) -> None:
     """Raises RequestError before any work is done for a drawing that could not be written."""
     if path is None:
         return
+    if not images:
+        raise RequestError(f"--picture {path} shows what was kept of pictures, and there is none; give an --image")
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if path.is_dir():

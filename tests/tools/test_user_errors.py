@@ -54,6 +54,12 @@ def test_drawing_over_the_picture(sgl: Callable[..., Run], engine_directory: Pat
     assert picture.read_bytes() == before
 
 
+def test_drawing_of_no_picture(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
+    run = sgl("ask", engine_directory, QUESTION, "--picture", tmp_path / "out.png")
+    fails(run, tmp_path / "out.png", "there is none; give an --image")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_altered_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
     weights = own_engine / "large" / "rank0" / "language.weights"
     flip_byte(weights, weights.stat().st_size // 2)
