@@ -47,6 +47,10 @@ class GuidanceSource(StrEnum):
         """Whether the large model runs once more, for its attention scores."""
         return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
 
+    def sums_scores(self) -> bool:
+        """Whether it ranks by attention of the rows and layers that a request chooses."""
+        return self in (GuidanceSource.SMALL, GuidanceSource.ORACLE)
+
 
 @dataclass(frozen=True)
 class GuidanceConfig:

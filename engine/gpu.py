@@ -31,6 +31,15 @@ class Gpu:
         return 10 * self.major + self.minor
 
 
+def has_driver() -> bool:
+    """Whether this machine has NVIDIA's driver, without which nothing runs on a GPU."""
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError:
+        return False
+    return True
+
+
 def fingerprint(index: int = 0) -> str:
     """Of a GPU: plans that are tuned on one kind run on no other. Raises EngineError."""
     return str(find_gpu(index))

@@ -18,12 +18,16 @@ from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
-from engine.remedy import rebuild
+from engine.remedy import build_ranks, rebuild
 from engine.target import Precision, Target
 
 FORMAT_VERSION = 3
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
+RECORD = "record.json"
+"""Beside the files of a finished component in the partial directory."""
+WHOLE = "components.json"
+"""Beside the record where single ranks are built: all components of the engine that they are parts of."""
 STAMP = ".verified.json"
 """What `engine.verification` remembers."""
 MODELS = ("small", "large")
@@ -92,6 +96,8 @@ class Manifest:
     exit: ExitConfig
     max_kept_tokens: int | None = None
     """Longest sequence of the large model from its first prune point on; None is max_tokens."""
+    max_tiles: int | None = None
+    """Most tiles of one picture, as the build was asked for; None is each checkpoint's own."""
     gpu: str | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
 
@@ -147,6 +153,16 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def partial_directory(out: Path) -> Path:
+    """Where components of an engine directory wait until all are built."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def staged(partial: Path, component: str) -> Path:
+    """The place of one component there."""
+    return partial / component.replace("/", ".")
+
+
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     write_json(directory / MANIFEST, manifest)
 
@@ -183,15 +199,26 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise ManifestError(
-            f"{path} is missing, so {path.parent} is no finished engine directory; give another, or "
-            f"{rebuild(path.parent)}"
-        ) from None
+        missing = f"{path} is missing, so {path.parent} is no finished engine directory"
+        if unbuilt := _unbuilt(path.parent):
+            raise ManifestError(f"{missing}: still to build are {', '.join(unbuilt)}; {build_ranks(unbuilt)}") from None
+        raise ManifestError(f"{missing}; give another, or {rebuild(path.parent)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as JSON ({error}); {rebuild(path.parent)}") from None
     if not isinstance(content, dict):
         raise ManifestError(f"{path} is not a JSON object; {rebuild(path.parent)}")
     return content
+
+
+def _unbuilt(out: Path) -> list[str]:
+    """Components that an engine of which single ranks are built lacks."""
+    partial = partial_directory(out.absolute())
+    try:
+        latest = max(partial.glob(f"*/{WHOLE}"), key=lambda path: path.stat().st_mtime)
+        names = json.loads(latest.read_text(encoding="utf-8"))
+        return [name for name in names if not (staged(partial, name) / RECORD).is_file()]
+    except (OSError, ValueError):  # there is none, or it was just moved
+        return []
 
 
 def _exact(value: Any, kind: type[Read]) -> Read:

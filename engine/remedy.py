@@ -1,12 +1,23 @@
 """What to do about an engine directory that cannot be used."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config import BuildConfig, default_prune_layers
+from engine.parallel import SHARDED
 
 if TYPE_CHECKING:
     from engine.manifest import Manifest
+
+
+def build_ranks(components: Sequence[str]) -> str:
+    """How to build these components of an engine of which other ranks are built."""
+    ranks = sorted(
+        {int(name.rpartition("rank")[2]) if name.startswith(f"{SHARDED}/language/") else 0 for name in components}
+    )
+    options = " and ".join(f"--rank {rank}" for rank in ranks)
+    return f"run build_engines.py with {options} and otherwise the options of the ranks that are there"
 
 
 def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
@@ -16,17 +27,13 @@ def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
 
 
 def _options(manifest: "Manifest") -> str:
-    """What was, or may have been, other than the defaults of a build."""
+    """What was other than the defaults of a build."""
     large = manifest.models["large"]
-    options = {name: getattr(manifest, name) for name in ("target", "precision", "max_tokens", "max_batch")}
+    names = ("target", "precision", "max_tokens", "max_batch", "max_tiles", "max_kept_tokens")
+    options = {name: getattr(manifest, name) for name in names}
     options = {name: value for name, value in options.items() if value != getattr(BuildConfig, name)}
     if manifest.world_size != BuildConfig.world_size:
         options["tp"] = manifest.world_size
-    tiles = {model.config.tiling.max_tiles for model in manifest.models.values()}
-    if len(tiles) == 1:  # both checkpoints' own, or asked for: asking for it makes the same engines
-        options["max_tiles"] = tiles.pop()
-    if manifest.max_kept_tokens is not None:
-        options["max_kept_tokens"] = manifest.max_kept_tokens
     if large.prune_layers != default_prune_layers(large.config.language.num_layers):
         options["prune_layers"] = ",".join(map(str, large.prune_layers)) or "0"
     text = "".join(f" --{name.replace('_', '-')} {value}" for name, value in options.items())

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ManifestError
-from engine.manifest import MANIFEST, MODELS, STAMP, ComponentRecord, Manifest, read_json, write_json
+from engine.manifest import MANIFEST, MODELS, STAMP, ComponentRecord, FileRecord, Manifest, read_json, write_json
 from engine.remedy import rebuild
 
 CHUNK_BYTES = 1 << 22
+NAMED = 4
+"""Files in one sentence; a rank has hundreds."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,15 @@ def verify(
         _write_stamps(directory, stamps)
 
 
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """Raises ManifestError that names the files that are missing or of another size; none is read."""
+    records = [item for component in manifest.components.values() for item in component.files.items()]
+    wrong = [f"{name} {reason}" for name, record in records if (reason := _difference(directory / name, record))]
+    if wrong:
+        named = ", ".join(wrong[:NAMED]) + (f" and {len(wrong) - NAMED} more are not as built" * (len(wrong) > NAMED))
+        raise ManifestError(f"of {directory}, {named}; {rebuild(directory, manifest)} (only what is wrong is rebuilt)")
+
+
 def verify_component(directory: Path, name: str, record: ComponentRecord) -> None:
     """Raises ManifestError unless every file of one component has the recorded size and SHA-256."""
     _verify_component(directory, name, record, {}, rebuild(directory))
@@ -81,19 +92,28 @@ def _verify_component(
     stamps = {}
     for file, expected in record.files.items():
         path = directory / file
+        if reason := _difference(path, expected):
+            raise fail(file, reason)
         try:
             # The state before hashing: a later change of the file then differs from it.
             stamp = _stamp(path, expected.sha256)
-            if stamp.bytes != expected.bytes:
-                raise fail(file, f"has {stamp.bytes} bytes instead of {expected.bytes}")
             if known.get(file) != stamp and file_sha256(path) != expected.sha256:
                 raise fail(file, "was altered: its SHA-256 differs from the manifest's")
-        except FileNotFoundError:
-            raise fail(file, "is missing") from None
         except OSError as error:
             raise fail(file, f"cannot be read ({error.strerror})") from None
         stamps[file] = stamp
     return stamps
+
+
+def _difference(path: Path, expected: FileRecord) -> str | None:
+    """What is wrong with a file at a glance, in words."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if size == expected.bytes else f"has {size} bytes instead of {expected.bytes}"
 
 
 def _stamp(path: Path, sha256: str) -> _Stamp:

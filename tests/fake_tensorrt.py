@@ -188,7 +188,7 @@ class Context:
     def set_communicator(self, communicator: Any) -> bool:
         self._communicator = fake_nccl.Handle.from_address(_pointer(communicator))
         fake_nccl.record(f"set {self._communicator.rank}")
-        return self._engine.reduces
+        return self._engine.reduces and str(self._communicator.rank) != os.environ.get("FAKE_REFUSING_RANK")
 
     def infer_shapes(self) -> list[str]:
         self._engine.settled[self._profile] += 1

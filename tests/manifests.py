@@ -71,6 +71,7 @@ def example_manifest(components: dict[str, ComponentRecord]) -> Manifest:
         components=components,
         guidance=GuidanceConfig(average_retention=1, prune_layer=2, score_rows=ScoreRows.LAST_PROMPT),
         exit=ExitConfig(exit_threshold=0.75),
+        max_tiles=3,
     )
 
 

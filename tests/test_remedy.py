@@ -7,7 +7,7 @@ from pathlib import Path
 from build_engines import add_arguments
 from engine.bindings import Scoring
 from engine.config import BuildConfig, default_prune_layers
-from engine.manifest import EngineModel, Manifest
+from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.target import Precision
 from tests.manifests import example_manifest
@@ -15,12 +15,8 @@ from tests.manifests import example_manifest
 COMMAND = "rebuild with build_engines.py --small DIR --large DIR --out pair"
 
 
-def with_tiles(model: EngineModel, max_tiles: int) -> EngineModel:
-    return replace(model, config=replace(model.config, tiling=replace(model.config.tiling, max_tiles=max_tiles)))
-
-
 def plain_manifest() -> Manifest:
-    """Of a build without options; its models' own tilings differ."""
+    """Of a build without options; both models have the same tiling of their own."""
     manifest = example_manifest({})
     large = replace(manifest.models["large"], prune_layers=default_prune_layers(3))
     return replace(
@@ -28,7 +24,8 @@ def plain_manifest() -> Manifest:
         precision=BuildConfig.precision,
         max_tokens=BuildConfig.max_tokens,
         max_batch=BuildConfig.max_batch,
-        models={"small": with_tiles(manifest.models["small"], 5), "large": large},
+        max_tiles=BuildConfig.max_tiles,
+        models={"small": manifest.models["small"], "large": large},
     )
 
 

@@ -16,6 +16,7 @@ from engine.config import (
     ScoreRows,
 )
 from engine.errors import EngineError, RequestError
+from engine.runtime.early_exit import needs_consistency
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
 from tools.command_line import add_running_arguments, names, positive, printable, read_device, run_command
@@ -47,9 +48,10 @@ def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
     default = "(default: %(default)s)"
     add("--max-new-tokens", type=positive, default=SamplingConfig.max_new_tokens, help=default)
     add("--temperature", type=float, default=SamplingConfig.temperature, help=f"0 is greedy {default}")
-    add("--top-p", type=float, default=SamplingConfig.top_p, help=default)
-    add("--top-k", type=int, default=SamplingConfig.top_k, help=f"0 keeps every token {default}")
-    add("--seed", type=int, default=SamplingConfig.seed, help=default)
+    # Those without a default here are refused where nothing would read them.
+    add("--top-p", type=float, help=f"(default: {SamplingConfig.top_p})")
+    add("--top-k", type=int, help=f"0 keeps every token (default: {SamplingConfig.top_k})")
+    add("--seed", type=int, help=f"of drawn tokens and of random guidance (default: {SamplingConfig.seed})")
     add("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; give it again for more")
 
 
@@ -125,6 +127,7 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     pipeline = open_pipeline(arguments, ranks)
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
+    refuse_unused(arguments, guidance, exit, draws=sampling.temperature > 0)
     streams = not (arguments.json or arguments.no_stream)
     streamed: list[str] = []
 
@@ -161,6 +164,8 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:
     """What was asked for, over the engine's own. Raises RequestError."""
+    if arguments.no_guidance and arguments.guidance is not None:
+        raise RequestError(f"--no-guidance keeps every visual token; leave it out or --guidance {arguments.guidance}")
     return replace(
         read_pruning(arguments, default),
         source=GuidanceSource(arguments.guidance or default.source),
@@ -205,20 +210,47 @@ def read_exit(arguments: argparse.Namespace, default: ExitConfig) -> ExitConfig:
 
 def read_sampling(arguments: argparse.Namespace) -> SamplingConfig:
     """Raises RequestError."""
-    return SamplingConfig(
+    chosen = {name: getattr(arguments, name) for name in ("top_p", "top_k", "seed")}
+    sampling = SamplingConfig(
         max_new_tokens=arguments.max_new_tokens,
         temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        seed=arguments.seed,
         stop=tuple(arguments.stop),
+        **{name: value for name, value in chosen.items() if value is not None},
     )
+    if (given := first_given(arguments, "top_p", "top_k")) and not sampling.temperature:
+        raise RequestError(f"{given} is of drawn tokens, and temperature 0 draws none; leave it out")
+    return sampling
+
+
+def refuse_unused(arguments: argparse.Namespace, guidance: GuidanceConfig, exit: ExitConfig, draws: bool) -> None:
+    """Raises RequestError for a given option that nothing reads. draws: whether tokens are drawn."""
+    agrees = exit.enabled and needs_consistency(exit)
+    if (given := first_given(arguments, "normalise", "consistency_retention")) and not agrees:
+        raise RequestError(f"{given} is of the consistency, which {exit.criterion} does not ask for; leave it out")
+    given = first_given(arguments, "score_rows", "score_layers")
+    if given and guidance.enabled and not guidance.source.sums_scores():
+        able = " and ".join(source for source in GuidanceSource if source.sums_scores())
+        raise RequestError(f"{given} is of guidance {able}, and {guidance.source} does not read it; leave it out")
+    if given and not guidance.enabled and not agrees:
+        raise RequestError(f"{given} ranks visual tokens, and without guidance and consistency none is; leave it out")
+    given = first_given(arguments, "seed")
+    if given and not draws and not (guidance.enabled and guidance.source is GuidanceSource.RANDOM):
+        raise RequestError(
+            f"{given} is of drawn tokens and of guidance {GuidanceSource.RANDOM}, and nothing is drawn; leave it out"
+        )
+
+
+def first_given(arguments: argparse.Namespace, *names: str) -> str | None:
+    """The first of these options that was given, as it is typed."""
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None), None)
 
 
 def check_picture(path: Path | None, images: Sequence[Path]) -> None:
     """Raises RequestError before any work is done for a drawing that could not be written."""
     if path is None:
         return
+    if not images:
+        raise RequestError(f"--picture {path} shows what was kept of pictures, and there is none; give an --image")
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if path.is_dir():

@@ -77,6 +77,8 @@ def _reason(answer: Answer) -> str:
 
 
 def _visual_tokens(answer: Answer) -> str:
+    if not answer.visual_tokens:
+        return "none, as there is no picture"
     if answer.guidance is None:
         return f"all {answer.visual_tokens} kept"
     source = answer.guidance.source

@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.errors import RequestError
 from engine.manifest import write_json
 from engine.runtime.pipeline import SglPipeline
-from tools.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance
+from tools.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance, refuse_unused
 from tools.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
 from tools.evaluation.benchmarks import BENCHMARKS, by_name
 from tools.evaluation.progress import run_progress
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=positive, metavar="N", help="only the first N questions")
     add("--label", action="store_true", help="both models answer every question; nothing exits early")
     add("--max-new-tokens", type=positive, help="(default: the benchmark's)")
-    add("--seed", type=int, default=Way.seed, help="of random guidance (default: %(default)s)")
+    add("--seed", type=int, help=f"of random guidance (default: {Way.seed})")
     add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
     add_guidance_arguments(parser)
@@ -52,12 +52,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
         if arguments.no_early_exit or arguments.exit_threshold is not None:
             raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
         exit = replace(exit, exit_threshold=NEVER_EXITS)
-    way = Way(
-        read_guidance(arguments, pipeline.manifest.guidance),
-        exit,
-        arguments.max_new_tokens or benchmark.max_new_tokens,
-        arguments.seed,
-    )
+    guidance = read_guidance(arguments, pipeline.manifest.guidance)
+    refuse_unused(arguments, guidance, exit, draws=False)
+    seed = Way.seed if arguments.seed is None else arguments.seed
+    way = Way(guidance, exit, arguments.max_new_tokens or benchmark.max_new_tokens, seed)
     with run_progress(arguments.json, benchmark.name) as on_progress:
         records = run(pipeline, benchmark, examples, way, out, on_progress)
     summary = summarise(benchmark, records) | {"out": str(out)}

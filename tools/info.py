@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import ManifestError
 from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
-from engine.verification import verify
+from engine.verification import check_files, verify
 from tools.command_line import run_command, size_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
     parser.add_argument("--json", action="store_true", help="print the manifest and more as one JSON object")
     parser.add_argument("--layers", action="store_true", help="show what a plan's compiler made one kernel of")
-    parser.add_argument("--verify", action="store_true", help="compute the hash of every file again")
+    parser.add_argument(
+        "--verify", action="store_true", help="compute the hash of every file again; else sizes are compared"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,6 +37,8 @@ def info(arguments: argparse.Namespace) -> None:
     manifest = read_manifest(arguments.engine)
     if arguments.verify:
         verify(arguments.engine, manifest, full=True)
+    else:
+        check_files(arguments.engine, manifest)
     reports = read_quantization(arguments.engine, manifest)
     layers: dict[str, LayerReport] = {}
     if arguments.layers:

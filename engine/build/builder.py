@@ -37,6 +37,8 @@ OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxscript")
 """Packages whose version decides what a build yields, besides the target's compiler."""
 TOKENIZER = "/tokenizer"
+MOST_NUMBERS = 1 << 31
+"""Of one tensor, for TensorRT; on a CPU, caches that large are of no use either."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             world_size=build.world_size,
             versions=versions,
             max_kept_tokens=build.max_kept_tokens,
+            max_tiles=build.max_tiles,
             gpu=compiler.gpu(),
             models={
                 role.name: EngineModel(
@@ -136,16 +139,36 @@ def read_role(
             f"{'a rank of ' * (ranks > 1)}the {name} model {directory} has {heads} query heads, but target "
             f"{build.target} needs {LEAST_HEADS}; choose {'a smaller --tp or ' * (ranks > 1)}another target"
         )
-    picture = config.tiling.min_tiles * config.vision.tokens_per_tile()
-    if build.max_tokens <= picture:
-        raise EngineError(
-            f"max_tokens {build.max_tokens} has no room for a question beside the {picture} visual tokens of a small "
-            f"picture in the {name} model {directory}; give more"
-        )
+    check_sizes(build, config, name, directory)
     checkpoint = Checkpoint(directory)
     check_weights(checkpoint, family, config)
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores)
+
+
+def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: Path) -> None:
+    """Raises EngineError for limits that no request could use, or no memory hold."""
+    smallest = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    if build.max_tokens <= smallest:
+        raise EngineError(
+            f"max_tokens {build.max_tokens} has no room for a question beside the {smallest} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more"
+        )
+    largest = config.tiling.most_tiles() * config.vision.tokens_per_tile()
+    if build.max_tiles is not None and build.max_tokens <= largest:
+        raise EngineError(
+            f"a picture of max_tiles {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, "
+            f"and max_tokens {build.max_tokens} has no room for them and a question; give fewer tiles or more tokens"
+        )
+    language, is_wide = config.language, build.precision.activations(build.target) == "float32"
+    mapping = build.mappings(name)[0]
+    cache = build.max_batch * build.max_tokens * len(mapping.kv_heads(language.num_kv_heads)) * language.head_dim
+    if cache >= MOST_NUMBERS:
+        size = 2 * language.num_layers * cache * (4 if is_wide else 2)
+        raise EngineError(
+            f"max_batch {build.max_batch} and max_tokens {build.max_tokens} need {size / 1e9:,.0f} GB of KV caches in "
+            f"{'a rank of ' * (mapping.world_size > 1)}the {name} model {directory}; give less of either"
+        )
 
 
 def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:

@@ -23,11 +23,20 @@ from typing import Any
 from engine.build.install import Found, install, read_previous, undo_swap
 from engine.build.lock import BuildRunning, locked
 from engine.errors import EngineError, ManifestError
-from engine.manifest import ComponentRecord, FileRecord, Manifest, is_engine_directory, read_json, write_json
+from engine.manifest import (
+    RECORD,
+    WHOLE,
+    ComponentRecord,
+    FileRecord,
+    Manifest,
+    is_engine_directory,
+    partial_directory,
+    read_json,
+    staged,
+    write_json,
+)
 from engine.verification import file_sha256, verify, verify_component
 
-RECORD = "record.json"
-"""Beside the files of a finished component in the partial directory."""
 UNFINISHED = ".unfinished"
 PAUSE = 0.02
 """Seconds between two looks whether others have finished."""
@@ -82,7 +91,7 @@ def build_components(
     started = time.monotonic()
     refuse_foreign(out)
     out = out.resolve()
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_directory(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -96,6 +105,8 @@ def build_components(
                 mine = [component for component in components if component.name in wanted]
                 with locked(out, "+".join(sorted(wanted)).replace("/", ".")), locked(out, shared=True):
                     found, built = _obtain(out, partial, mine, on_progress)
+                    for root in {root for root, _ in found.values()} - {out}:
+                        write_json(root / WHOLE, [component.name for component in components])
                 missing = _install_last(out, partial, components, make_manifest)
         finally:
             with suppress(OSError):
@@ -129,7 +140,7 @@ def _obtain(
     for component in components:
         have = _find(out, partial, previous, component)
         if have is None:
-            place = _place(partial, component)
+            place = staged(partial, component.name)
             have = place, _build(place, component, on_progress)
             built.append(component.name)
         found[component.name] = have
@@ -143,13 +154,9 @@ def _find(
     """A finished component: in the engine as it is, or left by an interrupted build."""
     if record := _find_cached(out, previous, component):
         return out, record
-    place = _place(partial, component)
+    place = staged(partial, component.name)
     record = _find_resumable(place, component)
     return (place, record) if record else None
-
-
-def _place(partial: Path, component: Component) -> Path:
-    return partial / component.name.replace("/", ".")
 
 
 def _install_last(
@@ -182,7 +189,7 @@ def _without_record(out: Path, partial: Path, components: Sequence[Component]) -
     records = dict(previous.components) if previous else {}
     for component in components:
         with suppress(ManifestError):
-            records[component.name] = read_json(_place(partial, component) / RECORD, ComponentRecord)
+            records[component.name] = read_json(staged(partial, component.name) / RECORD, ComponentRecord)
     return tuple(c.name for c in components if c.name not in records or records[c.name].key != c.key)
 
 

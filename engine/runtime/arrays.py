@@ -5,12 +5,22 @@ once, in the operations of the Python array API that both have.
 from collections.abc import Sequence
 from typing import Any
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, to_device
+from array_api_compat import device, to_device
 
 __all__ = ["Array", "array_namespace", "concat", "device", "is_host", "pad", "to_host"]
 Array = Any
 """np.ndarray or torch.Tensor."""
+
+
+def array_namespace(*arrays: Array) -> Any:
+    """The library of these arrays, with the operations of the Python array API."""
+    # array_api_compat wraps NumPy before 2.1, which has not all of them; it imports every part of NumPy to do so, which
+    # takes longer than a small model's answer.
+    if hasattr(np, "__array_api_version__") and all(is_host(array) for array in arrays):
+        return np
+    return array_api_compat.array_namespace(*arrays)
 
 
 def is_host(array: Array) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.bindings import SCORING_ENGINE, Scoring
 from engine.errors import EngineError, ManifestError, RequestError
+from engine.gpu import DRIVER, has_driver
 from engine.manifest import Manifest
 from engine.runtime.arrays import Array
 from engine.target import Device, Precision, Target
@@ -51,7 +52,7 @@ class CollectiveExecutor(Executor, Protocol):
     """The engine of a rank that sums over all ranks by itself."""
 
     def set_communicator(self, communicator: Any) -> None:
-        """Over which it sums, before the first run; waits until every rank has called it."""
+        """Over which it sums, before the first run; waits until every rank has called it. Raises EngineError."""
 
 
 class HostBuffers:
@@ -84,11 +85,11 @@ def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -
         device = target.devices()[0]
     check_device(directory, manifest, device)
     if device is Device.CUDA and target is Target.ONNXRUNTIME:
-        with _named(target):
+        with _named(directory, target):
             from engine.runtime.executor_onnxruntime_cuda import require_cuda
         require_cuda()
     elif device is Device.CUDA:
-        _tensorrt(target).require_runtime(directory, manifest)
+        _tensorrt(directory, target).require_runtime(directory, manifest)
     return device
 
 
@@ -115,23 +116,30 @@ def check_device(directory: Path, manifest: Manifest, device: Device) -> None:
 
 def take_gpu(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
     """Make the GPU of this number this process's own, one of as many ranks on this machine. Raises EngineError."""
-    runtime = _tensorrt(manifest.target)
+    runtime = _tensorrt(directory, manifest.target)
     runtime.require_runtime(directory, manifest, local_rank, local_ranks)
     runtime.use_gpu(local_rank)
 
 
-def _tensorrt(target: Target) -> ModuleType:
-    with _named(target):
+def _tensorrt(directory: Path, target: Target) -> ModuleType:
+    with _named(directory, target):
         import engine.runtime.executor_tensorrt as runtime
     return runtime
 
 
 @contextmanager
-def _named(target: Target) -> Iterator[None]:
-    """What is not installed. Raises EngineError."""
+def _named(directory: Path, target: Target) -> Iterator[None]:
+    """What is not installed, on a machine where it would be of use. Raises EngineError."""
     try:
         yield
     except ModuleNotFoundError as error:
+        if not has_driver():
+            can_run = Device.CPU in target.devices()
+            on_cpu = f"give --device {Device.CPU}" if can_run else f"rebuild with --target {Target.ONNXRUNTIME}"
+            raise EngineError(
+                f"{directory} was to run on an NVIDIA GPU, and no driver of one is here ({DRIVER} is missing); "
+                f"use a machine with a GPU, or {on_cpu} to run it on a CPU"
+            ) from None
         raise EngineError(
             f"target {target} runs on a GPU with {error.name}, which is not installed; pip install {error.name}"
         ) from None

@@ -20,6 +20,11 @@ CUDA = "CUDAExecutionProvider"
 
 def require_cuda() -> None:
     """Raises EngineError unless ONNX Runtime and torch can both use this machine's GPU."""
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"device {Device.CUDA} needs an NVIDIA GPU, and torch {torch.__version__} sees none; "
+            f"run it on a machine with one, or give --device {Device.CPU}"
+        )
     with redirect_stdout(sys.stderr):  # where it prints what it misses
         onnxruntime.preload_dlls()  # out of NVIDIA's wheels, where the loader does not look
     # Those that were compiled in, and those that registered themselves.
@@ -28,11 +33,6 @@ def require_cuda() -> None:
         raise EngineError(
             f"device {Device.CUDA} needs ONNX Runtime's CUDA provider, and the installed onnxruntime "
             f"{onnxruntime.__version__} has none; pip uninstall onnxruntime, then pip install 'sgl-engine[cuda]'"
-        )
-    if not torch.cuda.is_available():
-        raise EngineError(
-            f"device {Device.CUDA} needs an NVIDIA GPU, and torch {torch.__version__} sees none; "
-            f"run it on a machine with one, or give --device {Device.CPU}"
         )
 
 

@@ -28,6 +28,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """Of bindings, by TensorRT's name."""
+REMEDY = "rebuild it with build_engines.py for as many ranks as run it, with the TensorRT that is installed here"
 
 
 def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, local_ranks: int = 1) -> None:
@@ -36,7 +37,6 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
     Of several ranks on this machine, each takes the GPU of its number there.
     """
     target, remedy = manifest.target, rebuild(directory, manifest)
-    library = load_library(target)
     if not torch.cuda.is_available():
         raise ManifestError(
             f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
@@ -47,7 +47,7 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
             f"{local_ranks} ranks of {directory} run on this machine, each on a GPU of its own, and torch sees {gpus}; "
             f"start some of them on another machine with mpiexec, or rebuild with a smaller --tp"
         )
-    built = manifest.versions.get(target)
+    library, built = load_library(target), manifest.versions.get(target)
     if built != library.__version__:
         raise ManifestError(
             f"{directory} was built with {target} {built}, but {library.__version__} is installed, and plans run in no "
@@ -172,10 +172,17 @@ class TensorRtExecutor(GpuBuffers):
                 self._enqueue(stream)
 
     def set_communicator(self, communicator: Any) -> None:
-        """An NCCL communicator (a capsule), for plans that reduce over ranks; every rank has to call it."""
+        """An NCCL communicator (a capsule), for plans that reduce over ranks; every rank has to call it.
+
+        Raises EngineError when TensorRT refuses it.
+        """
         for context in self._contexts:
-            if not context.set_communicator(communicator):
-                raise RuntimeError(f"{self._name} does not take the communicator")
+            try:
+                taken = context.set_communicator(communicator)
+            except Exception as error:
+                raise EngineError(f"{self._name} does not take the NCCL communicator ({error}); {REMEDY}") from error
+            if not taken:
+                raise EngineError(f"{self._name} does not take the NCCL communicator; {REMEDY}")
 
     def _make_scratch(self) -> torch.Tensor:
         """Memory for intermediate results: one for all contexts, which run one after another in one stream."""

@@ -88,7 +88,7 @@ def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
         # all tokens below it together weigh less than 1 - top_p, so they go; only the rest needs sorting
         likely = probabilities >= (1 - sampling.top_p) / len(tokens)
         tokens, probabilities = _keep(likely, tokens, probabilities, 0.0)
-        order = xp.argsort(probabilities, descending=True, stable=True)
+        order = xp.argsort(-probabilities, stable=True)  # NumPy has no `descending`
         tokens, probabilities = (xp.take(values, order, axis=0) for values in (tokens, probabilities))
         heavier = xp.cumulative_sum(probabilities, dtype=xp.float64) - probabilities
         tokens, probabilities = _keep(heavier < sampling.top_p, tokens, probabilities, 0.0)

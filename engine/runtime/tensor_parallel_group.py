@@ -26,7 +26,8 @@ from engine.manifest import Manifest
 from engine.runtime.tensor_parallel import OPEN, Ranks, identify
 
 ANSWER_SECONDS = 600.0
-"""A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection."""
+"""A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection. Opening, which
+takes what the disk takes, is given up when a rank has not worked for so long."""
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
 FIRST = ("encode", "prefill")
@@ -74,14 +75,14 @@ class Group(Ranks):
         running = _launch(self._directory, self._world_size)
         running.finalizer = weakref.finalize(self, running.stop)
         self._running = running
-        running.ranks = tuple(self._ask(running, OPEN, self._identity, self._threads))
+        self._ask(running, OPEN, self._identity, self._threads)
         return running
 
     def _ask(self, running: "_Running", method: str, *arguments: Any) -> Any:
         assert running.connection is not None
         try:
             running.connection.send((method, arguments))
-            if not running.connection.poll(self._answer_seconds):
+            if not self._answers(running, method):
                 raise TimeoutError(f"did not answer within {self._answer_seconds:g} s")
             outcome = running.connection.recv()
         except (EOFError, OSError) as error:
@@ -100,10 +101,21 @@ class Group(Ranks):
             raise outcome
         return outcome
 
+    def _answers(self, running: "_Running", method: str) -> bool:
+        """Whether the ranks answer in time."""
+        assert running.connection is not None
+        before = running.ticks()
+        while not running.connection.poll(self._answer_seconds):
+            now = running.ticks()
+            if method != OPEN or any(new == old for new, old in zip(now, before, strict=True)):
+                return False
+            before = now
+        return True
+
 
 @dataclass
 class _Running:
-    """A started group. log: what its processes print; ranks: process ids, known once it is open."""
+    """A started group. log: what its processes print; ranks: process ids."""
 
     process: subprocess.Popen[bytes]
     log: BinaryIO
@@ -121,6 +133,10 @@ class _Running:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
                 return
+
+    def ticks(self) -> list[int]:
+        """Of processor time that each rank has used; 0 where that cannot be known."""
+        return [_ticks(rank) for rank in self.ranks]
 
     def last_words(self) -> str:
         """The last exception that a rank printed, in brackets; nothing if there was none."""
@@ -156,16 +172,25 @@ def _launch(directory: Path, world_size: int) -> _Running:
         running = _Running(process, log)
         deadline = time.monotonic() + START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, EOFError):
                 connection, _ = listener.accept()
                 connection.setblocking(True)
                 running.connection = Connection(connection.detach())
+                running.ranks = tuple(running.connection.recv())
                 return running
         running.stop()
         raise EngineError(
             f"mpiexec could not start {world_size} ranks of {directory}{running.last_words()}; see that it runs "
             f"`{' '.join(program[:3])}`"
         )
+
+
+def _ticks(process: int) -> int:
+    try:
+        user, system = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+    except (OSError, ValueError):
+        return 0
+    return int(user) + int(system)
 
 
 def _environment() -> dict[str, str]:

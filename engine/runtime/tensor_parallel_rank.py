@@ -55,13 +55,12 @@ class Rank:
         self._communicator: Communicator | None = None
         self._seconds_in_sums = 0.0
 
-    def open(self, expected: Identity, threads: int) -> list[int]:
-        """Load this rank's share, if all ranks fit together -> process ids by rank. Raises EngineError on all ranks."""
+    def open(self, expected: Identity, threads: int) -> None:
+        """Load this rank's share, if all ranks fit together. Raises EngineError on all ranks."""
         machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         executor = on_all(self._world, lambda: self._load(expected, threads, machine))
         if isinstance(executor, CollectiveExecutor):
             self._connect(executor, gpu=machine.rank)
-        return self._world.allgather(os.getpid())
 
     def close(self) -> None:
         """Let go of the other ranks; all of them do."""
@@ -142,7 +141,8 @@ class Rank:
 
         unique_id = world.bcast(on_all(world, prepare))
         self._communicator = on_all_waiting(world, lambda: Communicator(unique_id, rank, world.size, gpu))
-        executor.set_communicator(self._communicator.capsule())
+        capsule = self._communicator.capsule()
+        on_all_waiting(world, lambda: executor.set_communicator(capsule))
 
     def _sum(self, partial: np.ndarray) -> None:
         start = time.perf_counter()
@@ -163,6 +163,8 @@ class World(Ranks):
     def __init__(self, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> None:
         self._world, self._rank = world, Rank(world, directory)
         _forget_segments(world)
+        self.process_ids: list[int] = world.allgather(os.getpid())
+        """By rank."""
 
     def is_leader(self) -> bool:
         return bool(self._world.rank == 0)
@@ -265,6 +267,7 @@ def main(directory: str, socket: str, log: str) -> int:
         return 0
     with Client(socket, family="AF_UNIX") as connection:
         try:
+            connection.send(world.process_ids)
             while True:
                 method, arguments = connection.recv()
                 try:

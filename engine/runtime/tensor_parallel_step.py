@@ -13,6 +13,8 @@ from engine.errors import EngineError
 Made = TypeVar("Made")
 FAILED = 2
 """Tag of the message of a rank that failed while others may wait for it."""
+WAIT_SECONDS = 600.0
+"""For ranks to meet in a library, which all of them enter at the same time."""
 PAUSE = 1e-3
 """Seconds between two looks for such a message."""
 
@@ -38,11 +40,16 @@ def on_all_waiting(world: MPI.Comm, step: Callable[[], Made]) -> Made:
     def watched() -> Made:
         outcome: Future[Made] = Future()
         Thread(target=_settle, args=(outcome, step), daemon=True).start()
-        while not outcome.done():
-            if world.iprobe(MPI.ANY_SOURCE, FAILED):
-                return None  # type: ignore[return-value] # the other rank says why
-            time.sleep(PAUSE)
+        deadline = time.monotonic() + WAIT_SECONDS
         try:
+            while not outcome.done():
+                if world.iprobe(MPI.ANY_SOURCE, FAILED):
+                    return None  # type: ignore[return-value] # the other rank says why
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"the other ranks did not come within {WAIT_SECONDS:g} s; see that they are alive"
+                    )
+                time.sleep(PAUSE)
             return outcome.result()
         except EngineError:
             for rank in range(world.size):

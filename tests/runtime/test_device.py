@@ -11,7 +11,7 @@ import torch
 
 from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime import executor_tensorrt
+from engine.runtime import executor, executor_tensorrt
 from engine.runtime.executor import resolve_device
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.executor_tensorrt import require_runtime
@@ -81,17 +81,28 @@ def test_no_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_tensorrt", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(executor, "has_driver", lambda: False)
+    sentence = (
+        "engines/pair was to run on an NVIDIA GPU, and no driver of one is here (libcuda.so.1 is missing); use a "
+        "machine with a GPU, or "
+    )
+    assert refused(RTX, None) == f"{sentence}rebuild with --target onnxruntime to run it on a CPU"
+    monkeypatch.delitem(sys.modules, "engine.runtime.executor_onnxruntime_cuda", raising=False)
+    assert refused(FP16, Device.CUDA) == f"{sentence}give --device cpu to run it on a CPU"
+    monkeypatch.setattr(executor, "has_driver", lambda: True)
     assert (
         refused(RTX, None) == "target tensorrt_rtx runs on a GPU with torch, which is not installed; pip install torch"
     )
 
 
-def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_library(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert refused(TENSORRT, None).endswith("pip install 'sgl-engine[tensorrt]'")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "which needs an NVIDIA GPU, and torch" in refused(TENSORRT, None)
 
 
-def test_onnxruntime_without_its_cuda_provider() -> None:
+def test_onnxruntime_without_its_cuda_provider(gpu: None) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
     assert refused(FP16, Device.CUDA) == (

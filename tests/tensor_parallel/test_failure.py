@@ -151,6 +151,57 @@ def test_other_versions_are_refused(engines: Engines, monkeypatch: pytest.Monkey
         Group().open(engines(2), manifest, threads=1)
 
 
+VERIFYING = """
+import sys, time
+import engine.verification as verification
+from mpi4py import MPI
+
+verify = verification.verify
+
+def slowly(*arguments, **options):
+    {what}
+    verify(*arguments, **options)
+
+verification.verify = slowly
+sys.argv = sys.argv[2:]
+import runpy
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+"""A rank that takes its time to open its engine."""
+
+
+@pytest.fixture
+def slow_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Group]:
+    def make(what: str) -> Group:
+        program, python = tmp_path / "rank.py", tmp_path / "python"
+        program.write_text(VERIFYING.format(what=what))
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n')
+        python.chmod(0o755)
+        monkeypatch.setattr(tensor_parallel_group, "_python", lambda: str(python))
+        return Group(answer_seconds=0.5)
+
+    return make
+
+
+def test_opening_is_waited_for_while_all_ranks_work(engines: Engines, slow_group: Callable[[str], Group]) -> None:
+    group = slow_group("while time.process_time() < 2.5: pass")
+    started = time.monotonic()
+    group.open(engines(2), read_manifest(engines(2)), threads=1)
+    assert time.monotonic() - started > 3 * 0.5, "or nothing was waited for"
+    group.close()
+
+
+def test_a_rank_that_does_not_work_is_not_waited_for(engines: Engines, slow_group: Callable[[str], Group]) -> None:
+    group = slow_group("time.sleep(600 * MPI.COMM_WORLD.rank)")
+    launched: list[tuple[int, ...]] = []
+    close = group.close
+    group.close = lambda: (launched.append(group.process_ids()), close())[1]  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match=r"did not answer within 0.5 s during open; ask again"):
+        group.open(engines(2), read_manifest(engines(2)), threads=1)
+    assert len(launched[0]) == 2
+    wait_until_gone(launched[0])
+
+
 def test_ranks_that_cannot_start_say_why(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_parallel_group, "_python", lambda: "/nonexistent/python")
     with pytest.raises(

@@ -154,6 +154,12 @@ REFUSALS = {
         "error); NCCL_DEBUG=INFO in the environment makes it say more",
         "rank 1",
     ),
+    "a plan that does not take the communicator": (
+        {"FAKE_REFUSING_RANK": "1"},
+        "{plans}/large/rank1/language.plan does not take the NCCL communicator; rebuild it with build_engines.py for "
+        "as many ranks as run it, with the TensorRT that is installed here",
+        "rank 1",
+    ),
 }
 
 

@@ -1,6 +1,7 @@
 """`sgl ask`: what the options do, and what is printed."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,6 +167,9 @@ def test_a_question_without_a_picture_is_answered(sgl: Callable[..., Run], engin
     run = sgl("ask", engine_directory, "Who are you?", "--max-new-tokens", 3, "--json", "--no-early-exit")
     assert run.status == 0
     assert json.loads(run.out)["visual_tokens"] == 0
+    for options in ((), ("--no-early-exit",)):
+        run = sgl("ask", engine_directory, "Who are you?", "--max-new-tokens", 3, *options)
+        assert re.search(r"^  visual tokens +none, as there is no picture$", run.out, re.MULTILINE)
 
 
 def test_asking_imports_nothing_of_the_build(engine_directory: Path, picture: Path) -> None:
@@ -182,7 +186,17 @@ print(json.dumps([status, sorted(sys.modules)]))
     status, modules = json.loads(run.stdout.splitlines()[-1])
     assert status == 0
     assert "onnxruntime" in modules
-    heavy = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "engine.build", "rich", "PIL.ImageDraw"}
+    heavy = {
+        "torch",
+        "transformers",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "engine.build",
+        "rich",
+        "PIL.ImageDraw",
+        "numpy.f2py",
+    }
     assert heavy & set(modules) == set()
 
 

@@ -248,6 +248,35 @@ def test_a_maximum_that_holds_no_picture_is_refused(sgl: Callable[..., Run], pai
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("limits", "parts"),
+    [
+        (
+            ("--max-batch", 100_000, "--max-tokens", 1000),
+            ("max_batch 100000 and max_tokens 1000 need {} GB of KV caches in the small model", "give less of either"),
+        ),
+        (("--max-tokens", 10**12), ("max_tokens 1000000000000 need",)),
+        (
+            ("--max-tiles", 1000, "--max-tokens", 1000),
+            (
+                "a picture of max_tiles 1000 has 16016 visual tokens",
+                "max_tokens 1000 has no room",
+                "fewer tiles or more",
+            ),
+        ),
+    ],
+)
+def test_sizes_that_nothing_could_hold_are_refused(
+    sgl: Callable[..., Run], pair: Path, tmp_path: Path, limits: tuple[object, ...], parts: tuple[str, ...]
+) -> None:
+    small = json.loads((pair / "small" / "config.json").read_text())["llm_config"]
+    head = small["hidden_size"] // small["num_attention_heads"]
+    size = 2 * small["num_hidden_layers"] * small["num_key_value_heads"] * head * 100_000 * 1000 * 4
+    run = sgl("build", *options(pair, tmp_path / "engine", *limits), "--json")
+    fails(run, pair / "small", *(part.format(f"{size / 1e9:,.0f}") for part in parts))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("layer", [10, 99])
 def test_a_prune_layer_outside_the_model(sgl: Callable[..., Run], pair: Path, tmp_path: Path, layer: int) -> None:
     out = tmp_path / "engine"
@@ -262,11 +291,19 @@ def test_progress_stays_on_stderr(pair: Path, tmp_path: Path, sgl: Callable[...,
     assert run.out.startswith(str(tmp_path / "engine"))
 
 
-def test_ranks_are_built_one_by_one(build: Callable[..., dict[str, Any]], pair: Path, tmp_path: Path) -> None:
+def test_ranks_are_built_one_by_one(
+    sgl: Callable[..., Run], build: Callable[..., dict[str, Any]], pair: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "engine"
     first = build(*options(pair, out, "--max-tokens", 64, "--tp", 2, "--rank", 1))
     assert first["built"] == ["large/language/rank1"]
     assert (set(first["missing"]), first["bytes"]) == (COMPONENTS, 0)
+    refused = "still to build are small/tokenizer, large/tokenizer, small/vision, small/language/rank0, large/vision, "
+    refused += (
+        "large/language/rank0; run build_engines.py with --rank 0 and otherwise the options of the ranks that are "
+    )
+    for command in (("info", out), ("ask", out, "What?")):
+        fails(sgl(*command), f"{out / 'manifest.json'} is missing, so {out} is no finished engine directory: ", refused)
     last = build(*options(pair, out, "--max-tokens", 64, "--tp", 2, "--rank", 0))
     assert (set(last["built"]), last["missing"]) == (COMPONENTS, [])
     manifest = read_manifest(out)

@@ -65,7 +65,8 @@ def test_a_run_continues_where_it_stopped(
     assert [record.prediction for record in records] == predictions
     assert len({record.num_kept for record in records}) == 1
 
-    refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path), "--seed", "5"]
+    refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path)]
+    refused += ["--guidance", "random", "--seed", "5"]
     assert evaluate.main(refused) == 2
     assert "holds a run with another guidance and exit and seed; remove it" in capsys.readouterr().err
 

@@ -54,6 +54,12 @@ def test_drawing_over_the_picture(sgl: Callable[..., Run], engine_directory: Pat
     assert picture.read_bytes() == before
 
 
+def test_drawing_of_no_picture(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
+    run = sgl("ask", engine_directory, QUESTION, "--picture", tmp_path / "out.png")
+    fails(run, tmp_path / "out.png", "there is none; give an --image")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_altered_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
     weights = own_engine / "large" / "rank0" / "language.weights"
     flip_byte(weights, weights.stat().st_size // 2)
@@ -65,6 +71,18 @@ def test_altered_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path
 def test_missing_file_of_an_engine(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
     (own_engine / "small" / "vision.onnx").unlink()
     fails(sgl("ask", own_engine, "--image", picture, QUESTION), "small/vision", "missing", "rebuild")
+
+
+def test_files_that_a_look_finds_wrong_are_named(sgl: Callable[..., Run], own_engine: Path) -> None:
+    (own_engine / "small" / "vision.onnx").unlink()
+    tokenizer = own_engine / "large" / "tokenizer.json"
+    size = tokenizer.stat().st_size
+    with tokenizer.open("ab") as file:
+        file.write(b" ")
+    wrong = ("small/vision.onnx is missing", f"large/tokenizer.json has {size + 1} bytes instead of {size}")
+    fails(sgl("info", own_engine), own_engine, *wrong, "rebuild with build_engines.py")
+    shutil.rmtree(own_engine / "large")
+    fails(sgl("info", own_engine, "--json"), own_engine, "is missing", " more are not as built; rebuild")
 
 
 def test_engine_without_a_component(sgl: Callable[..., Run], own_engine: Path, picture: Path) -> None:
@@ -136,6 +154,25 @@ def test_bad_picture(
         (("--no-guidance", "--retention-ratio", 0.1), ("--no-guidance", "leave it out")),
         (("--no-guidance", "--average-retention", 0.1), ("--no-guidance", "leave it out")),
         (("--no-early-exit", "--exit-threshold", 0.5), ("--no-early-exit", "leave it out")),
+        (("--no-guidance", "--guidance", "random"), ("--no-guidance", "or --guidance random")),
+        (
+            ("--guidance", "random", "--score-rows", "prompt"),
+            ("--score-rows is of guidance small and oracle, and random does not read it; leave it out",),
+        ),
+        (("--guidance", "tome", "--score-layers", 0.5), ("--score-layers is of guidance small and oracle, and tome",)),
+        (
+            ("--no-guidance", "--no-early-exit", "--score-rows", "prompt"),
+            ("--score-rows ranks visual tokens, and without guidance and consistency none is",),
+        ),
+        (("--seed", 3), ("--seed is of drawn tokens and of guidance random, and nothing is drawn; leave it out",)),
+        (("--seed", -3, "--temperature", 1), ("seed -3 is negative",)),
+        (("--top-k", 5), ("--top-k is of drawn tokens, and temperature 0 draws none",)),
+        (("--top-p", 1, "--temperature", 0), ("--top-p is of drawn tokens",)),
+        (("--exit-criterion", "q1", "--normalise", "mean"), ("--normalise is of the consistency, which q1 does not",)),
+        (
+            ("--exit-criterion", "confidence", "--consistency-retention", 0.1),
+            ("--consistency-retention is of the consistency, which confidence does not ask for",),
+        ),
         (("--picture", "kept.doc"), ("kept.doc", "rename")),
         (("--picture", "no/such/place.png"), ("no/such", "create")),
     ],
