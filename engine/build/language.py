@@ -14,12 +14,12 @@ from engine import bindings as names
 from engine.bindings import Scoring, language_bindings, segment_of
 from engine.build.graph import declare, finish
 from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, dims, like, set_dtype, shaped
-from engine.build.scoring import causal_score_mask
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
 from engine.plugins.cached_attention.past_length import past_length
 from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.received_attention.score_mask import causal_score_mask
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Tokens:
     cos: ir.Value
     sin: ir.Value
     kv_length: ir.Value
+    shared_inputs: Sequence[ir.Value]
+    """Of the attention, `Lowering.shared_inputs`."""
     wanted: ir.Value | None
     """[B,R], the rows that go on behind this layer's attention; None is all."""
 
@@ -87,8 +89,8 @@ class Attention(nn.Module):
             query, key = per_head(op, query, self.q_norm), per_head(op, key, self.k_norm)
         query = op.RotaryEmbedding(query, tokens.cos, tokens.sin, num_heads=self.num_heads)
         key = op.RotaryEmbedding(key, tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
-        inputs = () if self.is_deferred else score_inputs
-        output, *others = op.call(self.function, query, key, self.v_proj(op, x), *past, tokens.kv_length, *inputs)
+        inputs = (*past, tokens.kv_length, *tokens.shared_inputs, *(() if self.is_deferred else score_inputs))
+        output, *others = op.call(self.function, query, key, self.v_proj(op, x), *inputs)
         if self.is_deferred:
             (score_row,) = score_inputs
             others.append(take(op, query, score_row))
@@ -163,7 +165,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__("model")
         self.mapping, self.prune_layers, self.scoring = mapping, prune_layers, scoring
-        self.function = lowering.prune_visual_tokens()
+        self.function, self.shared_inputs = lowering.prune_visual_tokens(), lowering.shared_inputs
         self.embed_tokens = Embedding(config, mapping)
         self.layers = nn.ModuleList(
             [DecoderLayer(config, mapping, scoring, lowering) for _ in range(config.num_layers)]
@@ -175,6 +177,7 @@ class Decoder(nn.Module):
 
         The last layer's other rows serve its keys, values and scores only: they end with its attention.
         """
+        shared_inputs: dict[int, Sequence[ir.Value]] = {}
         score_inputs: dict[int, list[ir.Value]] = {}
         hidden = self.embed_tokens(op, inputs[names.INPUT_IDS], inputs[names.VISUAL_EMBEDS], inputs[names.VISUAL_SLOT])
         cos, sin = (cast(op, inputs[name], hidden.dtype) for name in (names.ROPE_COS, names.ROPE_SIN))
@@ -185,8 +188,11 @@ class Decoder(nn.Module):
             if index in self.prune_layers:
                 hidden, cos, sin = prune(op, self.function, (hidden, cos, sin), inputs[names.keep_index(segment)])
             wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
-            tokens = Tokens(hidden, cos, sin, inputs[names.kv_length(segment)], wanted)
             past = [inputs[name] for name in names.past_kv(index)]
+            kv_length = inputs[names.kv_length(segment)]
+            if segment not in shared_inputs and self.shared_inputs is not None:
+                shared_inputs[segment] = self.shared_inputs(op, hidden, past[0], kv_length)
+            tokens = Tokens(hidden, cos, sin, kv_length, shared_inputs.get(segment, ()), wanted)
             if segment not in score_inputs:
                 score_inputs[segment] = self.score_inputs(op, inputs, tokens, past[0])
             hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs[segment])

@@ -4,7 +4,6 @@ Shapes: B requests, R scored rows, T cache length, V visual tokens.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import onnx_ir as ir
 
@@ -16,16 +15,7 @@ from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
 from engine.plugins.lowering import ONNXRUNTIME, Lowering
-from engine.plugins.received_attention import MASKED
-
-
-def causal_score_mask(op: Any, position: ir.Value, key_cache: ir.Value) -> ir.Value:
-    """int32 [B,R], [B,Hkv,T,D] -> [B,R,T]: `score_mask` of the ops with scores."""
-    cache = op.Squeeze(op.Cast(op.Shape(key_cache, start=2, end=3), to=ir.DataType.INT32))
-    visible = op.LessOrEqual(op.Range(0, cache, 1), op.Unsqueeze(position, [2]))
-    mask = op.Where(visible, 0.0, MASKED)
-    mask.shape = ir.Shape([*dims(position), dims(key_cache)[2]])
-    return mask
+from engine.plugins.received_attention.score_mask import causal_score_mask
 
 
 def scoring_graph(

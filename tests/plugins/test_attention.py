@@ -6,6 +6,8 @@ import torch
 from numpy.testing import assert_allclose
 
 from engine.plugins import cached_attention, received_attention, visual_attention
+from engine.plugins.cached_attention.onnxruntime import SHARED
+from engine.plugins.lowering import ONNXRUNTIME, ONNXRUNTIME_GPU, Lowering
 from tests.plugins.run_function import run_function
 from tests.tolerance import TOLERANCE
 
@@ -47,10 +49,21 @@ def valid_rows(inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_cached_attention(heads: tuple, call: tuple) -> None:
+@pytest.mark.parametrize(
+    ("lowering", "grouped"),
+    [(ONNXRUNTIME, False), (ONNXRUNTIME, True), (ONNXRUNTIME_GPU, False)],
+    ids=["cpu", "grouped", "gpu"],
+)
+def test_cached_attention(heads: tuple, call: tuple, lowering: Lowering, grouped: bool) -> None:
     inputs = make(heads, call)
     expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run_function(cached_attention.cached_attention(*heads), inputs)
+    if lowering.shared_inputs is not None:
+        last = inputs["kv_length"][:, None] - 1
+        mask = received_attention.causal_score_mask(last, inputs["past_key"].shape[2])
+        one_row = inputs["query"].shape[1] == 1
+        place = np.zeros_like(inputs["past_key"][:, :, :1], np.int64) + last[:, :, None, None]
+        inputs |= dict(zip(SHARED, (np.array([grouped and one_row]), mask, place), strict=True))
+    actual = run_function(lowering.cached_attention(*heads), inputs)
     rows = valid_rows(inputs)
     assert_allclose(actual[0][rows], expected[0][rows], **TOLERANCE["op"])
     for b, length in enumerate(inputs["kv_length"]):

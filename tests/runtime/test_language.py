@@ -12,6 +12,7 @@ from engine import dims
 from engine.bindings import SCORING_ENGINE
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_scoring_engine
+from engine.plugins.cached_attention.onnxruntime import MIN_CACHE, MIN_GROUP
 from engine.runtime.executor import load
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning, Request
@@ -195,6 +196,39 @@ def test_batch_prunes_each_request_by_itself(pruned: Pair) -> None:
     together = decode_all(pruned.engine.prefill(requests, 3), ANSWER[:3])
     for request, rows in zip(requests, together, strict=True):
         assert_allclose(rows, decode_all(pruned.engine.prefill([request], 3), ANSWER[:3])[0], **TOLERANCE["fp32"])
+
+
+LONG = make_prompt(MIN_CACHE + 9, list(range(4, MIN_CACHE + 4)))
+LONG_KEPT = {"nothing pruned": None, "few kept": [0, 3, 9], "most kept": list(range(MIN_CACHE - 2))}
+
+
+@pytest.mark.parametrize("kept", LONG_KEPT.values(), ids=LONG_KEPT.keys())
+def test_caches_long_enough_to_group_heads(tmp_path: Path, kept: list[int] | None) -> None:
+    """Of the layers below and from the prune point, each by itself; a short request's tokens end early in its cache."""
+    pair, short, rows = (
+        build_pair(tmp_path, "llama", (2,), scores=True),
+        PROMPTS["one image"],
+        np.array([len(LONG.ids) - 1]),
+    )
+    assert pair.engine.config.num_heads >= MIN_GROUP * pair.engine.config.num_kv_heads
+    request = Request(LONG, score_rows=rows)
+    if kept is not None:
+        text = np.setdiff1d(np.arange(len(LONG.ids)), LONG.visual_positions)
+        request = Request(LONG, Pruning(2, np.sort(np.concatenate([text, LONG.visual_positions[kept]]))))
+    generation = pair.engine.prefill([request, Request(short)], len(ANSWER))
+    actual = decode_all(generation, ANSWER, scored=kept is None)
+    for step in range(len(ANSWER) + 1):
+        assert_allclose(actual[1, step], oracle_run(pair, short, ANSWER[:step]).logits[0, -1], **TOLERANCE["fp32"])
+        if request.pruning is not None:
+            expected = pruned_logits(pair.oracle, LONG, ANSWER[:step], request.pruning)
+        else:
+            expected = oracle_run(pair, LONG, ANSWER[:step]).logits[0, -1]
+        assert_allclose(actual[0, step], expected, **TOLERANCE["fp32"])
+    if kept is None:
+        counted = np.concatenate([rows, len(LONG.ids) + np.arange(len(ANSWER))])
+        assert_allclose(
+            generation.visual_scores(0), brute_force_scores(pair, LONG, ANSWER, counted), **TOLERANCE["scores"]
+        )
 
 
 def test_pruned_caches_are_really_shorter(pruned: Pair) -> None:
