@@ -25,8 +25,9 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from engine.build.tokenizer_files import AddedToken, TokenizerFiles, content, read_json, read_tokenizer_files
+from engine.build.tokenizer_files import AddedToken, TokenizerFiles, content, read_tokenizer_files
 from engine.errors import CheckpointError
+from engine.families.json_file import read_object
 
 FILE = "tokenizer.json"
 SPACE = "▁"
@@ -81,7 +82,7 @@ def _check_class(path: Path, name: str, known: tuple[str, ...]) -> None:
 def _from_tokenizer_json(files: TokenizerFiles) -> Tokenizer:
     """The published form itself, with the added tokens and the ends of text that the files beside it say."""
     path = files.directory / FILE
-    data = read_json(path)
+    data = read_object(path)
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(f"{path} holds no BPE vocabulary, the only kind read here; download it again")
@@ -96,7 +97,7 @@ def _from_tokenizer_json(files: TokenizerFiles) -> Tokenizer:
 
 def _from_vocabulary_and_merges(vocab_path: Path, merges_path: Path, files: TokenizerFiles) -> Tokenizer:
     """Qwen2: byte-level BPE."""
-    vocab = read_json(vocab_path)
+    vocab = read_object(vocab_path)
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - vocab.keys()
     if missing:
         raise CheckpointError(f"{vocab_path} lacks {len(missing)} of the 256 byte symbols; download it again")

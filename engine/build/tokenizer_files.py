@@ -1,12 +1,12 @@
 """What the JSON files beside a vocabulary say: added tokens, special tokens, options."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.errors import CheckpointError
+from engine.families.json_file import read_object
 
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -61,13 +61,13 @@ def read_tokenizer_files(checkpoint: Path) -> TokenizerFiles:
     """Of a checkpoint directory. Raises CheckpointError."""
     config_path, added_path = checkpoint / "tokenizer_config.json", checkpoint / "added_tokens.json"
     library_path = checkpoint / "tokenizer.json"
-    config, special = read_json(config_path), read_json(checkpoint / "special_tokens_map.json")
+    config, special = read_object(config_path), read_object(checkpoint / "special_tokens_map.json")
     # files without `added_tokens_decoder` are of the time when the map of special tokens counted
     config = special | config if "added_tokens_decoder" in config else config | special
     # the flags of the first file to describe a token count
     described = [(config_path, number, flags) for number, flags in (config.get("added_tokens_decoder") or {}).items()]
-    described += [(library_path, None, flags) for flags in read_json(library_path).get("added_tokens") or []]
-    described += [(added_path, number, {"content": name}) for name, number in read_json(added_path).items()]
+    described += [(library_path, None, flags) for flags in read_object(library_path).get("added_tokens") or []]
+    described += [(added_path, number, {"content": name}) for name, number in read_object(added_path).items()]
     tokens: dict[str, AddedToken] = {}
     by_id: dict[int, AddedToken] = {}
     for path, number, flags in described:
@@ -79,17 +79,6 @@ def read_tokenizer_files(checkpoint: Path) -> TokenizerFiles:
                 "files; download all of them in one version again"
             )
     return TokenizerFiles(checkpoint, config, tokens)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty if there is no such file. Raises CheckpointError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object; download it again")
-    return value
 
 
 def content(token: Any) -> str:

@@ -1,6 +1,5 @@
 """Typed access to a parsed JSON file like `config.json`: what is missing or of the wrong type is a CheckpointError."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.errors import CheckpointError
+from engine.families.json_file import read_object
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,7 @@ class Fields:
 
 def read_fields(path: Path) -> Fields:
     """Of a JSON file; none if there is no such file. Raises CheckpointError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{path} is not a JSON object; download it again")
-    return Fields(values, str(path))
+    return Fields(read_object(path), str(path))
 
 
 def _is_positive(value: Any) -> bool:
