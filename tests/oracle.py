@@ -18,8 +18,8 @@ from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.weights import WeightReader
 from engine.dims import Limits
 from engine.families import family_of
-from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel
+from engine.runtime.loading import load
 from engine.runtime.prompt import PromptTokens, Pruning
 from engine.target import Target
 from tools.random_checkpoint import write_checkpoint

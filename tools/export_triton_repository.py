@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import RequestError
 from engine.manifest import MANIFEST, Manifest, read_manifest
-from engine.runtime.executor import check_device
+from engine.runtime.loading import check_device
 from engine.target import Device
 from engine.verification import verify
 from tools.command_line import CommandParser, add_feature_cache, numbers, positive, run_command, size_text

@@ -15,9 +15,9 @@ from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
-from engine.runtime.executor import load, load_scoring
 from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.language import Language, LanguageModel
+from engine.runtime.loading import load, load_scoring
 from engine.runtime.prompt import PromptTokens, Request, segment_rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tensor_parallel_group import Group

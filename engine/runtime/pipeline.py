@@ -13,11 +13,11 @@ from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.manifest import read_manifest
 from engine.runtime.answer import Answer
-from engine.runtime.executor import resolve_device, resolve_threads
 from engine.runtime.generate import OnText, check_cancelled
 from engine.runtime.guidance import counts_decode, fastv_importance, importance
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.job import Job, Question, Stage, View, fail_together, timed
+from engine.runtime.loading import resolve_device, resolve_threads
 from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
 from engine.runtime.steps import complete, decide_exit, prefill
 from engine.runtime.tensor_parallel import Ranks

@@ -18,8 +18,9 @@ from engine.errors import EngineError, ManifestError
 from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.arrays import Array, to_host
-from engine.runtime.executor import CollectiveExecutor, Executor, load, load_rank, load_scoring, take_gpu
+from engine.runtime.executor import CollectiveExecutor, Executor
 from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.loading import load, load_rank, load_scoring, take_gpu
 from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import (
     OPEN,

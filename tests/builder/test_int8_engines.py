@@ -26,8 +26,8 @@ from engine.config import BuildConfig, ExitConfig, SamplingConfig
 from engine.families import family_of
 from engine.manifest import read_manifest
 from engine.runtime.answer import AnsweredBy
-from engine.runtime.executor import load
 from engine.runtime.language import LanguageModel
+from engine.runtime.loading import load
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Request
 from engine.target import Precision, Target

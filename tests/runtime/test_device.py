@@ -11,10 +11,10 @@ import torch
 
 from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime import executor, executor_tensorrt
-from engine.runtime.executor import resolve_device
+from engine.runtime import executor_tensorrt, loading
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.executor_tensorrt import require_runtime
+from engine.runtime.loading import resolve_device
 from engine.target import Device, Precision, Target
 from tests import fake_tensorrt
 from tests.manifests import example_manifest
@@ -81,7 +81,7 @@ def test_no_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_tensorrt", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(executor, "has_driver", lambda: False)
+    monkeypatch.setattr(loading, "has_driver", lambda: False)
     sentence = (
         "engines/pair was to run on an NVIDIA GPU, and no driver of one is here (libcuda.so.1 is missing); use a "
         "machine with a GPU, or "
@@ -89,7 +89,7 @@ def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(RTX, None) == f"{sentence}rebuild with --target onnxruntime to run it on a CPU"
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_onnxruntime_cuda", raising=False)
     assert refused(FP16, Device.CUDA) == f"{sentence}give --device cpu to run it on a CPU"
-    monkeypatch.setattr(executor, "has_driver", lambda: True)
+    monkeypatch.setattr(loading, "has_driver", lambda: True)
     assert (
         refused(RTX, None) == "target tensorrt_rtx runs on a GPU with torch, which is not installed; pip install torch"
     )

@@ -13,7 +13,7 @@ from PIL import Image
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError
-from engine.runtime import executor, model
+from engine.runtime import loading, model
 from engine.runtime.executor_onnxruntime import CPU
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.job import Question
@@ -71,7 +71,7 @@ def put_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
         monkeypatch.setattr(cuda, "_binding", OnHost(cuda._binding))
         return cuda
 
-    for module in (model, executor):
+    for module in (model, loading):
         monkeypatch.setattr(module, "load", load)
 
 

@@ -13,8 +13,8 @@ from engine.bindings import SCORING_ENGINE
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_scoring_engine
 from engine.plugins.cached_attention.onnxruntime import MIN_CACHE, MIN_GROUP
-from engine.runtime.executor import load
 from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.loading import load
 from engine.runtime.prompt import PromptTokens, Pruning, Request
 from engine.target import Target
 from tests.oracle import LANGUAGES, Pair, build_pair, embed, pruned_logits

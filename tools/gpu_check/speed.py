@@ -24,8 +24,8 @@ from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
 from engine.plugins.lowering import lowering_for
 from engine.runtime.arrays import to_host
-from engine.runtime.executor import load, load_scoring
 from engine.runtime.language import LanguageModel
+from engine.runtime.loading import load, load_scoring
 from engine.target import Precision, Target
 from tools.benchmark.engines import write_model
 from tools.benchmark.peers import write_transformers_checkpoint
