@@ -8,8 +8,6 @@ from engine.errors import EngineError
 DRIVER = "libcuda.so.1"
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
-
-
 CAPABILITIES = (80, 86, 89, 90, 100, 103, 120, 121)
 """Compute capabilities (times 10) that our kernels are compiled for."""
 
@@ -33,11 +31,7 @@ class Gpu:
 
 def has_driver() -> bool:
     """Whether this machine has NVIDIA's driver, without which nothing runs on a GPU."""
-    try:
-        ctypes.CDLL(DRIVER)
-    except OSError:
-        return False
-    return True
+    return _load_driver() is not None
 
 
 def fingerprint(index: int = 0) -> str:
@@ -47,13 +41,12 @@ def fingerprint(index: int = 0) -> str:
 
 def find_gpu(index: int = 0) -> Gpu:
     """Raises EngineError."""
-    try:
-        driver = ctypes.CDLL(DRIVER)
-    except OSError:
+    driver = _load_driver()
+    if driver is None:
         raise EngineError(
             f"no NVIDIA driver was found ({DRIVER} is missing); build on the machine with the GPU, "
             "or for target tensorrt_rtx"
-        ) from None
+        )
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(256)
     for call, *arguments in (
@@ -69,3 +62,10 @@ def find_gpu(index: int = 0) -> Gpu:
                 "GPU, or for target tensorrt_rtx"
             )
     return Gpu(name.value.decode(), major.value, minor.value)
+
+
+def _load_driver() -> ctypes.CDLL | None:
+    try:
+        return ctypes.CDLL(DRIVER)
+    except OSError:
+        return None

@@ -3,8 +3,9 @@
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from engine.config import (
     ExitConfig,
@@ -16,7 +17,10 @@ from engine.config import (
     ScoreRows,
 )
 from engine.errors import EngineError, RequestError
+from engine.families import Turn
+from engine.runtime.answer import Answer
 from engine.runtime.early_exit import needs_consistency
+from engine.runtime.generate import OnText
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
 from tools.command_line import add_running_arguments, names, positive, printable, read_device, run_command
@@ -113,21 +117,39 @@ def on_ranks(engine: Path, command: Callable[[Ranks | None], None]) -> None:
     with_ranks(engine, command)
 
 
-def open_pipeline(arguments: argparse.Namespace, ranks: Ranks | None) -> SglPipeline:
-    """The large model loads when the small one was not sure, so that an early exit does not wait for it."""
-    return SglPipeline.load(
+@dataclass(frozen=True)
+class Opened:
+    """An engine directory, and how its questions are answered."""
+
+    pipeline: SglPipeline
+    guidance: GuidanceConfig
+    exit: ExitConfig
+    sampling: SamplingConfig
+
+    def answer(
+        self, images: Sequence[Path], question: str, on_text: OnText | None, history: Sequence[Turn] = ()
+    ) -> Answer:
+        settings: dict[str, Any] = {"guidance": self.guidance, "exit": self.exit, "sampling": self.sampling}
+        return self.pipeline.answer(images, question, on_text=on_text, history=history, **settings)
+
+
+def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:
+    """As `add_asking_arguments` asks for it. Raises EngineError."""
+    sampling = read_sampling(arguments)
+    # The large model loads when the small one was not sure, so that an early exit does not wait for it.
+    pipeline = SglPipeline.load(
         arguments.engine, arguments.threads, preload=False, ranks=ranks, device=read_device(arguments)
     )
+    guidance = read_guidance(arguments, pipeline.manifest.guidance)
+    exit = read_exit(arguments, pipeline.manifest.exit)
+    refuse_unused(arguments, guidance, exit, draws=sampling.temperature > 0)
+    return Opened(pipeline, guidance, exit, sampling)
 
 
 def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     """Ask, and print the answer. Raises EngineError."""
     check_picture(arguments.picture, arguments.image)
-    sampling = read_sampling(arguments)
-    pipeline = open_pipeline(arguments, ranks)
-    guidance = read_guidance(arguments, pipeline.manifest.guidance)
-    exit = read_exit(arguments, pipeline.manifest.exit)
-    refuse_unused(arguments, guidance, exit, draws=sampling.temperature > 0)
+    engine = open_engine(arguments, ranks)
     streams = not (arguments.json or arguments.no_stream)
     streamed: list[str] = []
 
@@ -136,14 +158,7 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
         streamed.append(piece)
 
     try:
-        answer = pipeline.answer(
-            arguments.image,
-            arguments.question,
-            guidance=guidance,
-            exit=exit,
-            sampling=sampling,
-            on_text=stream if streams else None,
-        )
+        answer = engine.answer(arguments.image, arguments.question, stream if streams else None)
     except EngineError:
         if streamed:
             print(flush=True)  # what is said about the error starts a line of its own
@@ -155,11 +170,11 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     if arguments.picture is not None:
         from tools.draw_pruning import draw_answer, save
 
-        save(draw_answer(pipeline.manifest, arguments.image, answer), arguments.picture)
+        save(draw_answer(engine.pipeline.manifest, arguments.image, answer), arguments.picture)
     if arguments.json:
-        print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(to_json(answer, engine.exit, arguments.picture), ensure_ascii=False, allow_nan=False))
     else:
-        print(describe(answer, exit, arguments.picture))
+        print(describe(answer, engine.exit, arguments.picture))
 
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:

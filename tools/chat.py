@@ -1,7 +1,6 @@
 """Ask one question after the other about the same pictures; each with all that was said before. Ctrl-D ends it."""
 
 import argparse
-import readline  # noqa: F401 (lends `input` its line editing)
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.runtime.tensor_parallel import Ranks
-from tools.ask import add_asking_arguments, on_ranks, open_pipeline, read_exit, read_guidance, read_sampling
+from tools.ask import add_asking_arguments, on_ranks, open_engine
 from tools.command_line import printable, run_command
 from tools.describe import summarise
 
@@ -27,22 +26,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def chat(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     """Answer each line. A person may mend a question that is refused and go on. Raises EngineError."""
-    sampling = read_sampling(arguments)
-    pipeline = open_pipeline(arguments, ranks)
-    guidance = read_guidance(arguments, pipeline.manifest.guidance)
-    exit = read_exit(arguments, pipeline.manifest.exit)
+    engine = open_engine(arguments, ranks)
     history: list[Turn] = []
     for question in questions():
         try:
-            answer = pipeline.answer(
-                arguments.image,
-                question,
-                guidance=guidance,
-                exit=exit,
-                sampling=sampling,
-                on_text=lambda piece: print(printable(piece), end="", flush=True),
-                history=history,
-            )
+            answer = engine.answer(arguments.image, question, show, history)
         except RequestError as error:
             if not sys.stdin.isatty():
                 raise
@@ -52,8 +40,14 @@ def chat(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
         history.append(Turn(question, answer.text))
 
 
+def show(piece: str) -> None:
+    print(printable(piece), end="", flush=True)
+
+
 def questions() -> Iterator[str]:
     """Lines that say something, until there are no more; a person is shown where to type."""
+    import readline  # noqa: F401 (lends `input` its line editing; here, as no other command waits for it)
+
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:

@@ -8,6 +8,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 import engine
 from engine.bindings import Scoring, language_bindings, scoring_bindings, vision_bindings
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
@@ -160,11 +162,11 @@ def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: P
             f"a picture of max_tiles {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, "
             f"and max_tokens {build.max_tokens} has no room for them and a question; give fewer tiles or more tokens"
         )
-    language, is_wide = config.language, build.precision.activations(build.target) == "float32"
-    mapping = build.mappings(name)[0]
+    language, mapping = config.language, build.mappings(name)[0]
     cache = build.max_batch * build.max_tokens * len(mapping.kv_heads(language.num_kv_heads)) * language.head_dim
     if cache >= MOST_NUMBERS:
-        size = 2 * language.num_layers * cache * (4 if is_wide else 2)
+        width = np.dtype(build.precision.activations(build.target)).itemsize
+        size = 2 * language.num_layers * cache * width
         raise EngineError(
             f"max_batch {build.max_batch} and max_tokens {build.max_tokens} need {size / 1e9:,.0f} GB of KV caches in "
             f"{'a rank of ' * (mapping.world_size > 1)}the {name} model {directory}; give less of either"

@@ -17,11 +17,10 @@ class KernelCache:
     def __init__(self, cache: Any, path: Path) -> None:
         """cache: an empty one of the library's; path: the file."""
         self._cache, self._path = cache, path
-        self._saved = path.read_bytes() if path.is_file() else b""
-        if self._saved and not cache.deserialize(self._saved):
-            self._saved = b""
+        if path.is_file():
+            cache.deserialize(path.read_bytes())
         # Kernels for new shapes are compiled behind a run's back, so there is no better moment than the last.
-        weakref.finalize(self, _save, cache, path, self._saved)
+        weakref.finalize(self, _save, cache, path)
 
     def attach(self, config: Any) -> None:
         """Let contexts that are made with this configuration read and fill it. Raises RuntimeError."""
@@ -30,16 +29,18 @@ class KernelCache:
 
     def save(self) -> None:
         """Once the contexts are made, which compiles most of it: a process may be killed later."""
-        _save(self._cache, self._path, self._saved)
+        _save(self._cache, self._path)
 
 
-def _save(cache: Any, path: Path, saved: bytes) -> None:
-    """Unless nothing is new. The file is replaced at once: several processes may have opened the plan."""
+def _save(cache: Any, path: Path) -> None:
+    """Unless the file holds it already. The file is replaced at once: several processes may have opened the plan."""
     content = bytes(cache.serialize() or b"")
-    if not content or content == saved:
+    if not content:
         return
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
+        if path.is_file() and path.read_bytes() == content:
+            return
         unfinished.write_bytes(content)
         unfinished.replace(path)
     except OSError:

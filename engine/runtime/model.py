@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.config import FEATURE_CACHE
 from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, Turn, by_name
@@ -87,7 +86,7 @@ class VisionLanguageModel:
         tokenizer: Tokenizer,
         vision: Vision,
         language: Language,
-        feature_cache: int = FEATURE_CACHE,
+        feature_cache: int,
     ) -> None:
         """feature_cache: bytes of visual features that are kept."""
         self.config, self.tokenizer, self.vision, self.language = built.config, tokenizer, vision, language
@@ -103,8 +102,8 @@ class VisionLanguageModel:
         role: str,
         threads: int,
         device: Device,
-        ranks: Ranks | None = None,
-        feature_cache: int = FEATURE_CACHE,
+        ranks: Ranks | None,
+        feature_cache: int,
     ) -> "VisionLanguageModel":
         """`role` is small or large; `ranks` run a large model built for several, None starts them.
 

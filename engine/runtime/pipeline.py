@@ -35,9 +35,9 @@ class SglPipeline:
         self,
         directory: Path,
         threads: int,
-        ranks: Ranks | None = None,
-        device: Device | None = None,
-        feature_cache: int = FEATURE_CACHE,
+        ranks: Ranks | None,
+        device: Device | None,
+        feature_cache: int,
     ) -> None:
         self.directory = directory
         self.manifest = read_manifest(directory)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from array_api_compat import array_namespace
+from engine.runtime.arrays import array_namespace
 
 ALIGNMENT = 256
 """Bytes, of the address of every input and output (`setTensorAddress` in NvInferRuntime.h)."""

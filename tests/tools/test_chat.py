@@ -64,6 +64,12 @@ def test_a_person_goes_on_after_a_question_that_is_refused(
     [
         ("<img>", (), "the question contains the control token <img>; leave it out"),
         (LINES[0], ("--image", "nowhere.png"), "nowhere.png does not exist; give the path of a picture"),
+        (LINES[0], ("--top-k", 3), "--top-k is of drawn tokens, and temperature 0 draws none; leave it out"),
+        (
+            LINES[0],
+            ("--seed", 3),
+            "--seed is of drawn tokens and of guidance random, and nothing is drawn; leave it out",
+        ),
     ],
 )
 def test_elsewhere_a_mistake_ends_it(
