@@ -9,9 +9,6 @@ from engine.errors import EngineError, RequestError
 from engine.parallel import SHARDED, Mapping
 from engine.target import Precision, Target
 
-FEATURE_CACHE = 256 * 2**20
-"""Bytes of visual features that a running model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
-
 
 def num_kept(visual_tokens: int, retention: float) -> int:
     """floor(V * r), at least 1 if there are any."""
@@ -212,6 +209,30 @@ class SamplingConfig:
             raise RequestError(f"seed {self.seed} is negative; give 0 or more")
         if "" in self.stop:
             raise RequestError("a stop text is empty; leave it out")
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """How many questions a process answers at once, and what that may take."""
+
+    max_running: int = 16
+    """Questions that are answered at once; a plan runs no more than it was built for (`max_batch`)."""
+    max_waiting: int = 256
+    """Questions that wait for their turn; more are refused."""
+    kv_memory: int | None = None
+    """Bytes of keys and values of all questions together; None is half of what a machine has free, and on a GPU what
+    the engines take."""
+    prefill_chunk: int = 512
+    """Rows of a prompt that one run feeds: so long do answers in progress wait for a new question's prompt."""
+    feature_cache: int = 256 * 2**20
+    """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("feature_cache", 0)):
+            if getattr(self, name) < least:
+                raise RequestError(f"{name} {getattr(self, name)} is below {least}; give at least that")
+        if self.kv_memory is not None and self.kv_memory < 1:
+            raise RequestError(f"kv_memory {self.kv_memory} holds nothing; give the bytes of a question at least")
 
 
 @dataclass(frozen=True)

@@ -21,5 +21,17 @@ class RequestError(EngineError):
     """A question or option that the built engine cannot serve."""
 
 
+class Overloaded(EngineError):
+    """A question that comes when too many wait already; the same one may be asked again later."""
+
+
+class QuestionTimedOut(EngineError):
+    """A question whose time was over before it was answered."""
+
+
+class ModelFailed(EngineError):
+    """A question that an engine failed with; nothing is wrong with the question."""
+
+
 class QuestionCancelled(EngineError):
     """A question that nobody waits for any more."""

@@ -20,8 +20,8 @@ from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import needs_consistency
-from engine.runtime.generate import OnText
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import OnText
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
 from tools.command_line import add_running_arguments, names, positive, printable, read_device, run_command
 from tools.describe import describe, to_json

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NoReturn
 
-from engine.config import FEATURE_CACHE
+from engine.config import ServingConfig
 from engine.errors import EngineError
 from engine.target import Device
 
@@ -86,10 +86,10 @@ def add_feature_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--feature-cache",
         type=size,
-        default=FEATURE_CACHE,
+        default=ServingConfig.feature_cache,
         metavar="SIZE",
         help="visual features that each running model keeps, for further questions about the same pictures; 0 keeps "
-        f"none (default: {size_text(FEATURE_CACHE)})",
+        f"none (default: {size_text(ServingConfig.feature_cache)})",
     )
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import RequestError
-from engine.runtime.pipeline import Question, SglPipeline
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from tools.build_progress import build_progress
 from tools.command_line import CommandParser, run_command
 from tools.describe import describe

@@ -12,7 +12,8 @@ from engine.config import ExitConfig, GuidanceSource, SamplingConfig
 from engine.families import by_name
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource, open_image
-from engine.runtime.pipeline import Question, SglPipeline
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from tools.command_line import (
     CommandParser,
     add_running_arguments,

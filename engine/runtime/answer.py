@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.config import GuidanceConfig
 from engine.runtime.early_exit import ExitDecision
-from engine.runtime.generate import FinishReason
+from engine.runtime.utterance import FinishReason
 
 
 class AnsweredBy(StrEnum):
@@ -41,7 +41,9 @@ class Answer:
     num_layers: int
     """Of the large model."""
     seconds: dict[str, float]
-    """Stage -> seconds, in the order in which the stages ran; a batch's stages count for each of its questions."""
+    """Stage -> seconds from its start to its end, in the order in which the stages ran."""
+    engine_seconds: dict[str, float]
+    """Stage -> seconds of the engines; those of a run for several questions are shared out among them."""
 
     @property
     def early_exit(self) -> bool:

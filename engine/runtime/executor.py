@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from engine.runtime.arrays import Array
+from engine.runtime.host_memory import give_back, reserve
 
 AllReduce = Callable[[np.ndarray], None]
 """Replaces an array by its sum over all ranks, in place."""
@@ -19,6 +20,12 @@ class Buffers(Protocol):
 
     def put(self, name: str, array: np.ndarray) -> Array:
         """A buffer with what this input is to be in many runs."""
+
+    def reserve(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Like `zeros`, of which most may never be written; on the host, only what is written takes memory."""
+
+    def give_back(self, part: Array) -> None:
+        """Make a contiguous part of what was reserved zeros again, which on the host take no memory."""
 
 
 class Executor(Buffers, Protocol):
@@ -60,3 +67,9 @@ class HostBuffers:
 
     def put(self, name: str, array: np.ndarray) -> np.ndarray:
         return array
+
+    def reserve(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        return reserve(shape, np.dtype(np.float32))
+
+    def give_back(self, part: np.ndarray) -> None:
+        give_back(part)

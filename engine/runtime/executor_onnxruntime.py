@@ -8,6 +8,7 @@ import onnxruntime
 
 from engine.errors import EngineError, ManifestError
 from engine.runtime.arrays import Array
+from engine.runtime.host_memory import give_back, reserve
 from engine.runtime.huge_pages import huge_pages
 from engine.target import Device
 
@@ -89,6 +90,12 @@ class OnnxRuntimeExecutor:
     def put(self, name: str, array: np.ndarray) -> Array:
         return array.astype(self._dtypes[name], copy=False)
 
+    def reserve(self, name: str, shape: tuple[int, ...]) -> Array:
+        return reserve(shape, np.dtype(self._dtypes[name]))
+
+    def give_back(self, part: Array) -> None:
+        give_back(part)
+
     def bind_input(self, name: str, array: Array) -> None:
         self._copies.pop(name, None)
         if array.dtype != self._dtypes[name]:
@@ -108,7 +115,6 @@ class OnnxRuntimeExecutor:
 
     def _is_new(self, name: str, array: np.ndarray) -> bool:
         assert array.flags.c_contiguous, f"{name} is not contiguous"
-        if self._bound.get(name) is array:
-            return False
-        self._bound[name] = array
-        return True
+        before, self._bound[name] = self._bound.get(name), array
+        # A binding knows addresses and shapes only; types are the engine's.
+        return before is None or (before.ctypes.data, before.shape) != (array.ctypes.data, array.shape)

@@ -2,39 +2,32 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import numpy as np
 
-from engine.runtime.arrays import Array, concat
-from engine.runtime.vision import Vision
+from engine.runtime.arrays import Array
 
 
 class FeatureCache:
-    """A vision encoder and the features that it made last, where it made them.
+    """Features where the vision encoder made them. Who receives features must not write into them."""
 
-    Who receives features must not write into them.
-    """
-
-    def __init__(self, vision: Vision, tokens_per_tile: int, capacity: int) -> None:
+    def __init__(self, capacity: int) -> None:
         """capacity: most bytes of features that are kept, those used last; 0 keeps none."""
-        self._vision, self._tokens_per_tile, self._capacity = vision, tokens_per_tile, capacity
+        self._capacity = capacity
         self._kept: OrderedDict[bytes, Array] = OrderedDict()
 
-    def encode(self, pictures: Sequence[np.ndarray]) -> list[Array]:
-        """float32 [N,3,P,P] each -> [N*T,C] each. Equal pictures are encoded once."""
-        keys = [hashlib.sha256(np.ascontiguousarray(tiles).data).digest() for tiles in pictures]
-        features = {key: self._kept[key] for key in keys if key in self._kept}
-        if new := {key: tiles for key, tiles in zip(keys, pictures, strict=True) if key not in features}:
-            encoded = self._vision.encode(np.concatenate([*new.values()]))
-            ends = accumulate(len(tiles) * self._tokens_per_tile for tiles in new.values())
-            # A part of the whole would hold the memory of all of it.
-            parts = [concat([encoded[start:end]]) for start, end in pairwise([0, *ends])]
-            features |= zip(new, parts, strict=True)
-        for key in keys:
-            self._kept[key] = features[key]
+    @staticmethod
+    def key(pixel_values: np.ndarray) -> bytes:
+        """float32 [N,3,P,P] -> what equal pictures have in common."""
+        return hashlib.sha256(np.ascontiguousarray(pixel_values).data).digest()
+
+    def get(self, key: bytes) -> Array | None:
+        """[N*T,C]"""
+        if key in self._kept:
             self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def keep(self, key: bytes, features: Array) -> None:
+        self._kept[key] = features
         while sum(part.nbytes for part in self._kept.values()) > self._capacity:
             self._kept.popitem(last=False)
-        return [features[key] for key in keys]

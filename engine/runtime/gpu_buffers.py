@@ -26,6 +26,12 @@ class GpuBuffers:
         with enough_memory(name):
             return torch.from_numpy(array).to(self._device, self.torch_dtype(name))
 
+    def reserve(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.zeros(name, shape)
+
+    def give_back(self, part: torch.Tensor) -> None:
+        part.zero_()
+
 
 @contextmanager
 def enough_memory(name: str) -> Iterator[None]:

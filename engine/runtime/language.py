@@ -1,6 +1,7 @@
-"""A language engine at work: prefill (pruned or scored), decode, and the parallel scoring pass of SEE.
+"""A language engine at work: rows are appended to one slot, or one row to each of many.
 
-Shapes: B requests, S new tokens, V visual tokens, L layers, C hidden size.
+Prefill, a chunk of one, the consistency pass and the verification of a draft are all `extend`.
+Shapes: B slots of one step, S new rows of one slot, R of them wanted, V visual tokens, L layers, C hidden size.
 """
 
 from collections.abc import Sequence
@@ -10,37 +11,39 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine import bindings as names
-from engine.dims import UNBOUNDED, Limits
+from engine.dims import MAX_SCORE_ROWS, UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
-from engine.runtime.arrays import Array, concat, pad
+from engine.runtime.arrays import Array
 from engine.runtime.executor import Executor
-from engine.runtime.kv_cache import KvCache
-from engine.runtime.prompt import NewRows, Request, segment_rows
+from engine.runtime.prompt import Need, Rows, within
 from engine.runtime.rope import RopeTable
+from engine.runtime.slots import Slots
 from engine.runtime.visual_scores import DeferredScores, InEngineScores, NoVisualScores, VisualScores
 
 
-class Prefilled(Protocol):
-    """A batch whose prompts have run, wherever its model is; the methods are those of `Generation`."""
-
-    logits: Array
-
-    def visual_scores(self, request: int) -> Array: ...
-
-    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array: ...
-
-    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> Array: ...
-
-
 class Language(Protocol):
-    """A language model of this process, or of several ranks."""
+    """A language model of this process, or of several ranks; the methods are those of `LanguageModel`."""
 
-    def prefill(self, requests: Sequence[Request], max_new_tokens: int) -> Prefilled: ...
+    def nbytes(self, need: Need) -> int: ...
+
+    def has_place(self) -> bool: ...
+
+    def open(self, need: Need) -> int: ...
+
+    def extend(self, slot: int, rows: Rows, wanted: np.ndarray, scored: np.ndarray) -> Array: ...
+
+    def step(self, slots: Sequence[int], tokens: np.ndarray, scored: np.ndarray) -> Array: ...
+
+    def visual_scores(self, slot: int) -> Array: ...
+
+    def truncate(self, slot: int, length: int) -> None: ...
+
+    def close(self, slot: int) -> None: ...
 
 
 class LanguageModel:
-    """A loaded language engine. One `Generation` at a time runs on it."""
+    """A loaded language engine and the slots of the questions that run on it. One call at a time."""
 
     def __init__(
         self,
@@ -51,201 +54,180 @@ class LanguageModel:
         mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
         limits: Limits = UNBOUNDED,
         scoring: Executor | None = None,
+        places: int = 1,
     ) -> None:
         """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
 
-        limits: of a plan; without one, buffers are as large as a call needs. scores: whether the engine emits them;
-        scoring: the engine that adds them up, None where the language engine does.
+        limits: of a plan; without one, buffers are as large as what runs needs. scores: whether the engine emits them;
+        scoring: the engine that adds them up, None where the language engine does. places: most slots at once.
         """
-        self.executor, self.config, self.mapping, self.limits = executor, config, mapping, limits
-        self.prune_layers, self.scores, self.scoring = tuple(prune_layers), scores, scoring
-        self.rope = RopeTable(config.rope, config.head_dim)
+        self.executor, self.config, self.mapping = executor, config, mapping
+        self.prune_layers, self.scoring, self.places = tuple(prune_layers), scoring, places
+        self._rope = RopeTable(config.rope, config.head_dim)
+        self._segments = range(len(prune_layers) + 1)
+        kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+        planned = Need(tuple(map(limits.segment_tokens, self._segments)), np.zeros(limits.max_tokens, np.int64))
+        planned_need = planned if limits.planned else None
+        self._slots = Slots(executor, config, kv_heads, prune_layers, places, planned_need)
+        self._scores = self._make_scores(scores, limits)
+        self._opened = 0
+        self._step: _StepBuffers | None = None
 
-    def prefill(self, requests: Sequence[Request], max_new_tokens: int) -> "Generation":
-        """Run the prompts of a batch and keep what decoding needs."""
-        return Generation(self, requests, max_new_tokens)
+    def nbytes(self, need: Need) -> int:
+        """Memory that a slot's keys and values may take."""
+        return self._slots.nbytes(need)
 
+    def has_place(self) -> bool:
+        """Whether another slot can be opened now."""
+        return self._slots.has_place()
 
-class Generation:
-    """A batch of requests in progress. `logits` [B,vocab] are of each request's last token."""
+    def open(self, need: Need) -> int:
+        """An empty slot with room for that; there must be a place. Raises EngineError when memory does not suffice."""
+        self._opened += 1
+        self._scores.open(self._opened, self._slots.open(self._opened, need))
+        return self._opened
 
-    def __init__(self, model: LanguageModel, requests: Sequence[Request], max_new_tokens: int) -> None:
-        self._model, self._requests, self._executor = model, requests, model.executor
-        self._executor.release()  # the caches of two batches never exist at once
-        batch, segments = len(requests), len(model.prune_layers) + 1
-        kept = [segment_rows(request, model.prune_layers) for request in requests]
-        sizes = [max(len(rows[segment]) for rows in kept) + max_new_tokens for segment in range(segments)]
-        if model.limits.planned:
-            sizes = [model.limits.segment_tokens(segment) for segment in range(segments)]
-        kv_heads = len(model.mapping.kv_heads(model.config.num_kv_heads))
-        self.kv_cache = KvCache(self._executor, model.config, kv_heads, model.prune_layers, batch, sizes)
-        self._positions = np.array([len(request.prompt.ids) for request in requests])
-        self._is_whole = np.array([request.pruning is None for request in requests])
-        self._scores = self._make_scores()
-        logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
-        # The rows of a planned call are as many for each of its requests, so prompts take turns.
-        turns = [slice(i, i + 1) for i in range(batch)] if model.limits.planned else [slice(0, batch)]
-        for turn in turns:
-            self._prefill(turn, kept[turn], logits[turn])
-        self.logits = logits[:, 0]
-        self._decode_inputs: dict[str, np.ndarray] | None = None
+    def extend(self, slot: int, rows: Rows, wanted: np.ndarray, scored: np.ndarray) -> Array:
+        """Append rows to what a slot holds -> logits [R,vocab] of those that are wanted.
 
-    def visual_scores(self, request: int) -> Array:
+        wanted, scored: int64, sorted, among the rows; scored ones add to `visual_scores`, of a slot that is not pruned.
+        Raises RuntimeError when the engine fails; the slot then holds what it held.
+        """
+        lease, kept = self._slots[slot], rows.kept(self.prune_layers)
+        inputs, before = self._token_inputs(rows), np.arange(len(rows))
+        for segment, (past, surviving) in enumerate(zip(lease.lengths, kept, strict=True)):
+            # A call has at least one row; where none survives, one is computed and not kept.
+            fed = surviving if len(surviving) else np.zeros(1, np.int64)
+            inputs[names.past_length(segment)] = np.array([past], np.int32)
+            inputs[names.kv_length(segment)] = np.array([past + len(fed)], np.int32)
+            if segment:
+                inputs[names.keep_index(segment)] = np.searchsorted(before, fed)[None]
+            before = fed
+        places = np.searchsorted(before, wanted)
+        inputs[names.LOGIT_INDEX] = (places if len(wanted) else np.zeros(1, np.int64))[None]
+        logits = self.executor.zeros(names.LOGITS, (1, max(1, len(wanted)), self._vocabulary()))
+        self._slots.bind(self.executor, slice(lease.place, lease.place + 1))
+        self._scores.bind_rows(slot, scored)
+        self._run(inputs, logits)
+        self._scores.collect()
+        lease.append(rows.positions, kept)
+        return logits[0, : len(wanted)]
+
+    def step(self, slots: Sequence[int], tokens: np.ndarray, scored: np.ndarray) -> Array:
+        """[B], [B], [B] bool -> logits [B,vocab], valid until the next step: append one token to each slot.
+
+        scored as in `extend`. Raises RuntimeError when the engine fails; the slots then hold what they held.
+        """
+        if self._step is None:
+            self._step = _StepBuffers(self.executor, self.config, self._segments, self.places, self._vocabulary())
+        gathered = self._slots.gather(slots)
+        places = np.array([self._slots[slot].place for slot in slots])
+        order = np.argsort(places)
+        buffers, count = self._step, len(slots)
+        positions = np.array([[lease.next_position] for lease in gathered])
+        cos, sin = self._rope.cos_sin(positions, positions + 1)
+        buffers.fill(np.asarray(tokens)[order], cos, sin, np.array([lease.lengths for lease in gathered]))
+        self._slots.bind(self.executor, slice(0, count))
+        self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
+        logits = buffers.logits[:count]
+        self._run(buffers.inputs(count), logits)
+        self._scores.collect()
+        row = [np.zeros(1, np.int64)] * len(self._segments)
+        for lease, position in zip(gathered, positions, strict=True):
+            lease.append(position, row)
+        return logits[:, 0] if np.array_equal(places, np.arange(count)) else logits[places, 0]
+
+    def visual_scores(self, slot: int) -> Array:
         """[L,V]: attention that each visual token received so far, by layer, summed over heads and scored rows."""
-        return self._scores.read(request)[:, : len(self._requests[request].prompt.visual_positions)]
+        return self._scores.read(slot)
 
-    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> Array:
-        """[B], [B] bool, [B] bool -> logits [B,vocab]: feed one token per request.
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep the first `length` rows that were fed."""
+        self._scores.finish(slot)  # while their keys are there
+        self._slots[slot].truncate(length)
 
-        An inactive request's token is ignored and its logits are unspecified; `scored` rows add to `visual_scores`,
-        unless their request is pruned.
-        """
-        if self._decode_inputs is None:
-            self._decode_inputs = self._bind_decode()
-        inputs = self._decode_inputs
-        for segment, length in enumerate(self.kv_cache.lengths):
-            inputs[names.past_length(segment)][:] = length
-            length += active
-        self._positions += active
-        position = self._positions[:, None] - 1
-        inputs[names.INPUT_IDS][:, 0] = tokens
-        cos, sin = self._model.rope.cos_sin(position, self._positions)
-        inputs[names.ROPE_COS][:], inputs[names.ROPE_SIN][:] = cos, sin
-        self._scores.step(active, scored & self._is_whole, self.kv_cache.lengths[0])
-        self._executor.run()
-        return self._decode_logits[:, 0]
+    def close(self, slot: int) -> None:
+        self._scores.close(slot)
+        self._slots.close(slot)
 
-    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> Array:
-        """[N], [G] -> logits [G,vocab] of each answer token when only these visual tokens are fed (SEE, eq. 8).
-
-        One parallel pass that reuses the cached prefix and overwrites the rest of the request's cache: the last thing
-        to do with a request. visual_kept: indices among its visual tokens, sorted.
-        """
-        prompt = self._requests[request].prompt
-        prefix, slots = prompt.prefix(), prompt.slots()
-        keep = (slots < 0) | np.isin(slots, visual_kept)
-        rows = np.flatnonzero(keep[prefix:]) + prefix
-        if not len(rows):
-            prefix, rows = len(prompt.ids) - 1, np.array([len(prompt.ids) - 1])
-        fed = answer[:-1]
-        new = NewRows(
-            np.concatenate([prompt.ids[rows], fed]),
-            np.concatenate([slots[rows], np.full(len(fed), -1)]),
-            np.concatenate([rows, len(prompt.ids) + np.arange(len(fed))]),
-        )
-        wanted = np.arange(len(rows) - 1, len(new.ids))
-        logits = self._executor.zeros(names.LOGITS, (1, len(wanted), self._vocabulary()))
-        this = slice(request, request + 1)
-        self._decode_inputs = None
-        self.kv_cache.bind(self._executor, this)
-        for part in _cut(len(new.ids), wanted, self._model.limits.logit_rows().max):
-            inside = _within(wanted, part)
-            inputs = self._token_inputs([new], [prompt.features], part)
-            past, length = (np.array([prefix + place], np.int32) for place in (part.start, part.stop))
-            for segment in range(len(self.kv_cache.lengths)):
-                inputs |= {names.past_length(segment): past, names.kv_length(segment): length}
-            inputs |= self._identity_inputs(1, part.stop - part.start)
-            inputs[names.LOGIT_INDEX] = (wanted[inside] - part.start)[None]
-            self._scores.bind(this, [np.empty(0, np.int64)], prefix + part.start)
-            self._bind(inputs, logits[:, inside])
-            self._executor.run()
-        return logits[0]
-
-    def _prefill(self, turn: slice, kept: list[list[np.ndarray]], logits: Array) -> None:
-        """Of some requests, the rows that survive per segment; fills in their logits [B,1,vocab]."""
-        requests = self._requests[turn]
-        new = [
-            NewRows(request.prompt.ids[rows[0]], request.prompt.slots()[rows[0]], rows[0])
-            for request, rows in zip(requests, kept, strict=True)
-        ]
-        score_rows = [request.score_rows for request in requests]
-        self.kv_cache.bind(self._executor, turn)
-        longest, most_scored = max(len(rows.ids) for rows in new), max(score_rows, key=len)
-        for part in _cut(longest, most_scored, self._model.limits.score_rows().max):
-            inputs = self._token_inputs(new, [request.prompt.features for request in requests], part)
-            for segment, lengths in enumerate(self.kv_cache.lengths):
-                lengths[turn] = [len(rows[segment][: part.stop]) for rows in kept]
-                inputs[names.past_length(segment)] = np.array(
-                    [len(rows[segment][: part.start]) for rows in kept], np.int32
-                )
-                inputs[names.kv_length(segment)] = lengths[turn]
-                if segment:
-                    # Places of the survivors among the rows of the segment before.
-                    places = [np.searchsorted(rows[segment - 1], rows[segment])[part] - part.start for rows in kept]
-                    inputs[names.keep_index(segment)] = pad(places)
-            last = self.kv_cache.lengths[-1][turn, None].astype(np.int64) - 1
-            inputs[names.LOGIT_INDEX] = last - part.start
-            inside = [rows[_within(rows, part)] - part.start for rows in score_rows]
-            self._scores.bind(turn, inside, part.start)
-            self._bind(inputs, logits)
-            self._executor.run()
-
-    def _bind_decode(self) -> dict[str, np.ndarray]:
-        """Bind buffers of one row per request -> those that later steps overwrite in place."""
-        batch, config = len(self._requests), self._model.config
-        nothing = NewRows(np.zeros(1, np.int64), np.full(1, -1), np.zeros(1, np.int64))
-        features = np.empty((0, config.hidden_size), np.float32)
-        changing = self._token_inputs([nothing] * batch, [features] * batch, slice(0, 1))
-        fixed = {name: changing.pop(name) for name in (names.VISUAL_EMBEDS, names.VISUAL_SLOT)}
-        changing |= {names.kv_length(segment): length for segment, length in enumerate(self.kv_cache.lengths)}
-        changing |= {names.past_length(segment): length.copy() for segment, length in enumerate(self.kv_cache.lengths)}
-        fixed |= self._identity_inputs(batch, 1)
-        fixed[names.LOGIT_INDEX] = np.zeros((batch, 1), np.int64)
-        self.kv_cache.bind(self._executor)
-        self._scores.bind_decode()
-        self._decode_logits = self._executor.zeros(names.LOGITS, (batch, 1, self._vocabulary()))
-        placed = {name: self._executor.put(name, array) for name, array in fixed.items()}
-        self._bind(changing | placed, self._decode_logits)
-        return changing
-
-    def _token_inputs(self, new: Sequence[NewRows], features: Sequence[Array], part: slice) -> dict[str, Any]:
-        """Inputs that describe these of the new tokens, padded at the end to the longest request."""
-        offsets = np.cumsum([0] + [len(feature) for feature in features[:-1]])
-        slots = [np.where(rows.slots < 0, -1, rows.slots + o) for rows, o in zip(new, offsets, strict=True)]
-        positions = pad([rows.positions[part] for rows in new])
-        lengths = np.array([rows.positions[-1] + 1 for rows in new])
-        cos, sin = self._model.rope.cos_sin(positions, lengths)
-        visual = features[0] if len(features) == 1 else concat(features)
-        if not len(visual):
-            visual = np.zeros((1, self._model.config.hidden_size), np.float32)
+    def _token_inputs(self, rows: Rows) -> dict[str, Any]:
+        cos, sin = self._rope.cos_sin(rows.positions[None], rows.rope_lengths[None])
+        features = rows.features if len(rows.features) else np.zeros((1, self.config.hidden_size), np.float32)
         return {
-            names.INPUT_IDS: pad([rows.ids[part] for rows in new]),
-            names.VISUAL_EMBEDS: visual,
-            names.VISUAL_SLOT: pad([rows[part] for rows in slots], fill=-1),
+            names.INPUT_IDS: rows.ids[None],
+            names.VISUAL_EMBEDS: features,
+            names.VISUAL_SLOT: rows.visual[None],
             names.ROPE_COS: cos,
             names.ROPE_SIN: sin,
         }
 
-    def _identity_inputs(self, batch: int, rows: int) -> dict[str, np.ndarray]:
-        """Prune points that drop nothing."""
-        index = np.tile(np.arange(rows), (batch, 1))
-        return {names.keep_index(segment): index for segment in range(1, len(self.kv_cache.lengths))}
-
-    def _make_scores(self) -> VisualScores:
-        model, config = self._model, self._model.config
-        if not model.scores:
+    def _make_scores(self, scores: bool, limits: Limits) -> VisualScores:
+        if not scores:
             return NoVisualScores()
-        columns = pad([request.score_columns() for request in self._requests], minimum=1)
-        if model.scoring is None:
-            return InEngineScores(self._executor, columns, config.num_layers)
-        sizes = config.num_layers, names.query_width(config, model.mapping)
-        return DeferredScores(self._executor, model.scoring, self.kv_cache, columns, *sizes, model.limits)
+        layers = self.config.num_layers
+        if self.scoring is None:
+            return InEngineScores(self.executor, self._slots, layers)
+        width = names.query_width(self.config, self.mapping)
+        return DeferredScores(self.executor, self.scoring, self._slots, layers, width, limits)
 
     def _vocabulary(self) -> int:
-        return len(self._model.mapping.vocabulary(self._model.config.vocab_size))
+        return len(self.mapping.vocabulary(self.config.vocab_size))
 
-    def _bind(self, inputs: dict[str, Any], logits: Array) -> None:
+    def _run(self, inputs: dict[str, Any], logits: Array) -> None:
         for name, array in inputs.items():
-            self._executor.bind_input(name, array)
-        self._executor.bind_output(names.LOGITS, logits)
+            self.executor.bind_input(name, np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
+        self.executor.bind_output(names.LOGITS, logits)
+        self.executor.run()
 
 
-def _cut(total: int, counted: np.ndarray, most: int) -> list[slice]:
-    """Consecutive parts of `total` rows that hold at most `most` of the counted ones (sorted) each."""
-    starts = [0, *(int(row) for row in counted[most::most])]
-    return [slice(start, stop) for start, stop in pairwise([*starts, total])]
+class _StepBuffers:
+    """Inputs and logits of steps, made once for all places: runs with the same buffers may be recorded."""
+
+    def __init__(
+        self, executor: Executor, config: LanguageConfig, segments: Sequence[int], places: int, vocabulary: int
+    ) -> None:
+        self._segments, half = segments, config.head_dim // 2
+        self._ids = np.zeros((places, 1), np.int64)
+        self._cos, self._sin = (np.zeros((places, 1, half), np.float32) for _ in range(2))
+        self._past, self._length = (np.zeros((len(segments), places), np.int32) for _ in range(2))
+        nothing = {
+            names.VISUAL_SLOT: np.full((places, 1), -1),
+            names.LOGIT_INDEX: np.zeros((places, 1), np.int64),
+            **{names.keep_index(segment): np.zeros((places, 1), np.int64) for segment in segments[1:]},
+        }
+        self._fixed = {name: executor.put(name, array) for name, array in nothing.items()}
+        features = np.zeros((1, config.hidden_size), np.float32)
+        self._features = executor.put(names.VISUAL_EMBEDS, features)
+        self.logits = executor.zeros(names.LOGITS, (places, 1, vocabulary))
+
+    def fill(self, tokens: np.ndarray, cos: np.ndarray, sin: np.ndarray, lengths: np.ndarray) -> None:
+        """[B], [B,1,D/2] twice, [B,segments]"""
+        count = len(tokens)
+        self._ids[:count, 0] = tokens
+        self._cos[:count], self._sin[:count] = cos, sin
+        self._past[:, :count] = lengths.T
+        self._length[:, :count] = lengths.T + 1
+
+    def inputs(self, count: int) -> dict[str, Array]:
+        """Of a step of so many slots."""
+        changing = {names.INPUT_IDS: self._ids, names.ROPE_COS: self._cos, names.ROPE_SIN: self._sin}
+        changing |= {names.past_length(segment): self._past[segment] for segment in self._segments}
+        changing |= {names.kv_length(segment): self._length[segment] for segment in self._segments}
+        batched: dict[str, Array] = changing | self._fixed
+        return {names.VISUAL_EMBEDS: self._features} | {name: array[:count] for name, array in batched.items()}
 
 
-def _within(rows: np.ndarray, part: slice) -> slice:
-    """Which of these rows (sorted) lie in a part."""
-    return slice(*(int(place) for place in np.searchsorted(rows, [part.start, part.stop])))
+def cut(rows: Rows, wanted: np.ndarray, scored: np.ndarray, chunk: int, limits: Limits) -> list[slice]:
+    """Consecutive parts of some rows that are to be fed one after another, each of at most `chunk`.
+
+    Where they are cut depends on these rows alone, so that nothing else changes what they compute.
+    """
+    stops = {0, len(rows), *range(chunk, len(rows), chunk)}
+    most_scored = min(MAX_SCORE_ROWS, limits.score_rows().max)
+    for counted, most in ((scored, most_scored), (wanted, limits.logit_rows().max)):
+        start = 0
+        for stop in sorted(stops - {0}):
+            inside = counted[within(counted, slice(start, stop))]
+            stops |= {int(row) for row in inside[most::most]}
+            start = stop
+    return [slice(start, stop) for start, stop in pairwise(sorted(stops))]

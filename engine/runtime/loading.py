@@ -11,6 +11,7 @@ from engine.errors import EngineError, ManifestError, RequestError
 from engine.gpu import DRIVER, has_driver
 from engine.manifest import Manifest
 from engine.runtime.executor import AllReduce, Executor
+from engine.runtime.host_memory import free_memory
 from engine.target import Device, Precision, Target
 
 
@@ -22,6 +23,13 @@ def resolve_threads(threads: int | None) -> int:
     if not 1 <= threads <= cores:
         raise RequestError(f"threads {threads} is outside 1..{cores}, the cores of this process; choose one inside")
     return threads
+
+
+def kv_memory_here(device: Device) -> int | None:
+    """Bytes that keys and values may take on this machine if nobody says: half of what is free. On a GPU it is what the
+    engines take, None here.
+    """
+    return None if device is not Device.CPU else free_memory() // 2
 
 
 def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -> Device:

@@ -1,12 +1,12 @@
-"""One loaded model of a pair: from a question about pictures to tokens and features."""
+"""One loaded model of a pair: from a question about pictures to tokens, and the engines that read them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from engine.config import ServingConfig
 from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, Turn, by_name
@@ -15,9 +15,10 @@ from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
 from engine.runtime.feature_cache import FeatureCache
+from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
-from engine.runtime.prompt import PromptTokens, Request, segment_rows
+from engine.runtime.prompt import Need, PromptTokens, Rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
@@ -26,17 +27,16 @@ from engine.target import Device
 
 
 @dataclass(frozen=True)
-class Visuals:
-    """The pictures of one question, cut up for one model.
+class Grid:
+    """The visual tokens of one question, in one model's order.
 
-    tiles: per picture. boxes: float32 [V,4], where each visual token lies in its picture; images: [V], which picture.
+    boxes: float32 [V,4], where each lies in its picture; images: [V], which picture.
     """
 
-    tiles: tuple[Tiles, ...]
     boxes: np.ndarray
     images: np.ndarray
 
-    def same_grid(self, other: "Visuals") -> bool:
+    def same(self, other: "Grid") -> bool:
         """Whether visual token i is the same place for both models."""
         return np.array_equal(self.boxes, other.boxes) and np.array_equal(self.images, other.images)
 
@@ -49,21 +49,142 @@ class Encoded:
     visual_positions: np.ndarray
     stop: tuple[str, ...]
 
-    def prompt(self, features: Array) -> PromptTokens:
-        return PromptTokens(self.ids, self.visual_positions, features)
+
+@dataclass(frozen=True)
+class Seen:
+    """A question as one model reads it: its pictures cut up, and its prompt."""
+
+    tiles: tuple[Tiles, ...]
+    grid: Grid
+    encoded: Encoded
+
+    def prompt(self, features: Sequence[Array], width: int) -> PromptTokens:
+        """features: [V,C] of each picture; width: C."""
+        parts = features or [np.empty((0, width), np.float32)]
+        whole = parts[0] if len(parts) == 1 else concat(parts)
+        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole)
 
 
-def split(config: ModelConfig, images: Sequence[Image.Image]) -> Visuals:
-    """Cut pictures up as a model wants them."""
-    family = by_name(config.family)
-    tiles = tuple(family.split_tiles(image, config) for image in images)
-    boxes = [family.token_boxes(config, part.boxes) for part in tiles]
-    owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
-    return Visuals(
-        tiles,
-        np.concatenate([np.empty((0, 4), np.float32), *boxes]),
-        np.concatenate([np.empty(0, np.int64), *owner]),
-    )
+@dataclass(frozen=True)
+class Running:
+    """Where and how the models of a process run. threads: of the whole process."""
+
+    threads: int
+    device: Device
+    serving: ServingConfig
+
+
+class VisionLanguageModel:
+    """Tokenizer, vision encoder and language model of one side of a pair."""
+
+    def __init__(
+        self,
+        role: str,
+        built: EngineModel,
+        limits: Limits,
+        tokenizer: Tokenizer,
+        vision: Vision,
+        language: Language,
+        running: Running,
+    ) -> None:
+        self.role, self.config, self.tokenizer = role, built.config, tokenizer
+        self.vision, self.language = vision, language
+        self.limits, self.prefill_chunk = limits, running.serving.prefill_chunk
+        self.features = FeatureCache(running.serving.feature_cache)
+        self._family, self._prune_layers = by_name(built.config.family), built.prune_layers
+
+    @classmethod
+    def load(
+        cls, directory: Path, manifest: Manifest, role: str, running: Running, ranks: Ranks | None
+    ) -> "VisionLanguageModel":
+        """`role` is small or large; `ranks` run a large model built for several, None starts them.
+
+        Raises EngineError.
+        """
+        model, limits, root = manifest.models[role], manifest.limits(role), directory / role
+        places = running.serving.max_running
+        places = min(places, limits.max_batch) if limits.planned else places
+        vision: Vision
+        language: Language
+        if role == SHARDED and manifest.world_size > 1:
+            ranks = Group() if ranks is None else ranks
+            ranks.open(directory, manifest, running.threads, places)
+            vision, language = ShardedVision(ranks, limits, manifest.world_size), ShardedLanguage(ranks, places)
+        else:
+            config, rank = model.config, root / "rank0"
+            where = running.threads, running.device
+            engine = load(manifest.target, rank / "language", *where)
+            scoring = load_scoring(model.scoring, manifest.target, rank, *where)
+            vision = VisionEncoder(load(manifest.target, root / "vision", *where), config.vision, limits)
+            language = LanguageModel(
+                engine, config.language, model.prune_layers, model.scores, limits=limits, scoring=scoring, places=places
+            )
+        return cls(role, model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language, running)
+
+    def look(
+        self,
+        images: Sequence[ImageSource],
+        question: str,
+        max_new_tokens: int,
+        history: Sequence[Turn] = (),
+        tiles: Sequence[Tiles] | None = None,
+    ) -> Seen:
+        """Open and cut up the pictures and tokenize the prompt; runs no engine. tiles: of another model that cuts
+        pictures up alike.
+
+        Raises EngineError when prompt and answer exceed what the engine was built for.
+        """
+        cut = list(tiles or ())
+        if tiles is None:
+            for source in images:
+                cut.append(self._family.split_tiles(open_image(source), self.config))
+                self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
+        encoded = self._tokenize(question, cut, max_new_tokens, history)
+        return Seen(tuple(cut), self.grid(cut), encoded)
+
+    def grid(self, tiles: Sequence[Tiles]) -> Grid:
+        boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]
+        owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
+        return Grid(
+            np.concatenate([np.empty((0, 4), np.float32), *boxes]), np.concatenate([np.empty(0, np.int64), *owner])
+        )
+
+    def need(self, rows: Rows, max_new_tokens: int, visual_columns: np.ndarray | None = None) -> Need:
+        """Of a slot for a prompt and its answer. visual_columns: of a prompt whose visual tokens are scored.
+
+        Raises RequestError when what survives pruning and the answer exceed what the engine was built for.
+        """
+        lengths = [len(kept) + max_new_tokens for kept in rows.kept(self._prune_layers)]
+        for segment, length in enumerate(lengths):
+            most = self.limits.segment_tokens(segment)
+            if length > most:
+                raise RequestError(
+                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with "
+                    f"max_new_tokens {max_new_tokens} more than the engine's {most}; ask for less, lower "
+                    "retention_ratio, or rebuild with a larger --max-kept-tokens"
+                )
+        return Need(tuple(lengths), visual_columns)
+
+    def _tokenize(self, question: str, tiles: Sequence[Tiles], max_new_tokens: int, history: Sequence[Turn]) -> Encoded:
+        """The rendered prompt."""
+        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in tiles], history)
+        ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
+        self._check_room(len(ids), max_new_tokens, "prompt has")
+        positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
+        assert len(positions) == self._tokens(tiles), "a family's prompt holds one image token per visual token"
+        return Encoded(ids, positions, prompt.stop)
+
+    def _tokens(self, tiles: Sequence[Tiles]) -> int:
+        """Visual tokens of these pictures."""
+        return sum(len(part.boxes) for part in tiles) * self.config.vision.tokens_per_tile()
+
+    def _check_room(self, tokens: int, max_new_tokens: int, has: str) -> None:
+        """Raises RequestError."""
+        if tokens + max_new_tokens > self.limits.max_tokens:
+            raise RequestError(
+                f"the {has} {tokens} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
+                f"{self.limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+            )
 
 
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
@@ -74,91 +195,3 @@ def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
         theirs.vision.image_size,
         theirs.vision.grid(),
     )
-
-
-class VisionLanguageModel:
-    """Tokenizer, vision encoder and language model of one side of a pair."""
-
-    def __init__(
-        self,
-        built: EngineModel,
-        limits: Limits,
-        tokenizer: Tokenizer,
-        vision: Vision,
-        language: Language,
-        feature_cache: int,
-    ) -> None:
-        """feature_cache: bytes of visual features that are kept."""
-        self.config, self.tokenizer, self.vision, self.language = built.config, tokenizer, vision, language
-        self._family = by_name(built.config.family)
-        self._prune_layers, self._limits = built.prune_layers, limits
-        self._features = FeatureCache(vision, built.config.vision.tokens_per_tile(), feature_cache)
-
-    @classmethod
-    def load(
-        cls,
-        directory: Path,
-        manifest: Manifest,
-        role: str,
-        threads: int,
-        device: Device,
-        ranks: Ranks | None,
-        feature_cache: int,
-    ) -> "VisionLanguageModel":
-        """`role` is small or large; `ranks` run a large model built for several, None starts them.
-
-        Raises EngineError.
-        """
-        model, limits, root = manifest.models[role], manifest.limits(role), directory / role
-        vision: Vision
-        language: Language
-        if role == SHARDED and manifest.world_size > 1:
-            ranks = Group() if ranks is None else ranks
-            ranks.open(directory, manifest, threads)
-            vision, language = ShardedVision(ranks), ShardedLanguage(ranks)
-        else:
-            config = model.config
-            rank = root / "rank0"
-            engine = load(manifest.target, rank / "language", threads, device)
-            scoring = load_scoring(model.scoring, manifest.target, rank, threads, device)
-            vision = VisionEncoder(load(manifest.target, root / "vision", threads, device), config.vision, limits)
-            language = LanguageModel(
-                engine, config.language, model.prune_layers, model.scores, limits=limits, scoring=scoring
-            )
-        return cls(model, limits, Tokenizer.load(root / "tokenizer.json"), vision, language, feature_cache)
-
-    def split(self, images: Sequence[Image.Image]) -> Visuals:
-        """Cut pictures up as this model wants them."""
-        return split(self.config, images)
-
-    def tokenize(self, question: str, visuals: Visuals, max_new_tokens: int, history: Sequence[Turn] = ()) -> Encoded:
-        """The rendered prompt. Raises RequestError when prompt and answer exceed what the engine was built for."""
-        tiles = [len(part.boxes) for part in visuals.tiles]
-        prompt = self._family.render_prompt(self.config, question, tiles, history)
-        ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
-        if len(ids) + max_new_tokens > self._limits.max_tokens:
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
-                f"{self._limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
-            )
-        positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
-        assert len(positions) == len(visuals.boxes), "a family's prompt holds one image token per visual token"
-        return Encoded(ids, positions, prompt.stop)
-
-    def check_kept(self, request: Request, max_new_tokens: int) -> None:
-        """Raises RequestError when what survives pruning and the answer exceed what the engine was built for."""
-        for segment, rows in enumerate(segment_rows(request, self._prune_layers)):
-            most = self._limits.segment_tokens(segment)
-            if len(rows) + max_new_tokens > most:
-                raise RequestError(
-                    f"after its first prune point the prompt keeps {len(rows)} tokens, with max_new_tokens "
-                    f"{max_new_tokens} more than the engine's {most}; ask for less, lower retention_ratio, or rebuild "
-                    "with a larger --max-kept-tokens"
-                )
-
-    def encode(self, visuals: Sequence[Visuals]) -> list[Array]:
-        """Pictures of several questions -> [V,C] each."""
-        features = iter(self._features.encode([tiles.pixel_values for visual in visuals for tiles in visual.tiles]))
-        nothing = np.empty((0, self.config.vision.output_size), np.float32)
-        of_each = [[next(features) for _ in visual.tiles] for visual in visuals]
-        return [parts[0] if len(parts) == 1 else concat(parts or [nothing]) for parts in of_each]

@@ -1,49 +1,76 @@
-"""The cascade: the small model answers and scores, exits if it is sure, else the large model runs pruned."""
+"""A built pair, ready to answer any number of questions at once."""
 
+import queue
 import threading
-from collections.abc import Callable, Collection, Sequence
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
-import numpy as np
+from PIL import Image
 
-from engine.config import FEATURE_CACHE, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ServingConfig
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
-from engine.manifest import read_manifest
+from engine.manifest import Manifest, read_manifest
 from engine.runtime.answer import Answer
-from engine.runtime.generate import OnText, check_cancelled
-from engine.runtime.guidance import counts_decode, fastv_importance, importance
 from engine.runtime.images import ImageSource, open_image
-from engine.runtime.job import Job, Question, Stage, View, fail_together, timed
-from engine.runtime.loading import resolve_device, resolve_threads
-from engine.runtime.model import Encoded, VisionLanguageModel, Visuals, split, split_alike
-from engine.runtime.steps import complete, decide_exit, prefill
+from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
+from engine.runtime.loop import Loop
+from engine.runtime.model import Running, VisionLanguageModel
+from engine.runtime.question import OnText, Question
+from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import Ranks
+from engine.runtime.ticket import Ticket
 from engine.target import Device
 from engine.verification import verify
 
-Outcome = Answer | EngineError
-"""What became of one question of several."""
+
+class LoadedPair:
+    """Both models of an engine directory, each loaded when it is first asked for."""
+
+    def __init__(self, directory: Path, manifest: Manifest, running: Running, ranks: Ranks | None) -> None:
+        self.directory, self.manifest = directory, manifest
+        self._running, self._ranks = running, ranks
+        self._models: dict[str, VisionLanguageModel] = {}
+        self._loading = threading.RLock()
+
+    @property
+    def small(self) -> VisionLanguageModel:
+        """The guiding model."""
+        return self._load("small")
+
+    @property
+    def large(self) -> VisionLanguageModel:
+        """The guided model."""
+        if self._ranks is not None:
+            self._load("small")  # one of the ranks is this process, which from here on has no threads for it
+        return self._load("large", self._ranks)
+
+    def _load(self, role: str, ranks: Ranks | None = None) -> VisionLanguageModel:
+        with self._loading:
+            if role not in self._models:
+                self._models[role] = VisionLanguageModel.load(self.directory, self.manifest, role, self._running, ranks)
+            return self._models[role]
 
 
 class SglPipeline:
-    """A built pair, ready to answer. One call at a time runs; other threads wait."""
+    """Answers questions from any number of threads; a thread of its own runs the engines. A context manager."""
 
-    def __init__(
-        self,
-        directory: Path,
-        threads: int,
-        ranks: Ranks | None,
-        device: Device | None,
-        feature_cache: int,
-    ) -> None:
-        self.directory = directory
-        self.manifest = read_manifest(directory)
-        self.device = resolve_device(directory, self.manifest, device)
-        self._threads, self._ranks, self._feature_cache = threads, ranks, feature_cache
-        self._lock = threading.Lock()
+    def __init__(self, pair: LoadedPair, serving: ServingConfig, device: Device) -> None:
+        """See `load`."""
+        self.directory, self.manifest, self.device = pair.directory, pair.manifest, device
+        self._pair = pair
+        kv_memory = kv_memory_here(device) if serving.kv_memory is None else serving.kv_memory
+        self._loop = Loop(pair, serving.max_running, serving.max_waiting, kv_memory)
+        self._at_once = 2 * serving.max_running
+        """Questions of one call that are asked at once: enough that the next one's pictures are open in time."""
+        self.close = weakref.finalize(self, self._loop.close)
+        """End what is being answered, and the thread; also at the interpreter's end."""
 
     @classmethod
     def load(
@@ -51,41 +78,40 @@ class SglPipeline:
         directory: Path | str,
         threads: int | None = None,
         preload: bool = True,
-        models: Collection[str] = ("small", "large"),
         ranks: Ranks | None = None,
         device: Device | None = None,
-        feature_cache: int = FEATURE_CACHE,
+        *,
+        max_running: int = ServingConfig.max_running,
+        max_waiting: int = ServingConfig.max_waiting,
+        kv_memory: int | None = ServingConfig.kv_memory,
+        prefill_chunk: int = ServingConfig.prefill_chunk,
+        feature_cache: int = ServingConfig.feature_cache,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
 
         threads: of the whole process; None takes the cores that it may use. preload: load the models now, not each when
-        the first question needs it. models: those that this process runs; the files of the other are not needed.
-        ranks: of a large model built for several; None starts them when it is loaded. device: what runs the engines;
-        None is what their target is for. feature_cache: bytes of visual features that each model keeps, for further
-        questions about the same pictures.
+        the first question needs it. ranks: of a large model built for several; None starts them when it is loaded.
+        device: what runs the engines; None is what their target is for. The others are the fields of `ServingConfig`.
         """
-        pipeline = cls(Path(directory), resolve_threads(threads), ranks, device, feature_cache)
-        verify(pipeline.directory, pipeline.manifest, models=models)
+        directory, threads = Path(directory), resolve_threads(threads)
+        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache)
+        manifest = read_manifest(directory)
+        device = resolve_device(directory, manifest, device)
+        pair = LoadedPair(directory, manifest, Running(threads, device, serving), ranks)
+        verify(directory, manifest)
         if preload:
-            for model in models:
-                getattr(pipeline, model)
-        return pipeline
+            _ = pair.small, pair.large
+        return cls(pair, serving, device)
 
-    @cached_property
+    @property
     def small(self) -> VisionLanguageModel:
         """The guiding model."""
-        return self._load("small")
+        return self._pair.small
 
-    @cached_property
+    @property
     def large(self) -> VisionLanguageModel:
         """The guided model."""
-        if self._ranks is not None:
-            _ = self.small  # one of the ranks is this process, which from here on has no threads for it
-        return self._load("large", self._ranks)
-
-    def _load(self, role: str, ranks: Ranks | None = None) -> VisionLanguageModel:
-        places = self._threads, self.device, ranks
-        return VisionLanguageModel.load(self.directory, self.manifest, role, *places, self._feature_cache)
+        return self._pair.large
 
     def answer(
         self,
@@ -97,17 +123,19 @@ class SglPipeline:
         sampling: SamplingConfig | None = None,
         on_text: OnText | None = None,
         history: Sequence[Turn] = (),
+        timeout: float | None = None,
     ) -> Answer:
         """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        asked = Question(pictures, question, guidance, exit, sampling, on_text, history=tuple(history))
-        return self.answer_batch([asked])[0]
+        asked = Question(pictures, question, guidance, exit, sampling, history=tuple(history), timeout=timeout)
+        with self._ask(asked, waits=True) as ticket:
+            for piece in ticket:
+                if on_text is not None:
+                    on_text(piece)
+            return ticket.result()
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer several questions together, each with its own settings. Raises the first EngineError of any.
-
-        The small model runs them as one batch, then the large model those that did not exit.
-        """
+        """Answer several questions, each with its own settings. Raises the first EngineError of any."""
         answers = []
         for outcome in self.answer_each(questions):
             if isinstance(outcome, EngineError):
@@ -116,156 +144,86 @@ class SglPipeline:
         return answers
 
     def answer_each(self, questions: Sequence[Question]) -> list[Outcome]:
-        """Like `answer_batch`; a question that fails has its error as outcome, and no other is touched."""
-        return self._each([self._try_open(question) for question in questions], self._run)
+        """Like `answer_batch`; a question that fails has its error as outcome, and no other is touched.
 
-    def answer_small(self, questions: Sequence[Question]) -> list[Outcome]:
-        """The cascade's first half: what the small model says, its decision, and the importance."""
-        return self._each([self._try_open(question) for question in questions], self._run_small)
-
-    def answer_large(self, questions: Sequence[Question], importance: Sequence[np.ndarray | None]) -> list[Outcome]:
-        """The cascade's second half: the large model, guided by each question's importance.
-
-        importance: float32 [V] per question, of the small model's visual tokens; None keeps everything.
+        Each `on_text` is called in this thread; one that raises ends its own question.
         """
-        opened = [self._try_open(question, guide) for question, guide in zip(questions, importance, strict=True)]
-        for job, guide in zip(opened, importance, strict=True):
-            if isinstance(job, Job) and guide is None and job.guidance.source is GuidanceSource.SMALL:
-                job.guidance = replace(job.guidance, enabled=False)
-        return self._each(opened, self._run_large)
-
-    def _each(self, opened: Sequence[Job | EngineError], run: Callable[[Sequence[Job]], None]) -> list[Outcome]:
-        jobs = [job for job in opened if isinstance(job, Job)]
-        size = self.manifest.max_batch
-        layers = self.manifest.models["large"].config.language.num_layers
-        with self._lock:
-            for start in range(0, len(jobs), size):
-                run(jobs[start : start + size])
-        return [job.outcome(layers) if isinstance(job, Job) else job for job in opened]
-
-    def _try_open(self, question: Question, importance: np.ndarray | None = None) -> Job | EngineError:
+        outcomes: dict[int, Outcome] = {}
+        asked: dict[int, Ticket] = {}
+        news: queue.SimpleQueue[int] = queue.SimpleQueue()
+        left = iter(enumerate(questions))
         try:
-            job = self._open(question)
-            if importance is not None:
-                self._guide(job, importance)
-        except EngineError as error:
-            return error
-        return job
+            while len(outcomes) < len(questions):
+                for index, question in islice(left, self._at_once - len(asked)):
+                    asked[index] = self._ask(question, waits=True)
+                    asked[index].on_change(partial(news.put, index))
+                index = news.get()
+                ticket = asked.get(index)
+                if ticket is None:
+                    continue  # its outcome was seen together with its last piece
+                is_done = ticket.done()
+                if (error := _tell(ticket, questions[index].on_text)) is not None:
+                    ticket.cancel()
+                    outcomes[index] = error
+                elif is_done:
+                    outcomes[index] = ticket.wait()
+                if index in outcomes:
+                    del asked[index]
+        finally:
+            for ticket in asked.values():
+                ticket.cancel()
+        return [outcomes[index] for index in range(len(questions))]
 
-    def _guide(self, job: Job, importance: np.ndarray) -> None:
-        """Take over an importance that was computed elsewhere."""
-        job.grid = split(self.manifest.models["small"].config, job.images)
-        if importance.shape != job.grid.images.shape:
-            raise RequestError(
-                f"importance has shape {list(importance.shape)}, but the small model has {len(job.grid.images)} visual "
-                "tokens for these pictures; send back what it returned"
-            )
-        job.small_importance = importance
+    def answer_all(self, questions: Iterable[Question]) -> Iterator[Outcome]:
+        """The outcome of each, in their order; many at once. Each is made when there is room for it."""
+        asked: deque[Ticket] = deque()
+        try:
+            for question in questions:
+                asked.append(self._ask(question, waits=True))
+                if len(asked) == self._at_once:
+                    yield asked.popleft().wait()
+            while asked:
+                yield asked.popleft().wait()
+        finally:
+            for ticket in asked:
+                ticket.cancel()
 
-    def _open(self, question: Question) -> Job:
-        guidance = question.guidance or self.manifest.guidance
-        large = self.manifest.models["large"]
-        if not question.text.strip():
-            raise RequestError("the question is empty; ask something")
-        if guidance.enabled and guidance.source.reads_large() and not large.scores:
-            raise RequestError(
-                f"guidance {guidance.source} needs the large model's attention, which {self.directory} was built "
-                "without; rebuild with --large-scores"
-            )
-        return Job(
-            question,
-            tuple(open_image(source) for source in question.images),
-            guidance.resolve(large.config.language.num_layers, large.prune_layers) if guidance.enabled else guidance,
-            question.exit or self.manifest.exit,
-            question.sampling or SamplingConfig(),
-        )
+    def submit(self, question: Question) -> Ticket:
+        """Ask, and go on. Raises Overloaded where too many wait already, RequestError for a question with `on_text`,
+        which nobody would call: the ticket has the text.
+        """
+        if question.on_text is not None:
+            raise RequestError("on_text is called by answer_batch and answer_each; iterate over the ticket instead")
+        return self._ask(question, waits=False)
 
-    def _run(self, jobs: Sequence[Job]) -> None:
-        if guided := [job for job in jobs if job.wants_small()]:
-            self._run_small(guided)
-        if rest := [job for job in jobs if job.error is None and not job.exits_early()]:
-            self._run_large(rest)
+    def load_now(self) -> Load:
+        """How busy it is."""
+        return self._loop.load()
 
-    def _run_small(self, jobs: Sequence[Job]) -> None:
-        """Answer, score and decide."""
-        model = self.small
-        with timed(jobs, Stage.SMALL_VISION):
-            for job, view in self._look(model, jobs):
-                job.small, job.grid = view, view.visuals
-        with timed(jobs, Stage.SMALL_PREFILL):
-            jobs, generation = prefill(model, jobs, Job.small_request)
-        if generation is None:
-            return
-        with timed(jobs, Stage.SMALL_DECODE):
-            scored = np.array([job.wants_small_scores() and counts_decode(job.guidance.score_rows) for job in jobs])
-            # What the small model says is not shown before it is known to be the answer.
-            completions = complete(model, generation, jobs, [job.small for job in jobs], scored, streams=False)
-            for index, job in enumerate(jobs):
-                if job.error is None and job.wants_small_scores():
-                    with job.fails_alone():
-                        job.small_importance = importance(generation.visual_scores(index), job.guidance)
-        for index, (job, completion) in enumerate(zip(jobs, completions, strict=True)):
-            if completion is None or job.error is not None:
-                continue
-            with job.fails_alone():
-                if job.exit.enabled:
-                    job.decision = decide_exit(job, generation, index, completion)
-                if job.exits_early() and job.question.on_text is not None:
-                    job.question.on_text(completion.text)
+    def drain(self, timeout: float | None = None) -> bool:
+        """Refuse new questions and wait for those that were asked, so many seconds at most -> whether all ended."""
+        return self._loop.drain(timeout)
 
-    def _run_large(self, jobs: Sequence[Job]) -> None:
-        """Answer with the visual tokens that the guidance keeps; when the model fails, so do all of these questions."""
-        with fail_together(jobs):
-            model = self.large
-            with timed(jobs, Stage.LARGE_VISION):
-                for job, view in self._look(model, jobs):
-                    job.large = view
-            for source in GuidanceSource:
-                if source.reads_large() and (ranked := [job for job in jobs if job.guided_by(source)]):
-                    self._score_large(source, ranked)
-            with timed(jobs, Stage.LARGE_PREFILL):
-                going, generation = prefill(model, jobs, Job.large_request)
-            if generation is None:
-                return
-            with timed(going, Stage.LARGE_DECODE):
-                unscored = np.zeros(len(going), bool)
-                complete(model, generation, going, [job.large for job in going], unscored, streams=True)
+    def __enter__(self) -> "SglPipeline":
+        return self
 
-    def _score_large(self, source: GuidanceSource, jobs: Sequence[Job]) -> None:
-        """Let the large model rank its own visual tokens in a run that keeps them all."""
-        model = self.large
-        with timed(jobs, Stage.LARGE_SCORES):
-            jobs, generation = prefill(model, jobs, Job.large_score_request)
-            if generation is None:
-                return
-            if source is GuidanceSource.ORACLE:
-                scored = np.array([counts_decode(job.guidance.score_rows) for job in jobs])
-                complete(model, generation, jobs, [job.large for job in jobs], scored, streams=False)
-            for index, job in enumerate(jobs):
-                scores = generation.visual_scores(index)
-                if source is GuidanceSource.ORACLE:
-                    job.importance = importance(scores, job.guidance)
-                else:
-                    assert job.guidance.prune_layer, "fastv without a layer before prune_layer is refused"
-                    job.importance = fastv_importance(scores, job.guidance.prune_layer)
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
-    def _look(self, model: VisionLanguageModel, jobs: Sequence[Job]) -> list[tuple[Job, View]]:
-        """Cut up and encode the pictures and tokenize the prompts of a batch."""
-        seen: list[tuple[Job, Visuals, Encoded]] = []
-        for job in jobs:
-            with job.fails_alone():
-                check_cancelled(job.question.is_cancelled)
-                visuals, question = self._split(model, job), job.question
-                room = job.sampling.max_new_tokens
-                seen.append((job, visuals, model.tokenize(question.text, visuals, room, question.history)))
-        features = model.encode([visuals for _, visuals, _ in seen]) if seen else []
-        return [
-            (job, View(visuals, encoded, feature))
-            for (job, visuals, encoded), feature in zip(seen, features, strict=True)
-        ]
+    def _ask(self, question: Question, waits: bool) -> Ticket:
+        # Whoever opened a picture may go on with it.
+        images = tuple(open_image(image) if isinstance(image, Image.Image) else image for image in question.images)
+        return self._loop.submit(replace(question, images=images), waits)
 
-    def _split(self, model: VisionLanguageModel, job: Job) -> Visuals:
-        """The pictures of a job cut up for a model; two models that want them alike share the work."""
-        if job.grid is not None and split_alike(model.config, self.manifest.models["small"].config):
-            return job.grid
-        return model.split(job.images)
+
+def _tell(ticket: Ticket, on_text: OnText | None) -> EngineError | None:
+    """Hand on the pieces that came; what is wrong if `on_text` raises."""
+    for piece in ticket.take():
+        try:
+            if on_text is not None:
+                on_text(piece)
+        except Exception as error:
+            failure = EngineError(f"on_text failed ({error!r}), which ended the question; mend it and ask again")
+            failure.__cause__ = error
+            return failure
+    return None

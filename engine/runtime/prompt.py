@@ -1,12 +1,14 @@
-"""What a language engine is given: a tokenized prompt, which of its rows survive, and which are scored."""
+"""What a language engine is given: tokens with their positions, which of them survive where, what is wanted of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.bindings import segment_of
 from engine.runtime.arrays import Array
+
+NO_FEATURES = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,11 @@ class PromptTokens:
     visual_positions: np.ndarray
     features: Array
 
-    def slots(self) -> np.ndarray:
+    def visual(self) -> np.ndarray:
         """[S]: index of each token's visual feature, -1 for text."""
-        slots = np.full(len(self.ids), -1, np.int64)
-        slots[self.visual_positions] = np.arange(len(self.visual_positions))
-        return slots
+        visual = np.full(len(self.ids), -1, np.int64)
+        visual[self.visual_positions] = np.arange(len(self.visual_positions))
+        return visual
 
     def prefix(self) -> int:
         """Text tokens before the first visual one: no pruning changes what they compute."""
@@ -33,46 +35,100 @@ class PromptTokens:
 
 @dataclass(frozen=True)
 class Pruning:
-    """Which rows of a prompt enter layer `prune_layer` and all layers after it; sorted."""
+    """Which rows enter layer `prune_layer` and all layers after it; sorted."""
 
     prune_layer: int
     rows: np.ndarray
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a prefill does for one prompt.
+class Rows:
+    """New tokens [S] of one slot.
 
-    score_rows: prompt rows whose attention to visual tokens is summed; none in a pruned run.
+    ids, positions: int64 [S]. rope_lengths: int64 [S], for each row the length of the sequence that its angles are
+    scaled for, where a rotary embedding scales by it. visual: int64 [S], index into features [V,C], -1 for text.
     """
 
-    prompt: PromptTokens
+    ids: np.ndarray
+    positions: np.ndarray
+    rope_lengths: np.ndarray
+    visual: np.ndarray
+    features: Array
     pruning: Pruning | None = None
-    score_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def __post_init__(self) -> None:
-        assert self.pruning is None or not len(self.score_rows), "dropped tokens have no column to score"
+    def __len__(self) -> int:
+        return len(self.ids)
 
-    def score_columns(self) -> np.ndarray:
-        """[V]: places of the visual tokens in every layer's cache; of a pruned run, any place that exists."""
-        positions = self.prompt.visual_positions
-        return positions if self.pruning is None else np.zeros_like(positions)
+    def part(self, part: slice) -> "Rows":
+        """Some of them, consecutive."""
+        visual, pruning = self.visual[part], self.pruning
+        start = int(visual[visual >= 0].min(initial=len(self.features)))
+        stop = int(visual.max(initial=-1)) + 1
+        if pruning is not None:
+            inside = within(pruning.rows, part)
+            pruning = Pruning(pruning.prune_layer, pruning.rows[inside] - part.start)
+        return Rows(
+            self.ids[part],
+            self.positions[part],
+            self.rope_lengths[part],
+            np.where(visual < 0, -1, visual - start),
+            self.features[start : max(start, stop)],
+            pruning,
+        )
+
+    def then(self, text: "Rows") -> "Rows":
+        """These, and rows of text behind them; none is pruned."""
+        assert self.pruning is None and text.pruning is None and not len(text.features)
+        return Rows(
+            np.concatenate([self.ids, text.ids]),
+            np.concatenate([self.positions, text.positions]),
+            np.concatenate([self.rope_lengths, text.rope_lengths]),
+            np.concatenate([self.visual, text.visual]),
+            self.features,
+        )
+
+    def kept(self, prune_layers: Sequence[int]) -> list[np.ndarray]:
+        """Which rows the layers of each segment see."""
+        everything = np.arange(len(self))
+        if self.pruning is None:
+            return [everything] * (len(prune_layers) + 1)
+        assert self.pruning.prune_layer in (0, *prune_layers), "pruning happens at layer 0 or at a built prune point"
+        first = segment_of(self.pruning.prune_layer, prune_layers)
+        return [everything if segment < first else self.pruning.rows for segment in range(len(prune_layers) + 1)]
 
 
 @dataclass(frozen=True)
-class NewRows:
-    """New tokens of one request in one call, with their original positions."""
+class Need:
+    """What a slot must have room for.
 
-    ids: np.ndarray
-    slots: np.ndarray
-    positions: np.ndarray
+    lengths: tokens in the layers of each segment. visual_columns: int64 [V], places of the visual tokens in the cache,
+    if attention to them is scored.
+    """
+
+    lengths: tuple[int, ...]
+    visual_columns: np.ndarray | None = None
+
+    def num_columns(self) -> int:
+        return 0 if self.visual_columns is None else len(self.visual_columns)
 
 
-def segment_rows(request: Request, prune_layers: Sequence[int]) -> list[np.ndarray]:
-    """Rows of the prompt that the layers of each segment see."""
-    everything = np.arange(len(request.prompt.ids))
-    if request.pruning is None:
-        return [everything] * (len(prune_layers) + 1)
-    first = segment_of(request.pruning.prune_layer, prune_layers)
-    assert request.pruning.prune_layer in (0, *prune_layers), "pruning happens at layer 0 or at a built prune point"
-    return [everything if segment < first else request.pruning.rows for segment in range(len(prune_layers) + 1)]
+def prompt_rows(prompt: PromptTokens, pruning: Pruning | None = None) -> Rows:
+    """A whole prompt."""
+    length = len(prompt.ids)
+    lengths = np.full(length, length)
+    if pruning is None or pruning.prune_layer:
+        return Rows(prompt.ids, np.arange(length), lengths, prompt.visual(), prompt.features, pruning)
+    # What is dropped before layer 0 is not fed.
+    rows = pruning.rows
+    return Rows(prompt.ids[rows], rows, lengths[rows], prompt.visual()[rows], prompt.features)
+
+
+def answer_rows(start: int, tokens: np.ndarray) -> Rows:
+    """Tokens of an answer, the first of them at position `start`; each turns as it would if it came alone."""
+    positions = start + np.arange(len(tokens))
+    return Rows(tokens, positions, positions + 1, np.full(len(tokens), -1), NO_FEATURES)
+
+
+def within(rows: np.ndarray, part: slice) -> slice:
+    """Which of these rows (sorted) lie in a part."""
+    return slice(*(int(place) for place in np.searchsorted(rows, [part.start, part.stop])))

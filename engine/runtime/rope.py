@@ -20,21 +20,20 @@ class RopeTable:
         self._head_dim = head_dim
         self._exponents = np.arange(0, head_dim, 2) / head_dim
 
-    def cos_sin(self, positions: np.ndarray, sequence_length: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[B,S] -> float32 [B,S,D/2] each.
+    def cos_sin(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B,S], [B,S] -> float32 [B,S,D/2] each.
 
-        sequence_length: the last position plus 1 at the time of this call, one number or one a row [B]. DYNAMIC_NTK and
-        LONG depend on it as published: a call beyond the trained length rotates by other angles, and keys that are
-        already cached keep theirs.
+        lengths: of the sequence that each row is of when it is computed. DYNAMIC_NTK and LONG depend on it as
+        published: beyond the trained length rows turn by other angles, and keys that are cached already keep theirs.
         """
         # float64: float32 angles of position 30,000 would be off by 2e-3
-        angles = positions[..., None] * self.frequencies(sequence_length)
+        angles = positions[..., None] * self.frequencies(lengths)
         scale = self._attention_scale()
         return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
-    def frequencies(self, sequence_length: int | np.ndarray) -> np.ndarray:
-        """[] or [B] -> [1,1,D/2] or [B,1,D/2]: radians per position."""
-        length = np.reshape(sequence_length, (-1, 1, 1))
+    def frequencies(self, lengths: np.ndarray) -> np.ndarray:
+        """[B,S] -> [B,S,D/2], or [D/2] where they do not matter: radians per position."""
+        length = lengths[..., None]
         config = self._config
         match config.scaling:
             case RopeScaling.NONE:
@@ -52,8 +51,8 @@ class RopeTable:
                 return self._llama3(self._plain(config.theta))
 
     def _plain(self, theta: float | np.ndarray) -> np.ndarray:
-        """[] or [B,1,1] -> [1,1,D/2] or [B,1,D/2]."""
-        return np.reshape(theta, (-1, 1, 1)) ** -self._exponents
+        """[] or [B,S,1] -> [D/2] or [B,S,D/2]."""
+        return theta**-self._exponents
 
     def _llama3(self, frequencies: np.ndarray) -> np.ndarray:
         """Low frequencies are divided by the factor, high ones kept, those between interpolated."""

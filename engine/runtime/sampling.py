@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.config import SamplingConfig
 from engine.errors import EngineError
-from engine.runtime.arrays import Array, array_namespace, device, is_host, to_host
+from engine.runtime.arrays import Array, array_namespace, device, is_host
 
 EXP_FLOOR = -104.0
 """float32 exp is 0 below it; clipping there keeps logits of -inf out of 0 * -inf."""
@@ -96,8 +96,9 @@ def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
     return Candidates(tokens, probabilities)
 
 
-def token_probabilities(logits: Array, tokens: np.ndarray) -> np.ndarray:
-    """[G,vocab], [G] -> float64 [G]: the softmax probability of each given token."""
+def log_probabilities(logits: Array, tokens: np.ndarray) -> Array:
+    """[G,vocab], [G] -> float64 [G,2], for `read_probabilities`: of each given token, the peak of the logits and the
+    log-probability."""
     assert len(logits) == len(tokens), (len(logits), len(tokens))
     xp = array_namespace(logits)
     found = []
@@ -106,10 +107,15 @@ def token_probabilities(logits: Array, tokens: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             total = xp.sum(xp.exp(row - peak), dtype=xp.float64)
             found += [xp.astype(peak, xp.float64), xp.astype(row[token] - peak, xp.float64) - xp.log(total)]
-    peaks, log_probabilities = to_host(xp.stack(found)).reshape(-1, 2).T
+    return xp.reshape(xp.stack(found), (-1, 2))
+
+
+def read_probabilities(found: np.ndarray) -> np.ndarray:
+    """What `log_probabilities` found, on the host -> float64 [G]. Raises EngineError when logits were no numbers."""
+    peaks, logs = found.T
     for peak in peaks:
         _check_peak(peak)
-    return np.exp(log_probabilities)
+    return np.exp(logs)
 
 
 def _keep(kept: Array, tokens: Array, values: Array, nothing: float) -> tuple[Array, Array]:

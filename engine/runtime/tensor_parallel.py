@@ -1,6 +1,7 @@
 """A model on several ranks, behind the same interface as one in this process: the leader says, all ranks do.
 
-Every call goes to all ranks at once (`Ranks`) and comes back from rank 0. The leader alone samples, so all ranks agree.
+Every message goes to all ranks at once (`Ranks`) and its result comes back from rank 0. The leader alone samples, so
+all ranks agree.
 """
 
 import hashlib
@@ -15,14 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 
 import engine
+from engine.dims import Limits
+from engine.errors import EngineError
 from engine.manifest import CONVERTER, Manifest
-from engine.runtime.prompt import Request
+from engine.runtime.language import Language
+from engine.runtime.prompt import Need, Rows
+from engine.runtime.vision import TILES_PER_CALL
 from engine.target import Device
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""
-OPEN = "open"
-"""The method that all ranks refuse together when they do not fit together."""
 VERSIONED = {
     Device.CPU: ("numpy", "onnxruntime", "mpi4py"),
     Device.CUDA: ("numpy", "torch", "mpi4py", "nccl4py", "nvidia-nccl-cu13"),
@@ -50,6 +53,10 @@ class Identity:
         return None
 
 
+class RanksDiedError(EngineError):
+    """The ranks ended before they answered."""
+
+
 def identify(manifest: Manifest) -> Identity:
     """Of this process."""
     content = json.dumps(CONVERTER.unstructure(manifest.components), sort_keys=True)
@@ -74,54 +81,191 @@ def announced_sizes() -> list[int]:
 
 
 class Ranks(Protocol):
-    """The ranks of one model. A call runs the method of that name of `tensor_parallel_rank.Rank` on all of them."""
+    """The ranks of one model. Whatever is said to them, all of them do."""
 
-    def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
+    epoch: int
+    """How often they were started: what was said to earlier ones is forgotten."""
+
+    def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
         """Load the model on every rank; `threads` are shared by those of one machine. Raises EngineError."""
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """What rank 0 returns. Raises EngineError when a rank died."""
+    def do(self, message: "Message") -> Any:
+        """What rank 0 makes of it. Raises RanksDiedError when a rank died."""
+
+
+class Message(Protocol):
+    """Something that all ranks do at the same time; what rank 0 returns counts."""
+
+    def on(self, rank: "Rank") -> Any: ...
+
+
+class Rank(Protocol):
+    """What messages find on each rank; the methods are those of `tensor_parallel_rank.RankModel`."""
+
+    @property
+    def language(self) -> Language: ...
+
+    def load(self, expected: Identity, threads: int, places: int) -> None: ...
+
+    def encode(self, pixel_values: np.ndarray) -> np.ndarray: ...
+
+    def whole(self, logits: Any) -> np.ndarray: ...
+
+    def visual_scores(self, slot: int) -> np.ndarray: ...
+
+    def seconds_in_sums(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Load:
+    """Open the engine, if the ranks fit together."""
+
+    expected: Identity
+    threads: int
+    places: int
+
+    def on(self, rank: Rank) -> None:
+        rank.load(self.expected, self.threads, self.places)
+
+
+@dataclass(frozen=True)
+class Encode:
+    pixel_values: np.ndarray
+
+    def on(self, rank: Rank) -> np.ndarray:
+        return rank.encode(self.pixel_values)
+
+
+@dataclass(frozen=True)
+class OpenSlot:
+    need: Need
+
+    def on(self, rank: Rank) -> int:
+        return rank.language.open(self.need)
+
+
+@dataclass(frozen=True)
+class Extend:
+    slot: int
+    rows: Rows
+    wanted: np.ndarray
+    scored: np.ndarray
+
+    def on(self, rank: Rank) -> np.ndarray:
+        return rank.whole(rank.language.extend(self.slot, self.rows, self.wanted, self.scored))
+
+
+@dataclass(frozen=True)
+class Step:
+    slots: tuple[int, ...]
+    tokens: np.ndarray
+    scored: np.ndarray
+
+    def on(self, rank: Rank) -> np.ndarray:
+        return rank.whole(rank.language.step(self.slots, self.tokens, self.scored))
+
+
+@dataclass(frozen=True)
+class VisualScores:
+    slot: int
+
+    def on(self, rank: Rank) -> np.ndarray:
+        return rank.visual_scores(self.slot)
+
+
+@dataclass(frozen=True)
+class Truncate:
+    slot: int
+    length: int
+
+    def on(self, rank: Rank) -> None:
+        rank.language.truncate(self.slot, self.length)
+
+
+@dataclass(frozen=True)
+class CloseSlot:
+    slot: int
+
+    def on(self, rank: Rank) -> None:
+        rank.language.close(self.slot)
+
+
+@dataclass(frozen=True)
+class SecondsInSums:
+    """Spent so far in all-reduces, waiting for the other ranks included."""
+
+    def on(self, rank: Rank) -> float:
+        return rank.seconds_in_sums()
+
+
+@dataclass(frozen=True)
+class NumBytes:
+    need: Need
+
+    def on(self, rank: Rank) -> int:
+        return rank.language.nbytes(self.need)
+
+
+FIRST = (Load, Encode, OpenSlot, NumBytes)
+"""Messages that need nothing of an earlier one: when the ranks died meanwhile, they are started and told once more."""
 
 
 class ShardedLanguage:
-    """A language engine of several ranks. One `ShardedGeneration` at a time runs on it."""
+    """Like `LanguageModel`; slots stay with the ranks, and end with them."""
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, places: int) -> None:
+        self._ranks, self._places = ranks, places
+        self._epochs: dict[int, int] = {}
+        """Of each open slot: of the ranks that have it."""
+        self._token_bytes: dict[tuple[int, ...], int] = {}
 
-    def prefill(self, requests: Sequence[Request], max_new_tokens: int) -> "ShardedGeneration":
-        """Like `LanguageModel.prefill`."""
-        return ShardedGeneration(self._ranks, self._ranks.call("prefill", requests, max_new_tokens))
+    def nbytes(self, need: Need) -> int:
+        """Of rank 0; the others hold as much."""
+        if need.lengths not in self._token_bytes:
+            self._token_bytes[need.lengths] = self._ranks.do(NumBytes(Need(need.lengths)))
+        return self._token_bytes[need.lengths]
 
+    def has_place(self) -> bool:
+        return len(self._epochs) < self._places
 
-class ShardedGeneration:
-    """Like `Generation`; caches and accumulators stay with the ranks."""
+    def open(self, need: Need) -> int:
+        slot: int = self._ranks.do(OpenSlot(need))
+        self._epochs[slot] = self._ranks.epoch
+        return slot
 
-    def __init__(self, ranks: Ranks, logits: np.ndarray) -> None:
-        self._ranks, self.logits = ranks, logits
+    def extend(self, slot: int, rows: Rows, wanted: np.ndarray, scored: np.ndarray) -> np.ndarray:
+        return self._on([slot], Extend(slot, rows, wanted, scored))
 
-    def visual_scores(self, request: int) -> np.ndarray:
-        scores: np.ndarray = self._ranks.call("visual_scores", request)
-        return scores
+    def step(self, slots: Sequence[int], tokens: np.ndarray, scored: np.ndarray) -> np.ndarray:
+        return self._on(slots, Step(tuple(slots), tokens, scored))
 
-    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._ranks.call("decode", tokens, active, scored)
-        return logits
+    def visual_scores(self, slot: int) -> np.ndarray:
+        return self._on([slot], VisualScores(slot))
 
-    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = self._ranks.call("score", request, visual_kept, answer)
-        return logits
+    def truncate(self, slot: int, length: int) -> None:
+        self._on([slot], Truncate(slot, length))
+
+    def close(self, slot: int) -> None:
+        if self._epochs.pop(slot) == self._ranks.epoch:
+            self._ranks.do(CloseSlot(slot))
+
+    def _on(self, slots: Sequence[int], message: Message) -> Any:
+        """Raises RanksDiedError for a slot of ranks that are gone."""
+        if any(self._epochs[slot] != self._ranks.epoch for slot in slots):
+            raise RanksDiedError("a rank of the large model died, and with it the question; ask again")
+        return self._ranks.do(message)
 
 
 class ShardedVision:
     """A vision encoder whose tiles are shared out among the ranks, each of which holds it whole."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, limits: Limits, world_size: int) -> None:
         self._ranks = ranks
+        self.tiles_per_call = world_size * (limits.tiles().max if limits.planned else TILES_PER_CALL)
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`."""
-        features: np.ndarray = self._ranks.call("encode", pixel_values)
+        features: np.ndarray = self._ranks.do(Encode(pixel_values))
         return features
 
 

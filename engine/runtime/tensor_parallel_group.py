@@ -23,24 +23,18 @@ from typing import Any, BinaryIO
 import engine
 from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime.tensor_parallel import OPEN, Ranks, identify
+from engine.runtime.tensor_parallel import FIRST, Load, Message, Ranks, RanksDiedError, identify
 
 ANSWER_SECONDS = 600.0
 """A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection. Opening, which
 takes what the disk takes, is given up when a rank has not worked for so long."""
 START_SECONDS = 60.0
 STOP_SECONDS = 3.0
-FIRST = ("encode", "prefill")
-"""Methods that need nothing of an earlier call: when the ranks die, they are started and asked once more."""
 EXCEPTION = re.compile(r"^((?:\w+\.)*\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 ON_ONE_MACHINE = "self,posix,sysv,cma"
 """What UCX, below MPICH, may use between these ranks: memory. It would listen on the network otherwise."""
 LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
 """Of a launcher that started this process; the group has its own."""
-
-
-class RanksDiedError(EngineError):
-    """The ranks ended before they answered."""
 
 
 class Group(Ranks):
@@ -49,17 +43,18 @@ class Group(Ranks):
     def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._answer_seconds = answer_seconds
         self._running: _Running | None = None
+        self.epoch = 0
 
-    def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
-        self._directory, self._world_size, self._threads = directory, manifest.world_size, threads
-        self._identity = identify(manifest)
+    def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
+        self._directory, self._world_size = directory, manifest.world_size
+        self._load = Load(identify(manifest), threads, places)
         self._start()
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        if method in FIRST and self._running is not None:
-            with suppress(RanksDiedError):  # most likely since the last call; a second death is told
-                return self._ask(self._running, method, *arguments)
-        return self._ask(self._running or self._start(), method, *arguments)
+    def do(self, message: Message) -> Any:
+        if isinstance(message, FIRST) and self._running is not None:
+            with suppress(RanksDiedError):  # most likely since the last message; a second death is told
+                return self._ask(self._running, message)
+        return self._ask(self._running or self._start(), message)
 
     def close(self) -> None:
         """End the ranks; the next call starts them again."""
@@ -75,14 +70,15 @@ class Group(Ranks):
         running = _launch(self._directory, self._world_size)
         running.finalizer = weakref.finalize(self, running.stop)
         self._running = running
-        self._ask(running, OPEN, self._identity, self._threads)
+        self.epoch += 1
+        self._ask(running, self._load)
         return running
 
-    def _ask(self, running: "_Running", method: str, *arguments: Any) -> Any:
+    def _ask(self, running: "_Running", message: Message) -> Any:
         assert running.connection is not None
         try:
-            running.connection.send((method, arguments))
-            if not self._answers(running, method):
+            running.connection.send(message)
+            if not self._answers(running, message):
                 raise TimeoutError(f"did not answer within {self._answer_seconds:g} s")
             outcome = running.connection.recv()
         except (EOFError, OSError) as error:
@@ -90,24 +86,24 @@ class Group(Ranks):
             is_dead = not isinstance(error, TimeoutError)
             reason = f"died{running.last_words()}" if is_dead else str(error)
             raise (RanksDiedError if is_dead else EngineError)(
-                f"a rank of {self._directory} {reason} during {method}; ask again: the ranks are started anew"
+                f"a rank of {self._directory} {reason} during {_verb(message)}; ask again: the ranks are started anew"
             ) from None
         except BaseException:
             self.close()  # interrupted: what the ranks say next would answer another call
             raise
         if isinstance(outcome, EngineError):
-            if method == OPEN:
+            if isinstance(message, Load):
                 self.close()
             raise outcome
         return outcome
 
-    def _answers(self, running: "_Running", method: str) -> bool:
+    def _answers(self, running: "_Running", message: Message) -> bool:
         """Whether the ranks answer in time."""
         assert running.connection is not None
         before = running.ticks()
         while not running.connection.poll(self._answer_seconds):
             now = running.ticks()
-            if method != OPEN or any(new == old for new, old in zip(now, before, strict=True)):
+            if not isinstance(message, Load) or any(new == old for new, old in zip(now, before, strict=True)):
                 return False
             before = now
         return True
@@ -150,6 +146,11 @@ class _Running:
         for rank in self.ranks if number is signal.SIGKILL else ():
             with suppress(ProcessLookupError):
                 os.kill(rank, number)
+
+
+def _verb(message: Message) -> str:
+    """A message in words, as in `open slot`."""
+    return re.sub(r"(?<!^)([A-Z])", r" \1", type(message).__name__).lower()
 
 
 def _launch(directory: Path, world_size: int) -> _Running:

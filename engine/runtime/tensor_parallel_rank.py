@@ -19,12 +19,12 @@ from engine.manifest import Manifest, read_manifest
 from engine.parallel import SHARDED, Mapping
 from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor
-from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load, load_rank, load_scoring, take_gpu
-from engine.runtime.prompt import Request
 from engine.runtime.tensor_parallel import (
-    OPEN,
     Identity,
+    Load,
+    Message,
     Ranks,
     announced_sizes,
     identify,
@@ -40,33 +40,32 @@ if TYPE_CHECKING:
     from engine.runtime.communicator import Communicator
 
 COMMAND = 1
-"""Tag of the message that announces a command."""
+"""Tag of what announces a message."""
 ABORT_SECONDS = 1.0
 """For a GPU to leave a sum; then its process ends anyway."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 1e-5, 5e-3
 """Seconds between two looks for a command, longer and longer. MPI itself would look all the time, on a busy core."""
 
 
-class Rank:
-    """A share of a model. All ranks call the same method with the same arguments; rank 0's result counts."""
+class RankModel:
+    """A share of a model. All ranks do the same messages; rank 0's results count."""
 
     def __init__(self, world: MPI.Comm, directory: Path) -> None:
         self._world, self._directory = world, directory
-        self._generation: Generation | None = None
         self._communicator: Communicator | None = None
         self._seconds_in_sums = 0.0
 
-    def open(self, expected: Identity, threads: int) -> None:
-        """Load this rank's share, if all ranks fit together. Raises EngineError on all ranks."""
+    def load(self, expected: Identity, threads: int, places: int) -> None:
+        """Open this rank's share, if all ranks fit together. Raises EngineError on all ranks."""
         machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        executor = on_all(self._world, lambda: self._load(expected, threads, machine))
+        executor = on_all(self._world, lambda: self._load(expected, threads, places, machine))
         if isinstance(executor, CollectiveExecutor):
             self._connect(executor, gpu=machine.rank)
 
     def close(self) -> None:
         """Let go of the other ranks; all of them do."""
         if self._communicator is not None:
-            del self._generation, self._language  # contexts of plans end before their communicator
+            del self.language  # contexts of plans end before their communicator
             self._communicator.destroy()
             self._communicator = None
 
@@ -77,24 +76,9 @@ class Rank:
             thread.start()
             thread.join(ABORT_SECONDS)
 
-    def prefill(self, requests: list[Request], max_new_tokens: int) -> np.ndarray:
-        """Like `LanguageModel.prefill` -> logits."""
-        self._generation = None  # frees its caches before the new ones are made
-        self._generation = self._language.prefill(requests, max_new_tokens)
-        return self._gather_logits(self._generation.logits)
-
-    def decode(self, tokens: np.ndarray, active: np.ndarray, scored: np.ndarray) -> np.ndarray:
-        assert self._generation is not None
-        return self._gather_logits(self._generation.decode(tokens, active, scored))
-
-    def score(self, request: int, visual_kept: np.ndarray, answer: np.ndarray) -> np.ndarray:
-        assert self._generation is not None
-        return self._gather_logits(self._generation.score(request, visual_kept, answer))
-
-    def visual_scores(self, request: int) -> np.ndarray:
-        assert self._generation is not None
-        scores = np.array(to_host(self._generation.visual_scores(request)))
-        if self._language.scoring is not None:  # else the plan has summed
+    def visual_scores(self, slot: int) -> np.ndarray:
+        scores = np.array(to_host(self.language.visual_scores(slot)))
+        if self.language.scoring is not None:  # else the plan has summed
             self._sum(scores)
         return scores
 
@@ -108,7 +92,7 @@ class Rank:
         """Spent so far in all-reduces, waiting for the other ranks included."""
         return self._seconds_in_sums
 
-    def _load(self, expected: Identity, threads: int, machine: MPI.Comm) -> Executor:
+    def _load(self, expected: Identity, threads: int, places: int, machine: MPI.Comm) -> Executor:
         """threads: of all ranks of this machine."""
         manifest, world = read_manifest(self._directory), self._world
         refuse_other_size(self._directory, manifest, world.size)
@@ -124,8 +108,8 @@ class Rank:
         executor = load_rank(manifest.target, rank / "language", threads, self._sum)
         scoring = load_scoring(model.scoring, manifest.target, rank, None)
         mapping = Mapping(world.rank, world.size)
-        self._language = LanguageModel(
-            executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring
+        self.language = LanguageModel(
+            executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring, places
         )
         self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision, limits)
         return executor
@@ -150,7 +134,7 @@ class Rank:
         self._world.Allreduce(MPI.IN_PLACE, partial, MPI.SUM)
         self._seconds_in_sums += time.perf_counter() - start
 
-    def _gather_logits(self, logits: Array) -> np.ndarray:
+    def whole(self, logits: Array) -> np.ndarray:
         """[..., this rank's part of the vocabulary] -> on rank 0, [..., vocabulary]."""
         parts = np.empty((self._world.size, *logits.shape), np.float32) if self._world.rank == 0 else None
         mine = np.ascontiguousarray(to_host(logits))
@@ -161,8 +145,10 @@ class Rank:
 class World(Ranks):
     """The ranks that one `mpiexec` started, this process among them."""
 
+    epoch = 0
+
     def __init__(self, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> None:
-        self._world, self._rank = world, Rank(world, directory)
+        self._world, self._rank = world, RankModel(world, directory)
         _forget_segments(world)
         self.process_ids: list[int] = world.allgather(os.getpid())
         """By rank."""
@@ -170,34 +156,34 @@ class World(Ranks):
     def is_leader(self) -> bool:
         return bool(self._world.rank == 0)
 
-    def open(self, directory: Path, manifest: Manifest, threads: int) -> None:
-        self.call(OPEN, identify(manifest), threads)
+    def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
+        self.do(Load(identify(manifest), threads, places))
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        self._announce(method, arguments)
-        return self._do(method, arguments)
+    def do(self, message: Message) -> Any:
+        self._announce(message)
+        return self._do(message)
 
     def stop(self) -> None:
         """The leader's last word."""
-        self._announce(None, ())
+        self._announce(None)
         self._rank.close()
 
     def serve(self) -> None:
         """What the other ranks do until the leader stops them."""
         while True:
             self._wait()
-            method, arguments = self._world.bcast(None)
-            if method is None:
+            message: Message | None = self._world.bcast(None)
+            if message is None:
                 self._rank.close()
                 return
             with suppress(EngineError):  # the leader has the same one and says it
-                self._do(method, arguments)
+                self._do(message)
 
-    def _do(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def _do(self, message: Message) -> Any:
         try:
-            return getattr(self._rank, method)(*arguments)
+            return message.on(self._rank)
         except BaseException as error:
-            if isinstance(error, EngineError) and method == OPEN:
+            if isinstance(error, EngineError) and isinstance(message, Load):
                 raise
             # The others wait for this rank in a sum; nothing but the end of all of them frees them.
             if not isinstance(error, KeyboardInterrupt):
@@ -207,10 +193,10 @@ class World(Ranks):
             self._world.Abort(1)
             os._exit(1)  # MPICH may return from there
 
-    def _announce(self, method: str | None, arguments: tuple[Any, ...]) -> None:
+    def _announce(self, message: Message | None) -> None:
         for rank in range(1, self._world.size):
             self._world.send(None, rank, COMMAND)
-        self._world.bcast((method, arguments))
+        self._world.bcast(message)
 
     def _wait(self) -> None:
         pause = SHORTEST_PAUSE
@@ -270,9 +256,9 @@ def main(directory: str, socket: str, log: str) -> int:
         try:
             connection.send(world.process_ids)
             while True:
-                method, arguments = connection.recv()
+                message: Message = connection.recv()
                 try:
-                    outcome = world.call(method, *arguments)
+                    outcome = world.do(message)
                 except EngineError as error:
                     outcome = error
                 connection.send(outcome)

@@ -1,78 +1,112 @@
-"""What the visual tokens of a batch receive: added up by the language engine, or afterwards by a scoring engine.
+"""What visual tokens receive: added up by the language engine, or afterwards by a scoring engine.
 
-Shapes: B requests, R scored rows of a call, V visual tokens, L layers.
+Shapes: B slots of one step, R scored rows of a call, V visual tokens, L layers, W query width of a layer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from engine import bindings as names
-from engine.dims import Limits, Phase
-from engine.runtime.arrays import Array, array_namespace, pad
+from engine.dims import SCORED_AT_ONCE, Limits
+from engine.runtime.arrays import Array, array_namespace, concat
 from engine.runtime.executor import Executor
-from engine.runtime.kv_cache import KvCache
+from engine.runtime.slots import Shared, Slot, Slots
 
 
 class VisualScores(Protocol):
-    """The attention that the visual tokens of a batch received so far."""
+    """The attention that the visual tokens of each slot received so far."""
 
-    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
-        """Let the next run, which is of these requests, score these of its rows; `past` tokens are cached before it."""
+    def open(self, number: int, slot: Slot) -> None:
+        """Start a slot at zero."""
 
-    def bind_decode(self) -> None:
-        """Let the next runs be of one row per request."""
+    def close(self, number: int) -> None: ...
 
-    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
-        """[B] bool twice, [B]: let the next of them count these requests' rows, if they are active.
+    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+        """Let the next run, which appends to this slot, score these of its rows."""
 
-        kv_length: tokens cached after it. The run overwrites the last key of every inactive request.
-        """
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+        """Let the next run, of one row of each of these slots (by place), score those of `scored` [B] bool."""
 
-    def read(self, request: int) -> Array:
-        """[L,V] of one request, so far, summed over heads and scored rows."""
+    def collect(self) -> None:
+        """The run went well; what it wrote is overwritten by the next."""
+
+    def finish(self, number: int) -> None:
+        """Before keys of a slot are overwritten."""
+
+    def read(self, number: int) -> Array:
+        """[L,V] so far, summed over heads and scored rows."""
 
 
 class NoVisualScores:
     """Of an engine that emits none."""
 
-    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None: ...
+    def open(self, number: int, slot: Slot) -> None: ...
 
-    def bind_decode(self) -> None: ...
+    def close(self, number: int) -> None: ...
 
-    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None: ...
+    def bind_rows(self, number: int, rows: np.ndarray) -> None: ...
 
-    def read(self, request: int) -> Array:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None: ...
+
+    def collect(self) -> None: ...
+
+    def finish(self, number: int) -> None: ...
+
+    def read(self, number: int) -> Array:
         raise AssertionError("the engine was built without scores")
 
 
 class InEngineScores:
     """The language engine adds up in place."""
 
-    def __init__(self, engine: Executor, columns: np.ndarray, num_layers: int) -> None:
-        """columns: [B,V], places of the visual tokens in the cache."""
-        self._engine, self._columns = engine, columns
-        self._total = engine.zeros(names.VISUAL_SCORES, (len(columns), num_layers, columns.shape[1]))
+    def __init__(self, engine: Executor, slots: Slots, num_layers: int) -> None:
+        self._engine, self._slots = engine, slots
+        places = slots.places
+        self._total = slots.share(
+            Shared(
+                names.VISUAL_SCORES,
+                lambda size: (places, num_layers, size),
+                lambda need: need.num_columns(),
+                lambda slot: slot.need.num_columns(),
+            )
+        )
+        self._columns = np.zeros((places, 1), np.int64)
+        self._weight = np.zeros((places, 1), np.float32)
+        self._row = engine.put(names.SCORE_ROW, np.zeros((places, 1), np.int64))
 
-    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
-        self._bind(requests, pad(rows, minimum=1), _weights(rows), self._columns[requests])
+    def open(self, number: int, slot: Slot) -> None: ...
 
-    def bind_decode(self) -> None:
-        batch = len(self._columns)
-        self._weight = np.zeros((batch, 1), np.float32)
-        row = self._engine.put(names.SCORE_ROW, np.zeros((batch, 1), np.int64))
-        self._bind(slice(batch), row, self._weight, self._engine.put(names.VISUAL_COLUMN, self._columns))
+    def close(self, number: int) -> None: ...
 
-    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
-        self._weight[:, 0] = active & scored
+    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+        slot = self._slots[number]
+        padded = rows if len(rows) else np.zeros(1, np.int64)
+        weight = np.full((1, len(padded)), bool(len(rows)), np.float32)
+        self._bind(slice(slot.place, slot.place + 1), [slot], padded[None], weight)
 
-    def read(self, request: int) -> Array:
-        return self._total[request]
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+        places = slice(0, len(numbers))
+        self._weight[places, 0] = scored
+        slots = [self._slots[number] for number in numbers]
+        self._bind(places, slots, self._row[places], self._weight[places])
 
-    def _bind(self, requests: slice, row: Array, weight: np.ndarray, columns: Array) -> None:
-        total = self._total[requests]
+    def collect(self) -> None: ...
+
+    def finish(self, number: int) -> None: ...
+
+    def read(self, number: int) -> Array:
+        slot = self._slots[number]
+        return self._total.array[slot.place, :, : slot.need.num_columns()]
+
+    def _bind(self, places: slice, slots: Sequence[Slot], row: Array, weight: np.ndarray) -> None:
+        total = self._total.array[places]
+        columns = np.zeros((len(slots), total.shape[2]), np.int64)
+        for target, slot in zip(columns, slots, strict=True):
+            if slot.need.visual_columns is not None:
+                target[: slot.need.num_columns()] = slot.need.visual_columns
         self._engine.bind_input(names.SCORE_ROW, row)
         self._engine.bind_input(names.SCORE_WEIGHT, weight)
         self._engine.bind_input(names.VISUAL_COLUMN, columns)
@@ -80,129 +114,113 @@ class InEngineScores:
         self._engine.bind_output(names.VISUAL_SCORES_OUT, total)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """Rows of one run that wait. query [B,R,L*W]; position int32 [B,R], their places in the cache; weight [B,R]."""
+@dataclass
+class _Waiting:
+    """Of one slot. total [L,1,V]; queries [1,R,L*W] and their places in the cache, of rows that are not in it yet."""
 
-    query: Array
-    position: np.ndarray
-    weight: np.ndarray
+    total: Array
+    queries: list[Array] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
 
 
 class DeferredScores:
-    """The language engine emits the queries of scored rows; a scoring engine adds up many of them at once.
+    """The language engine emits the queries of scored rows; a scoring engine adds up those of a slot, many at once.
 
-    What a rank reads of it is what that rank's own heads paid.
+    A slot's rows are added up in an order that depends on no other slot. What a rank reads of it is what its own heads
+    paid.
     """
 
     def __init__(
-        self,
-        engine: Executor,
-        scoring: Executor,
-        kv_cache: KvCache,
-        columns: np.ndarray,
-        num_layers: int,
-        width: int,
-        limits: Limits,
+        self, engine: Executor, scoring: Executor, slots: Slots, num_layers: int, width: int, limits: Limits
     ) -> None:
-        """columns: as above; width: W, of the queries of one layer; limits: of the engines."""
-        self._engine, self._scoring, self._kv_cache = engine, scoring, kv_cache
-        self._columns, self._num_layers, self._width = columns, num_layers, width
+        """width: W; limits: of the engines."""
+        self._engine, self._scoring, self._slots = engine, scoring, slots
+        self._num_layers, self._width = num_layers, width
         self._layers_at_once = limits.scored_layers(num_layers)
-        self._limits = limits
-        self._total = scoring.zeros(names.VISUAL_SCORES, (num_layers, *columns.shape))
-        self._everyone = self._requests = slice(0, len(columns))
-        self._waiting: list[_Scored] = []
-        self._stepped: tuple[np.ndarray, np.ndarray] | None = None
-        """Positions and weights of the last step, whose queries are still where the engine wrote them."""
+        self._waiting: dict[int, _Waiting] = {}
+        self._scored: list[tuple[int, Array, list[int]]] = []
+        """What the next run writes: slot, where its queries will lie, their places in the cache."""
+        self._row = engine.put(names.SCORE_ROW, np.zeros((slots.places, 1), np.int64))
+        self._query: Array = None
 
-    def bind(self, requests: slice, rows: Sequence[np.ndarray], past: int) -> None:
-        self._finish()  # the run may overwrite their keys
-        row, weight = pad(rows, minimum=1), _weights(rows)
-        self._engine.bind_input(names.SCORE_ROW, row)
-        query = self._bind_query(row.shape)
-        if weight.any():
-            self._requests = requests
-            self._waiting.append(_Scored(query, (row + past).astype(np.int32), weight))
+    def open(self, number: int, slot: Slot) -> None:
+        if slot.need.visual_columns is not None:
+            total = self._scoring.zeros(names.VISUAL_SCORES, (self._num_layers, 1, max(1, slot.need.num_columns())))
+            self._waiting[number] = _Waiting(total)
 
-    def bind_decode(self) -> None:
-        row = np.zeros((len(self._columns), 1), np.int64)
-        self._engine.bind_input(names.SCORE_ROW, self._engine.put(names.SCORE_ROW, row))
-        # One for all steps: runs with the same buffers may be recorded.
-        self._query = self._bind_query(row.shape)
-        self._active = np.ones(len(row), np.bool_)
+    def close(self, number: int) -> None:
+        self._waiting.pop(number, None)
 
-    def step(self, active: np.ndarray, scored: np.ndarray, kv_length: np.ndarray) -> None:
-        self._collect()
-        waiting = sum(rows.weight.shape[1] for rows in self._waiting)
-        ended = not np.array_equal(active, self._active)
-        if ended or self._requests != self._everyone or waiting >= self._rows_at_once(self._everyone):
-            self._finish()
-        self._active = active.copy()
-        weight = (active & scored)[:, None].astype(np.float32)
-        if weight.any():
-            self._stepped = kv_length[:, None] - 1, weight
-
-    def read(self, request: int) -> Array:
-        self._finish()
-        return self._total[:, request]
-
-    def _bind_query(self, rows: tuple[int, ...]) -> Array:
-        query = self._engine.zeros(names.SCORED_QUERY, (*rows, self._num_layers * self._width))
+    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+        self.finish(number, SCORED_AT_ONCE)
+        padded = rows if len(rows) else np.zeros(1, np.int64)
+        query = self._engine.zeros(names.SCORED_QUERY, (1, len(padded), self._num_layers * self._width))
+        self._engine.bind_input(names.SCORE_ROW, padded[None])
         self._engine.bind_output(names.SCORED_QUERY, query)
-        return query
+        past = self._slots[number].lengths[0]
+        self._scored = [(number, query, [past + int(row) for row in rows])] if len(rows) else []
 
-    def _collect(self) -> None:
-        """Take the last step's queries, before the next writes its own."""
-        if self._stepped is not None:
-            position, weight = self._stepped
-            copy = array_namespace(self._query).concat([self._query])
-            self._waiting.append(_Scored(copy, position, weight))
-            self._stepped = None
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+        if self._query is None:
+            # One for all steps: runs with the same buffers may be recorded.
+            shape = self._slots.places, 1, self._num_layers * self._width
+            self._query = self._engine.zeros(names.SCORED_QUERY, shape)
+        for number in numbers:
+            self.finish(number, SCORED_AT_ONCE)
+        self._engine.bind_input(names.SCORE_ROW, self._row[: len(numbers)])
+        self._engine.bind_output(names.SCORED_QUERY, self._query[: len(numbers)])
+        self._scored = [
+            (number, self._query[place : place + 1], [self._slots[number].lengths[0]])
+            for place, (number, counts) in enumerate(zip(numbers, scored, strict=True))
+            if counts
+        ]
 
-    def _rows_at_once(self, requests: slice) -> int:
-        """Of each of them."""
-        is_one = requests.stop - requests.start == 1
-        return self._limits.scored_rows().during(Phase.PREFILL if is_one else Phase.DECODE).max
+    def collect(self) -> None:
+        for number, query, positions in self._scored:
+            self._waiting[number].queries.append(concat([query]))
+            self._waiting[number].positions += positions
+        self._scored = []
 
-    def _finish(self) -> None:
-        """Score what waits."""
-        self._collect()
-        requests, waiting, self._requests, self._waiting = self._requests, self._waiting, self._everyone, []
-        if not waiting:
+    def finish(self, number: int, at_least: int = 1) -> None:
+        waiting = self._waiting.get(number)
+        if waiting is None or len(waiting.positions) < at_least:
             return
-        query = array_namespace(self._total).concat([rows.query for rows in waiting], axis=1)
-        position = np.concatenate([rows.position for rows in waiting], axis=1)
-        weight = np.concatenate([rows.weight for rows in waiting], axis=1)
-        self._bind(names.VISUAL_COLUMN, self._columns[requests])
-        most = self._rows_at_once(requests)
-        for start in range(0, position.shape[1], most):
-            rows = slice(start, start + most)
+        query = array_namespace(waiting.total).concat(waiting.queries, axis=1)
+        position = np.array([waiting.positions], np.int32)
+        slot = self._slots[number]
+        # A copy, so that a run that fails and is tried again counts nothing twice.
+        total = concat([waiting.total])
+        self._bind(names.VISUAL_COLUMN, _at_least_one(slot.need.visual_columns)[None])
+        for start in range(0, position.shape[1], SCORED_AT_ONCE):
+            rows = slice(start, start + SCORED_AT_ONCE)
             self._bind(names.SCORE_POSITION, position[:, rows])
-            self._bind(names.SCORE_WEIGHT, weight[:, rows])
-            self._score(requests, query[:, rows])
+            self._bind(names.SCORE_WEIGHT, np.ones_like(position[:, rows], np.float32))
+            self._score(slot, query[:, rows], total)
         self._scoring.release()
+        waiting.total, waiting.queries, waiting.positions = total, [], []
+
+    def read(self, number: int) -> Array:
+        self.finish(number)
+        waiting, columns = self._waiting[number], self._slots[number].need.num_columns()
+        return waiting.total[:, 0, :columns]
 
     def _bind(self, name: str, array: np.ndarray) -> None:
         """What all layers read."""
         self._scoring.bind_input(name, self._scoring.put(name, np.ascontiguousarray(array)))
 
-    def _score(self, requests: slice, query: Array) -> None:
-        """Add what the visual tokens of these requests receive from these rows."""
-        keys, concat = self._kv_cache.keys(), array_namespace(query).concat  # which also makes contiguous
+    def _score(self, slot: Slot, query: Array, total: Array) -> None:
+        """Add what the visual tokens receive from these rows."""
+        keys = self._slots.keys(slot.place)
         for start in range(0, self._num_layers, self._layers_at_once):
             layers = slice(start, start + self._layers_at_once)
             part = slice(self._width * layers.start, self._width * layers.stop)
-            self._scoring.bind_input(names.SCORED_QUERY, concat([query[..., part]]))
+            self._scoring.bind_input(names.SCORED_QUERY, concat([query[..., part]]))  # contiguous
             for index, key in enumerate(keys[layers]):
-                self._scoring.bind_input(names.key_cache(index), key[requests])
-            total = concat([self._total[layers, requests]])
-            self._scoring.bind_input(names.VISUAL_SCORES, total)
-            self._scoring.bind_output(names.VISUAL_SCORES_OUT, total)
+                self._scoring.bind_input(names.key_cache(index), key)
+            self._scoring.bind_input(names.VISUAL_SCORES, total[layers])
+            self._scoring.bind_output(names.VISUAL_SCORES_OUT, total[layers])
             self._scoring.run()
-            self._total[layers, requests] = total
 
 
-def _weights(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """1 for each row, 0 for padding."""
-    return pad([np.ones(len(row), np.float32) for row in rows], minimum=1)
+def _at_least_one(columns: np.ndarray | None) -> np.ndarray:
+    return columns if columns is not None and len(columns) else np.zeros(1, np.int64)

@@ -15,7 +15,8 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSourc
 from engine.errors import RequestError
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.guidance import keep_rows
-from engine.runtime.pipeline import Question, SglPipeline
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from engine.runtime.prompt import PromptTokens, Pruning
 from tests.oracle import embed
 from tests.runtime.test_oracle_pipeline import NEW_TOKENS, QUESTION, Oracle

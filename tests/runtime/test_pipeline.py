@@ -12,7 +12,8 @@ from engine.errors import ImageError, RequestError
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.generate import FinishReason
 from engine.runtime.guidance import select
-from engine.runtime.pipeline import Question, SglPipeline
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from tests.tolerance import TOLERANCE
 
 ALWAYS = ExitConfig(exit_threshold=0.0)

@@ -1,5 +1,6 @@
 """Our engines as a worker runs them; imports what the runtime imports, so that memory is the runtime's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from engine.bindings import SCORING_ENGINE
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
 from engine.manifest import read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
+from engine.parallel import SHARDED
 from engine.runtime.answer import Answer
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 from engine.runtime.guidance import score_rows
-from engine.runtime.language import Generation, LanguageModel
+from engine.runtime.language import Language, LanguageModel
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Pruning, Request
-from engine.runtime.tensor_parallel import ShardedLanguage
+from engine.runtime.prompt import Need, PromptTokens, Pruning, prompt_rows
+from engine.runtime.tensor_parallel import SecondsInSums, ShardedLanguage
 from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.vision import VisionEncoder
 from tools.benchmark.memory_meter import AnonymousPeak, status_bytes
@@ -35,7 +37,8 @@ class LanguageEngine:
         executor, scoring = OnnxRuntimeExecutor(self.path, self.threads), None
         if self.scores:
             scoring = OnnxRuntimeExecutor(self.path.with_name(f"{SCORING_ENGINE}.onnx"), self.threads)
-        return EngineRunner(LanguageModel(executor, self.config, self.prune_layers, self.scores, scoring=scoring))
+        language = LanguageModel(executor, self.config, self.prune_layers, self.scores, scoring=scoring)
+        return EngineRunner(language, self.prune_layers, self.scores)
 
 
 @dataclass(frozen=True)
@@ -53,35 +56,44 @@ class VisionEngine:
 class EngineRunner:
     """Our engine at work on one prompt at a time. What it scores is added up within the call that scores it."""
 
-    def __init__(self, model: LanguageModel) -> None:
-        self._model = model
-        self.generation: Generation | None = None
+    def __init__(self, language: Language, prune_layers: Sequence[int] = (), scores: bool = False) -> None:
+        """prune_layers, scores: those that the engine has."""
+        self._language, self._prune_layers, self._scores = language, prune_layers, scores
+        self._slot: int | None = None
 
     def prefill(self, prompt: PromptTokens, new_tokens: int, pruning: Pruning | None = None) -> np.ndarray:
         """-> logits [vocab] of the prompt's last token."""
-        # Freed first, as between two questions: the caches of two prompts never exist at once.
-        self.generation = None
-        rows = score_rows(prompt.visual_positions, len(prompt.ids), ScoreRows.PROMPT_AND_GENERATED)
-        request = Request(prompt, pruning, rows if self._model.scores else rows[:0])
-        self.generation = self._model.prefill([request], new_tokens)
-        if len(request.score_rows):
+        self.close()
+        rows, counts = prompt_rows(prompt, pruning), self._scores and pruning is None
+        lengths = tuple(len(kept) + new_tokens for kept in rows.kept(self._prune_layers))
+        self._slot = self._language.open(Need(lengths, prompt.visual_positions if counts else None))
+        scored = score_rows(prompt.visual_positions, len(prompt.ids), ScoreRows.PROMPT_AND_GENERATED)
+        last, scored = np.array([len(rows) - 1]), scored if counts else scored[:0]
+        logits: np.ndarray = self._language.extend(self._slot, rows, last, scored)[0]
+        if counts:
             self.visual_scores()
-        return self.generation.logits[0]
+        return logits
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """[G] fed one by one -> logits [vocab] of the last."""
-        assert self.generation is not None, "a prompt comes first"
-        everyone = np.ones(1, bool)
+        assert self._slot is not None, "a prompt comes first"
+        counts = np.array([self._scores])
         for token in tokens:
-            logits = self.generation.decode(np.array([token]), everyone, everyone)
-        if self._model.scores:
+            logits: np.ndarray = self._language.step([self._slot], np.array([token]), counts)[0]
+        if self._scores:
             self.visual_scores()
-        return logits[0]
+        return logits
 
     def visual_scores(self) -> np.ndarray:
         """[L,V] of the prompt and what was decoded after it."""
-        assert self.generation is not None, "a prompt comes first"
-        return self.generation.visual_scores(0)
+        assert self._slot is not None, "a prompt comes first"
+        return self._language.visual_scores(self._slot)
+
+    def close(self) -> None:
+        """Forget the prompt."""
+        if self._slot is not None:
+            self._language.close(self._slot)
+            self._slot = None
 
 
 @dataclass(frozen=True)
@@ -92,32 +104,21 @@ class ShardedEngine:
     threads: int
 
     def __call__(self) -> "ShardedRunner":
-        ranks = Group()
-        ranks.open(self.directory, read_manifest(self.directory), self.threads)
-        return ShardedRunner(ranks)
+        ranks, manifest = Group(), read_manifest(self.directory)
+        ranks.open(self.directory, manifest, self.threads, places=1)
+        return ShardedRunner(ranks, manifest.models[SHARDED].prune_layers)
 
 
-class ShardedRunner:
+class ShardedRunner(EngineRunner):
     """Several ranks at work on one prompt at a time."""
 
-    def __init__(self, ranks: Group) -> None:
+    def __init__(self, ranks: Group, prune_layers: Sequence[int]) -> None:
+        super().__init__(ShardedLanguage(ranks, places=1), prune_layers)
         self._ranks = ranks
-
-    def prefill(self, prompt: PromptTokens, new_tokens: int) -> np.ndarray:
-        """-> logits [vocab] of the prompt's last token."""
-        self._generation = ShardedLanguage(self._ranks).prefill([Request(prompt)], new_tokens)
-        return self._generation.logits[0]
-
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """[G] fed one by one -> logits [vocab] of the last."""
-        everyone, nobody = np.ones(1, bool), np.zeros(1, bool)
-        for token in tokens:
-            logits = self._generation.decode(np.array([token]), everyone, nobody)
-        return logits[0]
 
     def seconds_in_sums(self) -> float:
         """Rank 0's, since it was started."""
-        seconds: float = self._ranks.call("seconds_in_sums")
+        seconds: float = self._ranks.do(SecondsInSums())
         return seconds
 
 

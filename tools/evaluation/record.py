@@ -52,7 +52,7 @@ class Record:
     average_retention: float
     generated_tokens: int
     seconds: dict[str, float]
-    """Of each stage, shared by the questions of a batch."""
+    """Of the engines in each stage; those of a run for several questions are shared out among them."""
 
     def mark(self) -> Mark:
         assert self.score is not None
@@ -63,8 +63,7 @@ class Record:
         return Mark(self.kind, self.group, self.small_score)
 
 
-def make_record(benchmark: Benchmark, example: Example, answer: Answer, batch: int) -> Record:
-    """batch: questions that were answered together."""
+def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Record:
     score, small = benchmark.score, answer.small_text
     return Record(
         id=example.id,
@@ -82,7 +81,7 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer, batch: i
         num_kept=answer.num_kept(),
         average_retention=answer.average_retention(),
         generated_tokens=len(answer.token_ids),
-        seconds={stage: seconds / batch for stage, seconds in answer.seconds.items()},
+        seconds=answer.engine_seconds,
     )
 
 

@@ -1,12 +1,14 @@
-"""A benchmark through a pipeline, batch by batch; what was answered before is not asked again."""
+"""A benchmark through a pipeline, many questions at once; what was answered before is not asked again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime.pipeline import Question, SglPipeline
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from tools.evaluation.benchmark import Benchmark
 from tools.evaluation.example import Example
 from tools.evaluation.record import Record, Settings, append, make_record, open_run
@@ -38,29 +40,24 @@ def run(
     on_progress: OnProgress = lambda records, total: None,
 ) -> list[Record]:
     """Answer what `path` does not hold yet, and return all records in the order of the examples. Raises EngineError."""
-    size = pipeline.manifest.max_batch
     with open_run(path, way.settings(benchmark, pipeline.manifest)) as (done, file):
         records = {record.id: record for record in done}
         left = [(place, example) for place, example in enumerate(examples) if example.id not in records]
         on_progress(list(records.values()), len(examples))
-        for start in range(0, len(left), size):
-            batch = left[start : start + size]
-            questions = [
-                Question(
-                    (example.picture(),),
-                    example.question,
-                    way.guidance,
-                    way.exit,
-                    SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place),
-                )
-                for place, example in batch
-            ]
-            answers = pipeline.answer_batch(questions)
-            fresh = [
-                make_record(benchmark, example, answer, len(batch))
-                for (_, example), answer in zip(batch, answers, strict=True)
-            ]
-            append(file, fresh)
-            records |= {record.id: record for record in fresh}
+        questions = (
+            Question(
+                (example.picture(),),
+                example.question,
+                way.guidance,
+                way.exit,
+                SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place),
+            )
+            for place, example in left
+        )
+        for (_, example), outcome in zip(left, pipeline.answer_all(questions), strict=True):
+            if isinstance(outcome, EngineError):
+                raise outcome
+            records[example.id] = make_record(benchmark, example, outcome)
+            append(file, [records[example.id]])
             on_progress(list(records.values()), len(examples))
     return [records[example.id] for example in examples]

@@ -16,10 +16,10 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfi
 from engine.errors import EngineError
 from engine.parallel import SHARDED
 from engine.runtime.arrays import to_host
-from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Request
-from engine.runtime.tensor_parallel_group import RanksDiedError
+from engine.runtime.prompt import PromptTokens, prompt_rows
+from engine.runtime.question import Question
+from engine.runtime.tensor_parallel import RanksDiedError
 from engine.target import Device, Precision, Target
 from tools.gpu_check.check import Check, Line, Measured, Missing, at_least, at_most
 from tools.make_random_pair import LARGE, SMALL, write_checkpoint, write_tokenizer
@@ -129,8 +129,12 @@ def prefill(pipeline: SglPipeline, name: str) -> tuple[np.ndarray, np.ndarray]:
     language = model.config.language
     features = 0.1 * rng.standard_normal((64, language.hidden_size), np.float32)
     prompt = PromptTokens(rng.integers(0, language.vocab_size, 100), np.arange(10, 74), features)
-    generation = model.language.prefill([Request(prompt, score_rows=np.arange(74, 100))], 1)
-    return to_host(generation.logits[0]), to_host(generation.visual_scores(0))
+    rows = prompt_rows(prompt)
+    slot = model.language.open(model.need(rows, 1, prompt.visual_positions))
+    logits = to_host(model.language.extend(slot, rows, np.array([99]), np.arange(74, 100))[0])
+    scores = to_host(model.language.visual_scores(slot))
+    model.language.close(slot)
+    return logits, scores
 
 
 def answer(pipeline: SglPipeline) -> list[tuple[int, ...]]:

@@ -95,7 +95,7 @@ def compare(work: Path, target: Target) -> Iterator[Measured]:
     model = write_model(work / "checkpoint", SIZES["1b"].small, lambda fraction: None)
     config, prompt = model.config.language, make_prompt(model.config, PROMPT)
     text, answer = make_text_prompt(model.config, PROMPT), make_answer(model.config, TOKENS)
-    ours = EngineRunner(build(work, model.directory, target, compiler))
+    ours = EngineRunner(build(work, model.directory, target, compiler), scores=True)
     prefill = seconds(lambda: to_host(ours.prefill(prompt, TOKENS)))
     decode = seconds(lambda: to_host(ours.decode(answer)), before=lambda: ours.prefill(prompt, TOKENS)) / TOKENS
     write_transformers_checkpoint(model.directory, work / "transformers")

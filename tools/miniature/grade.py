@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.errors import EngineError
 from engine.runtime.answer import Answer
-from engine.runtime.job import Question as Request
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question as Request
 from tools.miniature.checkpoint import Miniature
 from tools.miniature.language_stage import Encoder, answer
 from tools.miniature.questions import LONGEST_ANSWER, Question, picture, score
@@ -15,8 +16,6 @@ from tools.miniature.vision_stage import to_tiles
 
 Exam = Sequence[tuple[int, Question]]
 """Questions with the seeds of their scenes."""
-CHUNK = 48
-"""Questions that are drawn and answered together."""
 
 
 def grade(exam: Exam, answers: Sequence[str]) -> dict[str, float]:
@@ -40,12 +39,12 @@ def engine_answers(pipeline: SglPipeline, exam: Exam, large: bool) -> list[Answe
     """Greedy answers of one model of a built pair alone: the large unguided, or the small, which always exits."""
     exit = ExitConfig(enabled=False) if large else ExitConfig(exit_threshold=0.0)
     guidance, sampling = GuidanceConfig(enabled=False), SamplingConfig(LONGEST_ANSWER)
+    asked = (Request((picture(seed),), question.text, guidance, exit, sampling) for seed, question in exam)
     answers: list[Answer] = []
-    for start in range(0, len(exam), CHUNK):
-        chunk = exam[start : start + CHUNK]
-        answers += pipeline.answer_batch(
-            [Request((picture(seed),), question.text, guidance, exit, sampling) for seed, question in chunk]
-        )
+    for outcome in pipeline.answer_all(asked):
+        if isinstance(outcome, EngineError):
+            raise outcome
+        answers.append(outcome)
     return answers
 
 

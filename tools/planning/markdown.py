@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from textwrap import fill
 
-from engine.config import FEATURE_CACHE, GuidanceConfig
+from engine.config import GuidanceConfig, ServingConfig
 from engine.errors import EngineError
 from engine.families import published, published_names
 from engine.target import Precision
@@ -51,8 +51,8 @@ def plan_markdown(on_progress: OnProgress) -> str:
         ),
         _fill(
             f""""language" to "activations" are of the large model on every rank, for one question; "rank 0" adds the
-            small model, and {size_text(2 * FEATURE_CACHE)} of visual features that both keep. The vision encoder is
-            whole on each rank. "At once" are such questions; "context" is the longest single question with its answer
+            small model, and {size_text(2 * ServingConfig.feature_cache)} of visual features that both keep. The
+            vision encoder is whole on each rank. "At once" are such questions; "context" is the longest single question with its answer
             (* the most that both models were published for). "Prompt" and "token" are what each rank sends for a prompt
             and for each token after it. KV buffers are as long as such questions need; prompts are fed at most two at a
             time, as TensorRT engines are built for."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import FEATURE_CACHE, GuidanceConfig
+from engine.config import GuidanceConfig, ServingConfig
 from engine.target import Precision, Target
 
 
@@ -20,4 +20,4 @@ class PlanConfig:
     precision: Precision = Precision.BF16
     world_size: int = 1
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
-    feature_cache: int = FEATURE_CACHE
+    feature_cache: int = ServingConfig.feature_cache

@@ -13,8 +13,8 @@ from engine.config import SamplingConfig
 from engine.errors import EngineError, QuestionCancelled
 from engine.manifest import read_manifest
 from engine.parallel import SHARDED
-from engine.runtime.job import Question
 from engine.runtime.pipeline import Outcome, SglPipeline
+from engine.runtime.question import Question
 from engine.target import Device
 from tools.triton.inquiry import Inquiry, Reader
 from tools.triton.placement import take_gpus

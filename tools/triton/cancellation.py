@@ -13,8 +13,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.errors import RequestError
 from engine.runtime.generate import IsCancelled
+
+from engine.errors import RequestError
 
 POLL_SECONDS = 0.02
 TOKEN = re.compile(r"[0-9a-f]{32}")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from engine.runtime.generate import IsCancelled, OnText
 from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.generate import IsCancelled, OnText
 from engine.runtime.images import ImageSource
-from engine.runtime.job import Question
+from engine.runtime.question import Question
 from tools.triton.image_url import fetch
 from tools.triton.serve_config import ServeConfig, with_pruning, with_threshold
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from engine.config import SamplingConfig
 from engine.errors import EngineError
-from engine.runtime.job import Question
 from engine.runtime.pipeline import Outcome
+from engine.runtime.question import Question
 from tools.triton import backend
 from tools.triton.cancellation import flag
 from tools.triton.inquiry import Inquiry

@@ -7,7 +7,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from engine.runtime.answer import Answer
-from engine.runtime.job import Stage
+from engine.runtime.question import Stage
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 LOCK = threading.Lock()

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.runtime.generate import IsCancelled
+
 from engine.config import SamplingConfig
 from engine.errors import EngineError
-from engine.runtime.generate import IsCancelled
 from engine.runtime.pipeline import Outcome
 from tools.triton import backend
 from tools.triton.cancellation import flag

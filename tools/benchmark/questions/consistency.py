@@ -2,7 +2,7 @@
 
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, SamplingConfig
 from engine.runtime.answer import Answer
-from engine.runtime.job import Stage
+from engine.runtime.question import Stage
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import Effort, Spread, spread
 from tools.benchmark.pair import QUESTION, build_engines, draw_picture

@@ -4,7 +4,8 @@ from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, SamplingCon
 from engine.manifest import Manifest, read_manifest
 from engine.runtime.answer import Answer
 from engine.runtime.executor import HostBuffers
-from engine.runtime.kv_cache import KvCache
+from engine.runtime.prompt import Need
+from engine.runtime.slots import Slots
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import Effort, spread
 from tools.benchmark.pair import QUESTION, build_engines, draw_picture
@@ -72,8 +73,8 @@ def _kv_rows(manifest: Manifest, answer: Answer) -> list[Row]:
     dropped = answer.visual_tokens - answer.num_kept()
     full = answer.prompt_tokens + new
     sizes = [full - dropped * (point >= guidance.prune_layer) for point in (0, *model.prune_layers)]
-    pruned = KvCache(HostBuffers(), config, config.num_kv_heads, model.prune_layers, 1, sizes).nbytes()
-    unpruned = KvCache(HostBuffers(), config, config.num_kv_heads, (), 1, [full]).nbytes()
+    slots = Slots(HostBuffers(), config, config.num_kv_heads, model.prune_layers, places=1)
+    pruned, unpruned = slots.nbytes(Need(tuple(sizes))), slots.nbytes(Need((full,) * len(sizes)))
     what = f"KV cache of the large model, {guidance.retention_ratio:.0%} kept from layer {guidance.prune_layer}"
     return [
         Row("KV cache of the large model, nothing pruned", spread([unpruned]), unit=Unit.MIB),

@@ -1,0 +1,138 @@
+"""The thread that answers: it runs the scheduler, and with it both models; everybody else only leaves word."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelled
+from engine.runtime.cascade import Pair, answer
+from engine.runtime.question import Meter, Question
+from engine.runtime.scheduler import Load, Outcome, Scheduler, Task
+from engine.runtime.ticket import Ticket
+
+LOG = logging.getLogger(__name__)
+OUTSIDE_THREADS = 2
+"""That open pictures and tokenize beside the loop; what is decoded at once is in memory at once."""
+CLOSE_SECONDS = 10.0
+"""For the run of an engine that is in progress when everything ends."""
+CANCELLED = "the question was cancelled by whoever asked it"
+CLOSED = "the pipeline was closed before the question was answered"
+
+
+class Loop:
+    """Answers the questions of one pair. Its thread starts with the first one."""
+
+    def __init__(self, pair: Pair, max_running: int, max_waiting: int, kv_memory: int | None) -> None:
+        """See `SglPipeline.load`."""
+        self._pair = pair
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(OUTSIDE_THREADS, "sgl-outside")
+        self._scheduler = Scheduler(self._outside, max_running, max_waiting, kv_memory)
+        self._room = threading.Condition()
+        self._expected = 0
+        """Questions that were submitted and have not ended."""
+        self._most = max_running + max_waiting
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._ends = False
+
+    def submit(self, question: Question, waits: bool) -> Ticket:
+        """Ask. waits: for room where too many wait already; else Overloaded is raised."""
+        with self._room:
+            if self._expected >= self._most and not waits:
+                raise Overloaded(
+                    f"{self._expected} questions are being answered or wait already; ask again later, or another server"
+                )
+            self._room.wait_for(lambda: self._expected < self._most or self._is_closed)
+            if self._is_closed:
+                raise EngineError("the pipeline was closed and answers no more questions; load another")
+            self._expected += 1
+            self._start_thread()
+        ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
+        deadline = None if question.timeout is None else time.monotonic() + question.timeout
+        meter = Meter()
+        task = Task(answer(question, self._pair, ticket.put, meter), partial(self._end, ticket), deadline, meter)
+        self._inbox.put(partial(self._admit, task))
+        return ticket
+
+    def _admit(self, task: Task) -> None:
+        try:
+            self._scheduler.submit(task)
+        except Overloaded as error:
+            task.on_done(error)
+
+    def _end(self, ticket: Ticket, outcome: Outcome) -> None:
+        with self._room:
+            self._expected -= 1
+            self._room.notify_all()
+        ticket.put(outcome)
+
+    def load(self) -> Load:
+        """How busy it is, at some moment lately."""
+        return self._scheduler.load()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Refuse new questions, wait for those that were asked -> whether all have ended."""
+        with self._room:
+            self._is_closed = True
+            self._room.notify_all()
+            return self._room.wait_for(lambda: not self._expected, timeout)
+
+    def close(self) -> None:
+        """Refuse new questions, end those that were asked, and the thread."""
+        with self._room:
+            self._is_closed = True
+            self._room.notify_all()
+        self._inbox.put(self._stop)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _stop(self) -> None:
+        self._ends = True
+        self._scheduler.cancel_all(QuestionCancelled(CLOSED))
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            # Not waited for when the interpreter ends: `close` is.
+            self._thread = threading.Thread(target=self._run, name="sgl-loop", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        is_busy = False
+        try:
+            while not self._ends:
+                self._take_word(is_busy)
+                is_busy = self._scheduler.iterate()
+        except BaseException as error:  # a fault of ours; nobody is to wait for ever
+            LOG.critical("answering ended", exc_info=error)
+            with self._room:
+                self._is_closed = True
+                self._room.notify_all()
+            self._scheduler.cancel_all(ModelFailed(f"answering ended ({error!r}); load the engine again"))
+
+    def _take_word(self, is_busy: bool) -> None:
+        """What others left, without waiting if there is something to do."""
+        due = self._scheduler.next_deadline()
+        timeout = None if due is None else max(0.0, due - time.monotonic())
+        try:
+            word = self._inbox.get(block=not is_busy, timeout=timeout)
+            while True:
+                word()
+                word = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _outside(self, run: Callable[[], Any]) -> Future[Any]:
+        future = self._pool.submit(run)
+        future.add_done_callback(lambda _: self._inbox.put(_nothing))
+        return future
+
+
+def _nothing() -> None:
+    """Word that there is something to look at."""

@@ -1,0 +1,114 @@
+"""What is asked, and what each answer is timed by."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.errors import RequestError
+from engine.families import Turn
+from engine.manifest import Manifest
+from engine.runtime.early_exit import needs_consistency
+from engine.runtime.images import ImageSource
+
+OnText = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request. None stands for the engine's defaults.
+
+    on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
+    answered before, about the same pictures. timeout: seconds after which it ends in an error.
+    """
+
+    images: tuple[ImageSource, ...]
+    text: str
+    guidance: GuidanceConfig | None = None
+    exit: ExitConfig | None = None
+    sampling: SamplingConfig | None = None
+    on_text: OnText | None = None
+    history: tuple[Turn, ...] = ()
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A question's settings, resolved for an engine."""
+
+    guidance: GuidanceConfig
+    exit: ExitConfig
+    sampling: SamplingConfig
+    has_pictures: bool
+
+    def wants_guidance(self) -> bool:
+        return self.guidance.enabled and self.has_pictures
+
+    def guided_by(self, source: GuidanceSource) -> bool:
+        return self.wants_guidance() and self.guidance.source is source
+
+    def wants_small(self) -> bool:
+        return self.guided_by(GuidanceSource.SMALL) or self.exit.enabled
+
+    def wants_small_scores(self) -> bool:
+        return self.guided_by(GuidanceSource.SMALL) or self.wants_consistency()
+
+    def wants_consistency(self) -> bool:
+        return self.exit.enabled and needs_consistency(self.exit)
+
+
+def settle(question: Question, manifest: Manifest) -> Settings:
+    """Raises RequestError for what the engine cannot serve."""
+    guidance, large = question.guidance or manifest.guidance, manifest.models["large"]
+    if not question.text.strip():
+        raise RequestError("the question is empty; ask something")
+    if guidance.enabled:
+        if guidance.source.reads_large() and not large.scores:
+            raise RequestError(
+                f"guidance {guidance.source} needs the large model's attention, which the engine was built without; "
+                "rebuild with --large-scores"
+            )
+        guidance = guidance.resolve(large.config.language.num_layers, large.prune_layers)
+    sampling = question.sampling or SamplingConfig()
+    return Settings(guidance, question.exit or manifest.exit, sampling, bool(question.images))
+
+
+class Stage(StrEnum):
+    """Parts of an answer that are timed."""
+
+    SMALL_VISION = "small vision"
+    SMALL_PREFILL = "small prefill"
+    SMALL_DECODE = "small decode"
+    CONSISTENCY = "consistency"
+    LARGE_VISION = "large vision"
+    LARGE_SCORES = "large scores"
+    """The run without pruning in which the large model ranks its own visual tokens."""
+    LARGE_PREFILL = "large prefill"
+    LARGE_DECODE = "large decode"
+
+
+@dataclass
+class Meter:
+    """Seconds of the engines that a question took so far; those of a run for several are shared out among them."""
+
+    seconds: float = 0.0
+
+
+class Watch:
+    """The stages of one question, in their order."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.seconds: dict[str, float] = {}
+        """From start to end, with what it waited for others in between."""
+        self.engine_seconds: dict[str, float] = {}
+        """By the meter."""
+
+    @contextmanager
+    def __call__(self, stage: Stage) -> Iterator[None]:
+        start, metered = time.perf_counter(), self._meter.seconds
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.engine_seconds[stage] = self.engine_seconds.get(stage, 0.0) + self._meter.seconds - metered

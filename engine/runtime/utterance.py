@@ -1,0 +1,61 @@
+"""What a model says, token by token."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.config import SamplingConfig
+from engine.runtime.question import OnText
+from engine.runtime.sampling import Choice
+from engine.runtime.tokenizer import TextStream, Tokenizer
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished answer; tokens, probabilities and entropies include the token that ended it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    entropies: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+class Utterance:
+    """An answer in progress. `stop` are the template's texts that end it; `say` gets each piece that is final."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], sampling: SamplingConfig, say: OnText) -> None:
+        self._stream = TextStream(tokenizer, (*stop, *sampling.stop))
+        self._most, self._say = sampling.max_new_tokens, say
+        self._choices: list[Choice] = []
+        self._pieces: list[str] = []
+
+    def push(self, choice: Choice) -> bool:
+        """The next token -> whether there is another to come."""
+        self._choices.append(choice)
+        self._emit(self._stream.push(choice.token))
+        if self._stream.stopped or len(self._choices) == self._most:
+            self._emit(self._stream.flush())
+            return False
+        return True
+
+    def last_token(self) -> int:
+        return self._choices[-1].token
+
+    def completion(self) -> Completion:
+        return Completion(
+            "".join(self._pieces),
+            tuple(choice.token for choice in self._choices),
+            tuple(choice.probability for choice in self._choices),
+            tuple(choice.entropy for choice in self._choices),
+            FinishReason.STOP if self._stream.stopped else FinishReason.LENGTH,
+        )
+
+    def _emit(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            self._say(text)

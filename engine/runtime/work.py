@@ -1,0 +1,134 @@
+"""What a question asks for while it is answered: it yields work to the scheduler, which sends it the result.
+
+Shapes: R wanted rows.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from engine.runtime.arrays import Array, array_namespace, concat, to_host
+from engine.runtime.language import cut
+from engine.runtime.model import VisionLanguageModel
+from engine.runtime.prompt import Need, Rows, within
+
+NONE = np.empty(0, np.int64)
+
+
+@dataclass
+class Outside:
+    """Work that runs no engine, in a thread beside the scheduler's. Result: what `run` returns."""
+
+    run: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class Open:
+    """A slot of a model, once there is memory for it. Result: a `Lease`."""
+
+    model: VisionLanguageModel
+    need: Need
+
+
+@dataclass(frozen=True)
+class Step:
+    """Append a token to a slot. Result: what `read` makes of its logits [vocab], on the host; [4] floats."""
+
+    model: VisionLanguageModel
+    slot: int
+    token: int
+    scored: bool
+    read: Callable[[Array], Array]
+
+
+class Extend:
+    """Append rows to a slot, a part in each run. Result: what `read` makes of the wanted rows' logits, on the host."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        slot: int,
+        rows: Rows,
+        wanted: np.ndarray,
+        read: Callable[[Array], Array],
+        scored: np.ndarray = NONE,
+    ) -> None:
+        """read: [R,vocab] -> any shape; wanted, scored: int64, sorted, among the rows."""
+        self.model, self._slot, self._rows, self._wanted, self._scored = model, slot, rows, wanted, scored
+        self._read = read
+        self._logits: list[Array] = []
+        self.result: np.ndarray | None = None
+        self._parts = cut(rows, wanted, scored, model.prefill_chunk, model.limits)[::-1]
+
+    def advance(self) -> bool:
+        """One run -> whether it was the last; then there is `result`. Raises what the engine raises."""
+        part = self._parts[-1]
+        wanted, scored = (rows[within(rows, part)] - part.start for rows in (self._wanted, self._scored))
+        logits = self.model.language.extend(self._slot, self._rows.part(part), wanted, scored)
+        self._parts.pop()
+        if len(wanted):
+            self._logits.append(logits)
+        if self._parts:
+            return False
+        if self._logits:
+            self.result = to_host(self._read(self._logits[0] if len(self._logits) == 1 else concat(self._logits)))
+        return True
+
+
+class Encode:
+    """The visual features of one picture, some tiles in each run. Result: [V,C]"""
+
+    def __init__(self, model: VisionLanguageModel, pixel_values: np.ndarray) -> None:
+        """pixel_values: float32 [N,3,P,P]."""
+        self.model, self._pixels = model, pixel_values
+        self._parts: list[Array] = []
+        self._done, self._key = 0, b""
+
+    def advance(self) -> bool:
+        """One run -> whether it was the last; then there is `result`. Raises what the engine raises."""
+        if not self._done:
+            self._key = self.model.features.key(self._pixels)
+            if (known := self.model.features.get(self._key)) is not None:
+                self.result = known
+                return True
+        vision = self.model.vision
+        part = self._pixels[self._done : self._done + vision.tiles_per_call]
+        self._parts.append(vision.encode(part))
+        self._done += len(part)
+        if self._done < len(self._pixels):
+            return False
+        self.result = self._parts[0] if len(self._parts) == 1 else concat(self._parts)
+        self.model.features.keep(self._key, self.result)
+        return True
+
+
+Unit = Extend | Encode
+"""Work that takes several runs, of which the scheduler does one at a time."""
+Work = Outside | Open | Step | Unit
+"""All but the first are of a `model`."""
+
+
+def step(works: Sequence[Step]) -> list[np.ndarray | Exception]:
+    """Run the steps of one model together -> the result of each, or what was wrong with it alone.
+
+    Raises what the engine raises; nothing has changed then. The one place where the host waits for a GPU.
+    """
+    language = works[0].model.language
+    tokens, scored = np.array([work.token for work in works]), np.array([work.scored for work in works])
+    logits = language.step([work.slot for work in works], tokens, scored)
+    results: list[Any] = []
+    for work, row in zip(works, logits, strict=True):
+        try:
+            results.append(work.read(row))
+        except Exception as error:
+            results.append(error)
+    good = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
+    if good:
+        on_host = to_host(array_namespace(logits).stack([results[index] for index in good]))
+        for index, result in zip(good, on_host, strict=True):
+            results[index] = result
+    return results
