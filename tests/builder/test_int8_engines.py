@@ -29,10 +29,11 @@ from engine.runtime.answer import AnsweredBy
 from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Request
+from engine.runtime.prompt import PromptTokens
 from engine.target import Precision, Target
 from tests.builder.test_quantize import dequantize, initializers, quantize_activations, read_report, run
 from tests.oracle import LIMITS, Pair, checkpoint_config, embed, load_oracle
+from tests.prefilled import Prefilled
 from tools.make_random_pair import write_pair
 from tools.random_checkpoint import write_checkpoint
 
@@ -92,9 +93,8 @@ def test_language_engine_stays_close_to_transformers(built: Built) -> None:
     for seed in range(4):
         prompt = make_prompt(seed)
         rows = np.arange(prompt.visual_positions[-1] + 1, len(prompt.ids))
-        generation = pair.engine.prefill([Request(prompt, score_rows=rows)], len(answer))
-        actual = [generation.logits[0].copy()]
-        actual += [generation.decode(answer[i : i + 1], np.ones(1, bool), np.ones(1, bool))[0].copy() for i in range(3)]
+        one = Prefilled(pair.engine, prompt, len(answer), scored=rows, prune_layers=pair.engine.prune_layers)
+        actual = one.decode(answer, scored=True)
         ids = np.concatenate([prompt.ids, answer])
         embeds = embed(pair.oracle, ids, prompt.visual_positions, prompt.features)
         expected = pair.oracle(inputs_embeds=embeds, use_cache=False, output_attentions=True)
@@ -102,20 +102,12 @@ def test_language_engine_stays_close_to_transformers(built: Built) -> None:
         cosines += [cosine(*rows) for rows in zip(actual, logits, strict=True)]
         received = torch.stack(expected.attentions)[:, 0, :, rows[0] :, prompt.visual_positions].double()
         importance = received.sum((0, 1, 2)).numpy()
-        scores = generation.visual_scores(0).sum(0)
+        scores = one.visual_scores().sum(0)
+        one.close()
         overlaps.append(len(np.intersect1d(np.argsort(-scores)[:8], np.argsort(-importance)[:8])) / 8)
         assert_allclose(scores, importance, rtol=0.05)
     assert min(cosines) > 0.999
     assert np.mean(overlaps) >= 0.9
-
-
-def test_padded_rows_do_not_coarsen_the_others(built: Built) -> None:
-    """A short request beside a long one: one scale for all rows of a call, padding included."""
-    engine = built.language.engine
-    prompts = [make_prompt(1, 60), make_prompt(2, 44)]
-    together = engine.prefill([Request(prompt) for prompt in prompts], 1).logits.copy()
-    for row, prompt in zip(together, prompts, strict=True):
-        assert cosine(row, engine.prefill([Request(prompt)], 1).logits[0]) > 0.998
 
 
 def test_report_is_true_of_the_whole_engine(built: Built) -> None:

@@ -19,9 +19,9 @@ from engine.errors import EngineError
 from engine.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runtime import tensor_parallel_group
 from engine.runtime.answer import Answer, AnsweredBy
-from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Request
+from engine.runtime.question import Question
 from engine.runtime.tensor_parallel import Identity, identify
 from engine.runtime.tensor_parallel_group import Group
 from tests.tensor_parallel.conftest import Engines

@@ -13,10 +13,10 @@ from engine.build.builder import build_pair
 from engine.build.quantize import Kernel, fidelity
 from engine.config import BuildConfig, ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.manifest import read_manifest
-from engine.runtime.job import Question
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning, Request
+from engine.runtime.question import Question
 from engine.target import Precision
 from tests.tolerance import TOLERANCE
 

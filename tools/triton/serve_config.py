@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from engine.config import FEATURE_CACHE, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ServingConfig
 from engine.errors import RequestError
 
 
@@ -41,7 +41,7 @@ class ServeConfig:
     """Of each model instance; None takes the cores that it may use."""
     max_in_flight: int = 128
     """Questions that `sgl` works on at once; more are refused."""
-    feature_cache: int = FEATURE_CACHE
+    feature_cache: int = ServingConfig.feature_cache
     """Bytes of visual features that each model instance keeps; 0 keeps none."""
     max_tokens: int = SamplingConfig.max_new_tokens
     retention_ratio: float | None = None
