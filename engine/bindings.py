@@ -34,7 +34,13 @@ def keep_index(segment: int) -> str:
     return f"keep_index_{segment}"
 
 
+def past_length(segment: int) -> str:
+    """Of the tokens in each request's cache before a call."""
+    return f"past_length_{segment}"
+
+
 def kv_length(segment: int) -> str:
+    """After it."""
     return f"kv_length_{segment}"
 
 
@@ -127,7 +133,8 @@ def language_bindings(
             Binding(VISUAL_SCORES, "float32", accumulator),
         ]
         outputs.append(Binding(VISUAL_SCORES_OUT, "float32", accumulator))
-    inputs += [Binding(kv_length(segment), "int32", (batch,)) for segment in range(len(prune_layers) + 1)]
+    for segment in range(len(prune_layers) + 1):
+        inputs += [Binding(name, "int32", (batch,)) for name in (past_length(segment), kv_length(segment))]
     inputs += [
         Binding(keep_index(segment), "int64", (batch, limits.kept(segment)))
         for segment in range(1, len(prune_layers) + 1)

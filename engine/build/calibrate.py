@@ -52,7 +52,9 @@ def language_inputs(config: LanguageConfig, features: np.ndarray, num_prune_poin
         names.SCORE_WEIGHT: np.ones((1, 1), np.float32),
         names.VISUAL_COLUMN: row[:, :1],
     }
-    inputs |= {names.kv_length(segment): np.array([length], np.int32) for segment in range(num_prune_points + 1)}
+    for segment in range(num_prune_points + 1):
+        inputs[names.past_length(segment)] = np.zeros(1, np.int32)
+        inputs[names.kv_length(segment)] = np.array([length], np.int32)
     inputs |= {names.keep_index(segment): row for segment in range(1, num_prune_points + 1)}
     # One array for all: nothing writes into the cache that a call starts from.
     empty = np.zeros((1, config.num_kv_heads, length, config.head_dim), np.float32)

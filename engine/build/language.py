@@ -17,7 +17,6 @@ from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast,
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
-from engine.plugins.cached_attention.past_length import past_length
 from engine.plugins.lowering import ONNXRUNTIME, Lowering
 from engine.plugins.received_attention.score_mask import causal_score_mask
 
@@ -29,6 +28,7 @@ class Tokens:
     hidden: ir.Value
     cos: ir.Value
     sin: ir.Value
+    past_length: ir.Value
     kv_length: ir.Value
     shared_inputs: Sequence[ir.Value]
     """Of the attention, `Lowering.shared_inputs`."""
@@ -89,7 +89,8 @@ class Attention(nn.Module):
             query, key = per_head(op, query, self.q_norm), per_head(op, key, self.k_norm)
         query = op.RotaryEmbedding(query, tokens.cos, tokens.sin, num_heads=self.num_heads)
         key = op.RotaryEmbedding(key, tokens.cos, tokens.sin, num_heads=self.num_kv_heads)
-        inputs = (*past, tokens.kv_length, *tokens.shared_inputs, *(() if self.is_deferred else score_inputs))
+        lengths = tokens.past_length, tokens.kv_length
+        inputs = (*past, *lengths, *tokens.shared_inputs, *(() if self.is_deferred else score_inputs))
         output, *others = op.call(self.function, query, key, self.v_proj(op, x), *inputs)
         if self.is_deferred:
             (score_row,) = score_inputs
@@ -189,10 +190,10 @@ class Decoder(nn.Module):
                 hidden, cos, sin = prune(op, self.function, (hidden, cos, sin), inputs[names.keep_index(segment)])
             wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
             past = [inputs[name] for name in names.past_kv(index)]
-            kv_length = inputs[names.kv_length(segment)]
+            lengths = inputs[names.past_length(segment)], inputs[names.kv_length(segment)]
             if segment not in shared_inputs and self.shared_inputs is not None:
-                shared_inputs[segment] = self.shared_inputs(op, hidden, past[0], kv_length)
-            tokens = Tokens(hidden, cos, sin, kv_length, shared_inputs.get(segment, ()), wanted)
+                shared_inputs[segment] = self.shared_inputs(op, hidden, past[0], lengths[0])
+            tokens = Tokens(hidden, cos, sin, *lengths, shared_inputs.get(segment, ()), wanted)
             if segment not in score_inputs:
                 score_inputs[segment] = self.score_inputs(op, inputs, tokens, past[0])
             hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs[segment])
@@ -217,8 +218,7 @@ class Decoder(nn.Module):
         score_row = inputs[names.SCORE_ROW]
         if self.scoring is Scoring.DEFERRED:
             return [score_row]
-        past = op.Unsqueeze(past_length(op, tokens.hidden, tokens.kv_length), [1])
-        position = op.Add(op.Cast(score_row, to=ir.DataType.INT32), past)
+        position = op.Add(op.Cast(score_row, to=ir.DataType.INT32), op.Unsqueeze(tokens.past_length, [1]))
         position.shape = dims(score_row)
         mask = causal_score_mask(op, position, past_key)
         return [score_row, inputs[names.SCORE_WEIGHT], mask, inputs[names.VISUAL_COLUMN]]

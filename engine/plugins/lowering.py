@@ -32,8 +32,8 @@ class Lowering:
     opset: Mapping[str, int]
     cached_attention: Callable[[int, int, int], ir.Function]
     shared_inputs: Callable[[Any, ir.Value, ir.Value, ir.Value], Sequence[ir.Value]] | None
-    """Nodes that make the inputs which cached_attention takes beside the contract's, of rows, a past key and kv_length:
-    the same for all layers with one KV length."""
+    """Nodes that make the inputs which cached_attention takes beside the contract's, of rows, a past key and
+    past_length: the same for all layers with one KV length."""
     visual_attention: Callable[[int, int, int], ir.Function] | None
     """None where attention and scores are two engines."""
     received_attention: Callable[[int, int, int], ir.Function] | None
@@ -61,7 +61,9 @@ ONNXRUNTIME = Lowering(
     all_reduce=None,
 )
 ONNXRUNTIME_GPU = replace(
-    ONNXRUNTIME, cached_attention=cached_attention_onnxruntime.cached_attention_gpu, shared_inputs=None
+    ONNXRUNTIME,
+    cached_attention=cached_attention_onnxruntime.cached_attention_gpu,
+    shared_inputs=cached_attention_onnxruntime.shared_inputs_gpu,
 )
 TENSORRT = Lowering(
     TENSORRT_OPSET,

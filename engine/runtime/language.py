@@ -103,7 +103,8 @@ class Generation:
         if self._decode_inputs is None:
             self._decode_inputs = self._bind_decode()
         inputs = self._decode_inputs
-        for length in self.kv_cache.lengths:
+        for segment, length in enumerate(self.kv_cache.lengths):
+            inputs[names.past_length(segment)][:] = length
             length += active
         self._positions += active
         position = self._positions[:, None] - 1
@@ -140,8 +141,9 @@ class Generation:
         for part in _cut(len(new.ids), wanted, self._model.limits.logit_rows().max):
             inside = _within(wanted, part)
             inputs = self._token_inputs([new], [prompt.features], part)
-            length = np.array([prefix + part.stop], np.int32)
-            inputs |= {names.kv_length(segment): length for segment in range(len(self.kv_cache.lengths))}
+            past, length = (np.array([prefix + place], np.int32) for place in (part.start, part.stop))
+            for segment in range(len(self.kv_cache.lengths)):
+                inputs |= {names.past_length(segment): past, names.kv_length(segment): length}
             inputs |= self._identity_inputs(1, part.stop - part.start)
             inputs[names.LOGIT_INDEX] = (wanted[inside] - part.start)[None]
             self._scores.bind(this, [np.empty(0, np.int64)], prefix + part.start)
@@ -163,6 +165,9 @@ class Generation:
             inputs = self._token_inputs(new, [request.prompt.features for request in requests], part)
             for segment, lengths in enumerate(self.kv_cache.lengths):
                 lengths[turn] = [len(rows[segment][: part.stop]) for rows in kept]
+                inputs[names.past_length(segment)] = np.array(
+                    [len(rows[segment][: part.start]) for rows in kept], np.int32
+                )
                 inputs[names.kv_length(segment)] = lengths[turn]
                 if segment:
                     # Places of the survivors among the rows of the segment before.
@@ -183,6 +188,7 @@ class Generation:
         changing = self._token_inputs([nothing] * batch, [features] * batch, slice(0, 1))
         fixed = {name: changing.pop(name) for name in (names.VISUAL_EMBEDS, names.VISUAL_SLOT)}
         changing |= {names.kv_length(segment): length for segment, length in enumerate(self.kv_cache.lengths)}
+        changing |= {names.past_length(segment): length.copy() for segment, length in enumerate(self.kv_cache.lengths)}
         fixed |= self._identity_inputs(batch, 1)
         fixed[names.LOGIT_INDEX] = np.zeros((batch, 1), np.int64)
         self.kv_cache.bind(self._executor)

@@ -3,30 +3,44 @@
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from engine.plugins import cached_attention, received_attention, visual_attention
-from engine.plugins.cached_attention.onnxruntime import SHARED
 from engine.plugins.lowering import ONNXRUNTIME, ONNXRUNTIME_GPU, Lowering
-from tests.plugins.run_function import run_function
+from tests.plugins.run_function import run_attention, run_function
 from tests.tolerance import TOLERANCE
+from tools.gpu_check.parity import valid_rows
 
 HEADS = [(4, 4, 16), (14, 2, 8), (7, 1, 32), (6, 3, 24)]
-# batch, new rows, cache size, tokens of each request after the call
-CALLS = {
-    "one token": (1, 1, 1, [1]),
-    "prefill": (1, 13, 13, [13]),
-    "prefill into a longer buffer": (1, 5, 31, [5]),
-    "ragged prefill": (3, 9, 17, [9, 1, 4]),
-    "decode": (1, 1, 123, [100]),
-    "ragged decode": (3, 1, 41, [41, 2, 17]),
-    "appended rows": (1, 4, 20, [19]),
+Call = tuple[int, int, list[int], list[int]]
+"""New rows, cache size, tokens of each request before and after the call."""
+CALLS: dict[str, Call] = {
+    "one token": (1, 1, [0], [1]),
+    "first tokens": (1, 9, [0, 0], [1, 1]),
+    "prefill": (13, 13, [0], [13]),
+    "prefill into a longer buffer": (5, 31, [0], [5]),
+    "ragged prefill": (9, 17, [0, 0, 0], [9, 1, 4]),
+    "ragged prefill, no request fills its rows": (9, 17, [0, 0], [7, 2]),
+    "decode": (1, 123, [99], [100]),
+    "ragged decode": (1, 41, [40, 1, 16], [41, 2, 17]),
+    "ragged decode with a first token": (1, 41, [0, 23], [1, 24]),
+    "appended rows": (4, 20, [15], [19]),
+    "as many rows as tokens before": (4, 20, [4], [8]),
 }
+APPENDS: dict[str, Call] = {
+    "ragged appends": (5, 31, [11, 0, 23, 3], [16, 2, 26, 4]),
+    "the longest request has as many tokens as there are rows": (7, 19, [5, 0, 6], [7, 7, 7]),
+    "a request without rows": (3, 13, [9, 4, 0], [9, 7, 0]),
+    "decode without a row of one request": (1, 13, [9, 13, 5], [10, 13, 6]),
+    "a full buffer": (5, 17, [13, 17, 12], [17, 17, 17]),
+}
+"""What no lowering for ONNX Runtime can: rows of different numbers after caches of different lengths."""
 
 
-def make(heads: tuple[int, int, int], call: tuple[int, int, int, list[int]], seed: int = 0) -> dict[str, np.ndarray]:
-    (num_heads, num_kv_heads, dim), (batch, sequence, cache, lengths) = heads, call
-    rng = np.random.default_rng(seed)
+def make(heads: tuple[int, int, int], call: Call, seed: int = 0) -> dict[str, np.ndarray]:
+    (num_heads, num_kv_heads, dim), (sequence, cache, past, lengths) = heads, call
+    batch, rng = len(lengths), np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32)
@@ -37,38 +51,55 @@ def make(heads: tuple[int, int, int], call: tuple[int, int, int, list[int]], see
         "value": normal(batch, sequence, num_kv_heads * dim),
         "past_key": normal(batch, num_kv_heads, cache, dim),
         "past_value": normal(batch, num_kv_heads, cache, dim),
+        "past_length": np.array(past, np.int32),
         "kv_length": np.array(lengths, np.int32),
     }
 
 
-def valid_rows(inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """[B,S]: rows that are not padding."""
-    sequence, length = inputs["query"].shape[1], inputs["kv_length"]
-    return np.arange(sequence) < np.minimum(length, sequence)[:, None]
-
-
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.parametrize(
-    ("lowering", "grouped"),
-    [(ONNXRUNTIME, False), (ONNXRUNTIME, True), (ONNXRUNTIME_GPU, False)],
-    ids=["cpu", "grouped", "gpu"],
-)
-def test_cached_attention(heads: tuple, call: tuple, lowering: Lowering, grouped: bool) -> None:
+@pytest.mark.parametrize("lowering", [ONNXRUNTIME, ONNXRUNTIME_GPU], ids=["cpu", "gpu"])
+def test_cached_attention(heads: tuple, call: Call, lowering: Lowering) -> None:
+    """One request by many rows, many that start empty, or many by one row; the GPU's nodes on the CPU."""
     inputs = make(heads, call)
     expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
-    if lowering.shared_inputs is not None:
-        last = inputs["kv_length"][:, None] - 1
-        mask = received_attention.causal_score_mask(last, inputs["past_key"].shape[2])
-        one_row = inputs["query"].shape[1] == 1
-        place = np.zeros_like(inputs["past_key"][:, :, :1], np.int64) + last[:, :, None, None]
-        inputs |= dict(zip(SHARED, (np.array([grouped and one_row]), mask, place), strict=True))
-    actual = run_function(lowering.cached_attention(*heads), inputs)
+    actual = run_attention(lowering, heads, inputs)
     rows = valid_rows(inputs)
     assert_allclose(actual[0][rows], expected[0][rows], **TOLERANCE["op"])
     for b, length in enumerate(inputs["kv_length"]):
         for cache in (1, 2):
             assert_allclose(actual[cache][b, :, :length], expected[cache][b, :, :length])
+
+
+@pytest.mark.parametrize("lowering", [ONNXRUNTIME, ONNXRUNTIME_GPU], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("call", [(5, 31, [11, 3], [16, 8]), (5, 31, [0, 3], [5, 8])])
+def test_many_rows_after_several_caches_are_refused(call: Call, lowering: Lowering) -> None:
+    """Not computed wrongly."""
+    with pytest.raises(
+        InvalidArgument, match="batch_size must be 1 when sequence_length > 1 and past context is given"
+    ):
+        run_attention(lowering, HEADS[1], make(HEADS[1], call))
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("call", [*CALLS.values(), *APPENDS.values()], ids=[*CALLS, *APPENDS])
+def test_reference_is_torch_attention_of_each_request(heads: tuple, call: Call) -> None:
+    """Of its own tokens, one after the other in memory: no buffer, no padding, no other request."""
+    (num_heads, num_kv_heads, dim), inputs = heads, make(heads, call)
+    output, *presents = cached_attention.reference(*inputs.values(), num_heads, num_kv_heads)
+    for b, (past, stop) in enumerate(zip(inputs["past_length"], inputs["kv_length"], strict=True)):
+        valid = stop - past
+        query = torch.from_numpy(inputs["query"][b, :valid]).double().view(valid, num_heads, dim).transpose(0, 1)
+        held = []
+        for name, present in zip(("key", "value"), presents, strict=True):
+            new = torch.from_numpy(inputs[name][b, :valid]).view(valid, num_kv_heads, dim).transpose(0, 1)
+            held.append(torch.cat([torch.from_numpy(inputs[f"past_{name}"][b, :, :past]), new], dim=1).double())
+            assert_array_equal(present[b, :, :stop], held[-1].float())
+            assert_array_equal(present[b, :, stop:], inputs[f"past_{name}"][b, :, stop:])
+        causal = torch.ones(int(valid), int(stop), dtype=torch.bool).tril(int(past))
+        expected = torch.nn.functional.scaled_dot_product_attention(query, *held, attn_mask=causal, enable_gqa=True)
+        assert_allclose(output[b, :valid], expected.transpose(0, 1).flatten(1), **TOLERANCE["op"])
+        assert not output[b, valid:].any()
 
 
 def make_received(
@@ -99,10 +130,10 @@ def test_received_attention(heads: tuple, batch: int, cache: int, rows: int, col
 def test_reference_is_torch_attention() -> None:
     """The contract's output and received attention against torch's softmax attention with a full matrix."""
     heads, rows = (6, 2, 8), 11
-    inputs = make(heads, (1, rows, rows, [rows]))
+    inputs = make(heads, (rows, rows, [0], [rows]))
     inputs["score_row"] = np.array([[8, 9, 10]])
     inputs["score_weight"] = np.ones((1, 3), np.float32)
-    inputs["score_mask"] = visual_attention.causal_score_mask(inputs["score_row"], inputs["kv_length"], rows, rows)
+    inputs["score_mask"] = visual_attention.causal_score_mask(inputs["score_row"], inputs["past_length"], rows)
     inputs["visual_column"] = np.array([[2, 3, 4, 5]])
     output, _, _, received = visual_attention.reference(*inputs.values(), heads[0], heads[1])
 

@@ -14,10 +14,9 @@ from onnx.reference.op_run import OpRun
 from engine.plugins import prune_visual_tokens, visual_attention
 from engine.plugins.lowering import TENSORRT_PLUGINS
 from tests.plugins.tensorrt_stub import missing
-from tests.plugins.test_attention import valid_rows
 from tests.plugins.test_tensorrt_rtx import run
 from tests.tolerance import TOLERANCE
-from tools.gpu_check.parity import ATTENTION_SHAPES, attention_inputs
+from tools.gpu_check.parity import ATTENTION_SHAPES, attention_inputs, valid_rows
 
 if reason := missing():
     pytest.skip(reason, allow_module_level=True)
@@ -31,7 +30,9 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[type[OpRu
         yield operators
 
 
-@pytest.mark.parametrize("name", ["ragged prefill", "appended rows", "ragged decode, splits without keys"])
+@pytest.mark.parametrize(
+    "name", ["ragged prefill", "appended rows", "ragged appends", "ragged decode, splits without keys"]
+)
 def test_visual_attention(plugins: list[type[OpRun]], name: str) -> None:
     # The same heads, so that each kernel is compiled once.
     shape = replace(ATTENTION_SHAPES[name], num_heads=8, num_kv_heads=2, head_dim=64)

@@ -12,7 +12,7 @@ from engine import dims
 from engine.bindings import SCORING_ENGINE
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_scoring_engine
-from engine.plugins.cached_attention.onnxruntime import MIN_CACHE, MIN_GROUP
+from engine.plugins.cached_attention.onnxruntime import MIN_GROUP
 from engine.runtime.language import Generation, LanguageModel
 from engine.runtime.loading import load
 from engine.runtime.prompt import PromptTokens, Pruning, Request
@@ -198,12 +198,12 @@ def test_batch_prunes_each_request_by_itself(pruned: Pair) -> None:
         assert_allclose(rows, decode_all(pruned.engine.prefill([request], 3), ANSWER[:3])[0], **TOLERANCE["fp32"])
 
 
-LONG = make_prompt(MIN_CACHE + 9, list(range(4, MIN_CACHE + 4)))
-LONG_KEPT = {"nothing pruned": None, "few kept": [0, 3, 9], "most kept": list(range(MIN_CACHE - 2))}
+LONG = make_prompt(521, list(range(4, 516)))
+LONG_KEPT = {"nothing pruned": None, "few kept": [0, 3, 9], "most kept": list(range(510))}
 
 
 @pytest.mark.parametrize("kept", LONG_KEPT.values(), ids=LONG_KEPT.keys())
-def test_caches_long_enough_to_group_heads(tmp_path: Path, kept: list[int] | None) -> None:
+def test_grouped_heads_over_long_caches(tmp_path: Path, kept: list[int] | None) -> None:
     """Of the layers below and from the prune point, each by itself; a short request's tokens end early in its cache."""
     pair, short, rows = (
         build_pair(tmp_path, "llama", (2,), scores=True),

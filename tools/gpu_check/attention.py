@@ -42,18 +42,18 @@ class Call:
     query: torch.Tensor
     key: torch.Tensor
     value: torch.Tensor
-    past: torch.Tensor
+    past_length: torch.Tensor
     kv_length: torch.Tensor
     score_row: torch.Tensor
     score_weight: torch.Tensor
     visual_column: torch.Tensor
 
     def attend(self, tile: Tile | None = None) -> launch.Attended:
-        return launch.attend(self.query, self.key, self.value, self.past, self.kv_length, tile)
+        return launch.attend(self.query, self.key, self.value, self.past_length, self.kv_length, tile)
 
     def attend_and_receive(self) -> torch.Tensor:
         rows = (self.score_row, self.score_weight, self.visual_column)
-        return launch.receive(self.query, self.key, self.past, self.attend(), *rows)
+        return launch.receive(self.query, self.key, self.past_length, self.attend(), *rows)
 
     def torch_attend(self) -> torch.Tensor:
         query = self._query_heads()

@@ -1,6 +1,7 @@
 """Lowering of `sgl::cached_attention` for TensorRT: KV caches that are updated in place, and its fused attention.
 
 The caches are as long as they may become. TensorRT wants them as inputs of the network and, updated, as its outputs.
+Its attention knows no padding among the query rows: all S rows of each request are valid.
 """
 
 import math
@@ -10,7 +11,6 @@ from typing import Any
 import onnx_ir as ir
 
 from engine.plugins.cached_attention.contract import INPUTS
-from engine.plugins.cached_attention.past_length import past_length
 from engine.plugins.function import TENSORRT, TENSORRT_OPSET, sgl_function
 
 
@@ -20,7 +20,10 @@ def split_heads(op: Any, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value
 
 
 def append(op: Any, cache: ir.Value, new: ir.Value, past: ir.Value, num_kv_heads: int, head_dim: int) -> ir.Value:
-    """[B,Hkv,T,D], [B,S,Hkv*D], int32 [B] -> [B,Hkv,T,D]: the cache with this call's keys or values in it."""
+    """[B,Hkv,T,D], [B,S,Hkv*D], int32 [B] -> [B,Hkv,T,D]: the cache with this call's keys or values in it.
+
+    Padding is written, too, behind a request's end: the cache has room for past + S.
+    """
     write_index = op.Cast(past, to=ir.DataType.INT64)
     return op.TensorScatter(cache, split_heads(op, new, num_kv_heads, head_dim), write_index, axis=2)
 
@@ -29,10 +32,10 @@ def fused_attention(
     op: Any, inputs: Sequence[ir.Value], num_heads: int, num_kv_heads: int, head_dim: int
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """The contract's inputs -> its outputs, as nodes."""
-    query, key, value, past_key, past_value, kv_length = inputs
-    past = past_length(op, query, kv_length)
+    query, key, value, past_key, past_value, past_length, kv_length = inputs
     present_key, present_value = (
-        append(op, cache, new, past, num_kv_heads, head_dim) for cache, new in ((past_key, key), (past_value, value))
+        append(op, cache, new, past_length, num_kv_heads, head_dim)
+        for cache, new in ((past_key, key), (past_value, value))
     )
     # TensorRT's attention does not scale.
     scale = op.CastLike(op.Constant(value_float=1 / math.sqrt(head_dim)), query)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from engine.plugins import cached_attention, received_attention
-from engine.plugins.cached_attention.contract import past_length
 
 INPUTS = (*cached_attention.INPUTS, "score_row", "score_weight", "score_mask", "visual_column")
 OUTPUTS = (*cached_attention.OUTPUTS, *received_attention.OUTPUTS)
@@ -15,6 +14,7 @@ def reference(
     value: np.ndarray,
     past_key: np.ndarray,
     past_value: np.ndarray,
+    past_length: np.ndarray,
     kv_length: np.ndarray,
     score_row: np.ndarray,
     score_weight: np.ndarray,
@@ -27,7 +27,9 @@ def reference(
 
     score_row: query rows that count, among the S of this call; the others are those of received_attention.
     """
-    outputs = cached_attention.reference(query, key, value, past_key, past_value, kv_length, num_heads, num_kv_heads)
+    outputs = cached_attention.reference(
+        query, key, value, past_key, past_value, past_length, kv_length, num_heads, num_kv_heads
+    )
     scored = np.take_along_axis(query, score_row[:, :, None], axis=1)
     received = received_attention.reference(
         scored, outputs[1], score_mask, score_weight, visual_column, num_heads, num_kv_heads
@@ -35,6 +37,6 @@ def reference(
     return *outputs, received[:, None]
 
 
-def causal_score_mask(score_row: np.ndarray, kv_length: np.ndarray, sequence: int, cache: int) -> np.ndarray:
-    """[B,R], [B], S, T -> float32 [B,R,T]: what `score_mask` must be for causal attention."""
-    return received_attention.causal_score_mask(past_length(kv_length, sequence)[:, None] + score_row, cache)
+def causal_score_mask(score_row: np.ndarray, past_length: np.ndarray, cache: int) -> np.ndarray:
+    """[B,R], [B], T -> float32 [B,R,T]: what `score_mask` must be for causal attention."""
+    return received_attention.causal_score_mask(past_length[:, None] + score_row, cache)

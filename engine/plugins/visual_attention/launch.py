@@ -30,27 +30,23 @@ def visual_attention(
     query: torch.Tensor,
     present_key: torch.Tensor,
     present_value: torch.Tensor,
+    past_length: torch.Tensor,
     kv_length: torch.Tensor,
     score_row: torch.Tensor,
     score_weight: torch.Tensor,
     visual_column: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The contract after the caches were updated: `output` and `received`."""
-    past = past_length(kv_length, query.shape[1])
-    attended = attend(query, present_key, present_value, past, kv_length)
-    return attended.output, receive(query, present_key, past, attended, score_row, score_weight, visual_column)
-
-
-def past_length(kv_length: torch.Tensor, sequence: int) -> torch.Tensor:
-    """int32 [B], S -> int32 [B]: `past_length` of the contract."""
-    return torch.where(kv_length.max() == sequence, 0, kv_length - sequence).to(torch.int32)
+    attended = attend(query, present_key, present_value, past_length, kv_length)
+    received = receive(query, present_key, past_length, attended, score_row, score_weight, visual_column)
+    return attended.output, received
 
 
 def attend(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    past: torch.Tensor,
+    past_length: torch.Tensor,
     kv_length: torch.Tensor,
     tile: Tile | None = None,
 ) -> Attended:
@@ -72,7 +68,7 @@ def attend(
     split_output, split_log_sum_exp = statistics(*parts, heads.head_dim), statistics(*parts)
     attend_kernel(heads, tile).launch(
         attend_grid(heads, tile, batch, sequence, cache),
-        query, key_cache, value_cache, past, kv_length, sequence, cache, splits,
+        query, key_cache, value_cache, past_length, kv_length, sequence, cache, splits,
         output, log_sum_exp, split_output, split_log_sum_exp,
     )  # fmt: skip
     if splits > 1:
@@ -86,7 +82,7 @@ def attend(
 def receive(
     query: torch.Tensor,
     key_cache: torch.Tensor,
-    past: torch.Tensor,
+    past_length: torch.Tensor,
     attended: Attended,
     score_row: torch.Tensor,
     score_weight: torch.Tensor,
@@ -98,7 +94,7 @@ def receive(
     received = score_weight.new_empty(batch, heads.num_kv_heads, visual)
     receive_kernel(heads).launch(
         receive_grid(heads, batch, visual),
-        query, key_cache, past, attended.log_sum_exp, score_row, score_weight, visual_column,
+        query, key_cache, past_length, attended.log_sum_exp, score_row, score_weight, visual_column,
         sequence, key_cache.shape[2], scored, visual, received,
     )  # fmt: skip
     return received.sum(1, keepdim=True)

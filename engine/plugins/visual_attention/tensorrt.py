@@ -1,13 +1,12 @@
 """Lowering of `sgl::visual_attention` for full TensorRT: our kernels as plugins, over caches that are updated in place.
 
-Unlike its own attention, ours takes prompts of different lengths in one call.
+Unlike its own attention, ours takes rows of different numbers in one call.
 """
 
 from typing import Any
 
 import onnx_ir as ir
 
-from engine.plugins.cached_attention.past_length import past_length
 from engine.plugins.cached_attention.tensorrt_rtx import append
 from engine.plugins.function import DOMAIN, PLUGIN, PLUGIN_OPSET, sgl_function
 from engine.plugins.visual_attention.contract import INPUTS
@@ -18,8 +17,7 @@ def visual_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Fun
     plugin = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim, **PLUGIN, "_domain": DOMAIN}
 
     def body(op: Any, *inputs: ir.Value) -> tuple[ir.Value, ...]:
-        query, key, value, past_key, past_value, kv_length, score_row, score_weight, _, visual_column = inputs
-        past = past_length(op, query, kv_length)
+        query, key, value, past_key, past_value, past, kv_length, score_row, score_weight, _, visual_column = inputs
         present_key, present_value = (
             append(op, cache, new, past, num_kv_heads, head_dim)
             for cache, new in ((past_key, key), (past_value, value))
