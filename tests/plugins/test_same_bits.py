@@ -18,7 +18,7 @@ from engine.plugins.lowering import ONNXRUNTIME
 from tests.plugins.run_function import attention_session, run_function
 
 BUFFERS = (512, 768, 1024, 2048)
-THREADS = (1, 2, 4, 8)
+THREADS = (1, 2, 4)
 """They share the work out, even if a machine has fewer cores."""
 HEADS = [(4, 4, 96), (6, 3, 64), (8, 4, 128), (12, 2, 128), (14, 2, 64), (7, 1, 80)]
 """Groups of 1, 2, 6 and 7 query heads."""
@@ -37,15 +37,19 @@ def request(heads: Heads, rows: int, length: int) -> dict[str, np.ndarray]:
     return found
 
 
+def leftovers(shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers, larger than a request's own; others in a buffer of another length."""
+    return np.resize(9 * np.random.default_rng(shape[2]).standard_normal(10007, dtype=np.float32), shape)
+
+
 def call(
     heads: Heads, requests: Sequence[dict[str, np.ndarray]], buffer: int, threads: int = 1
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Output rows and present keys of each request, in buffers with something in them behind its end."""
-    rng = np.random.default_rng(buffer)
     inputs = {name: np.stack([one[name] for one in requests]) for name in ("query", "key", "value")}
     past = np.array([one["past_key"].shape[1] for one in requests], np.int32)
     for name in ("past_key", "past_value"):
-        inputs[name] = 9 * rng.standard_normal((len(requests), heads[1], buffer, heads[2]), dtype=np.float32)
+        inputs[name] = leftovers((len(requests), heads[1], buffer, heads[2]))
         for held, one in zip(inputs[name], requests, strict=True):
             held[:, : one[name].shape[1]] = one[name]
     length = past + np.int32(inputs["query"].shape[1])
@@ -103,7 +107,7 @@ def received(
     (num_heads, num_kv_heads, dim), rng = heads, np.random.default_rng(0)
     length = 512 - 61 * np.arange(batch)
     written = rng.standard_normal((batch, num_kv_heads, 512, dim), dtype=np.float32)
-    keys = 9 * np.random.default_rng(buffer).standard_normal((batch, num_kv_heads, buffer, dim), dtype=np.float32)
+    keys = leftovers((batch, num_kv_heads, buffer, dim))
     for held, new, stop in zip(keys, written, length, strict=True):
         held[:, :stop] = new[:, :stop]
     position = length[:, None] - 1 - rng.integers(0, 30, (batch, rows))
@@ -119,7 +123,7 @@ def received(
     return result
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8, 32])
+@pytest.mark.parametrize("rows", [1, 5, 32])
 @pytest.mark.parametrize("heads", HEADS)
 def test_received_attention_alone_and_together(heads: Heads, rows: int) -> None:
     batch = 3

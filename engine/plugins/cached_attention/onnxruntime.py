@@ -19,9 +19,9 @@ SHARED_GPU = ("total_length",)
 """Input of a GPU's beside the contract's: int32 [1], tokens of the longest request after this call, were all of its S
 rows valid. If that is S, all requests were empty: GroupQueryAttention takes them for prompts."""
 SHARED = (*SHARED_GPU, "is_one_row", "key_stop", "row_mask", "row_place")
-"""And of a CPU's: bool [1], whether S is 1; int64 [1], T' of the T keys with all requests' in them; float32 [B,1,T'],
-`causal_score_mask` of each request's new row; int64 [B,Hkv,1,D], its place in the cache for every number of its keys.
-"""
+"""And of a CPU's: bool [1], whether S is 1; int64 [1], T', the first of the T keys, with those of all requests among
+them; float32 [B,1,T], `causal_score_mask` of each request's new row; int64 [B,Hkv,1,D], its place in the cache for
+every number of its keys."""
 SUMMED_KEYS = 256
 """T' is a multiple of it, or T. A sum over keys takes several at once, and what is left at its end in another order:
 with nothing left, masked keys behind a request's end change no bit of its sums."""
@@ -60,12 +60,13 @@ def one_row(op: Any, inputs: Sequence[ir.Value], num_heads: int, num_kv_heads: i
     present_key = op.ScatterElements(past_key, row_place, op.Reshape(key, row), axis=2)
     present_value = op.ScatterElements(past_value, row_place, op.Reshape(value, row), axis=2)
     queries = op.Reshape(query, constant(op, [0, num_kv_heads, num_heads // num_kv_heads, head_dim]))
-    keys, values = (
-        op.Slice(present, constant(op, [0]), key_stop, constant(op, [2])) for present in (present_key, present_value)
+    mask = op.Unsqueeze(row_mask, constant(op, [1]))
+    keys, values, mask = (
+        op.Slice(x, constant(op, [0]), key_stop, constant(op, [axis]))
+        for x, axis in ((present_key, 2), (present_value, 2), (mask, 3))
     )
     logits = op.FusedMatMul(queries, keys, transB=1, alpha=1 / math.sqrt(head_dim), _domain=CONTRIB)
-    masked = op.Add(logits, op.Unsqueeze(row_mask, constant(op, [1])))
-    output = weighted_sum(op, op.Softmax(masked, axis=-1), values)
+    output = weighted_sum(op, op.Softmax(op.Add(logits, mask), axis=-1), values)
     return op.Reshape(output, constant(op, [0, 1, num_heads * head_dim])), present_key, present_value
 
 
@@ -102,8 +103,7 @@ def shared_inputs(op: Any, rows: ir.Value, past_key: ir.Value, past_length: ir.V
     blocks = op.Div(op.Add(op.Cast(total_length, to=ir.DataType.INT64), SUMMED_KEYS - 1), SUMMED_KEYS)
     key_stop = op.Min(op.Mul(blocks, SUMMED_KEYS), op.Shape(past_key, start=2, end=3))
     key_stop.shape = ir.Shape([1])
-    row_mask = op.Slice(causal_score_mask(op, position, past_key), [0], key_stop, [2])
-    return total_length, is_one_row, key_stop, row_mask, row_place
+    return total_length, is_one_row, key_stop, causal_score_mask(op, position, past_key), row_place
 
 
 def cached_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Function:
