@@ -8,7 +8,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from engine.plugins import cached_attention, received_attention, visual_attention
 from engine.plugins.lowering import ONNXRUNTIME, ONNXRUNTIME_GPU, Lowering
-from tests.plugins.run_function import run_attention, run_function
+from tests.plugins.run_function import attention_session, run_function
 from tests.tolerance import TOLERANCE
 from tools.gpu_check.parity import valid_rows
 
@@ -63,7 +63,7 @@ def test_cached_attention(heads: tuple, call: Call, lowering: Lowering) -> None:
     """One request by many rows, many that start empty, or many by one row; the GPU's nodes on the CPU."""
     inputs = make(heads, call)
     expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run_attention(lowering, heads, inputs)
+    actual = attention_session(lowering, heads).run(None, inputs)
     rows = valid_rows(inputs)
     assert_allclose(actual[0][rows], expected[0][rows], **TOLERANCE["op"])
     for b, length in enumerate(inputs["kv_length"]):
@@ -78,7 +78,7 @@ def test_many_rows_after_several_caches_are_refused(call: Call, lowering: Loweri
     with pytest.raises(
         InvalidArgument, match="batch_size must be 1 when sequence_length > 1 and past context is given"
     ):
-        run_attention(lowering, HEADS[1], make(HEADS[1], call))
+        attention_session(lowering, HEADS[1]).run(None, make(HEADS[1], call))
 
 
 @pytest.mark.parametrize("heads", HEADS)
