@@ -32,7 +32,7 @@ from engine.families import Family, family_of
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, limits_of
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED, Mapping, check_shards
-from engine.plugins.lowering import lowering_for
+from engine.plugins.lowering import LOWERINGS
 from engine.target import Precision, Target
 
 OnProgress = Callable[[str, float], None]
@@ -91,7 +91,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
                     role.config,
                     role.fingerprint,
                     role.prune_layers,
-                    lowering_for(build.target, build.precision).scoring(role.scores),
+                    LOWERINGS[build.target].scoring(role.scores),
                 )
                 for role in roles
             },
@@ -213,7 +213,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
 def vision_part(build: BuildConfig, role: Role) -> Part:
     """One model's vision engine, declared for the wanted target and precision."""
     settings = role.config.vision, limits_of(build, role.config, role.prune_layers)
-    lowering, dtype = lowering_for(build.target, build.precision), build.precision.activations(build.target)
+    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
     return Part(
         vision_graph(*settings, lowering, dtype),
         vision_bindings(*settings, dtype),
@@ -227,7 +227,7 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """One rank's part of a model's language engine, declared for the wanted target and precision."""
     limits = limits_of(build, role.config, role.prune_layers)
     settings = role.config.language, limits, role.prune_layers
-    lowering, dtype = lowering_for(build.target, build.precision), build.precision.activations(build.target)
+    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
     scoring = lowering.scoring(role.scores)
     return Part(
         language_graph(*settings, role.scores, mapping, lowering, dtype),
@@ -245,7 +245,7 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
 def scoring_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """The engine beside one rank's language engine that adds up the scores."""
     settings = role.config.language, limits_of(build, role.config, role.prune_layers), role.prune_layers, mapping
-    lowering, dtype = lowering_for(build.target, build.precision), build.precision.activations(build.target)
+    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
     return Part(
         scoring_graph(*settings, lowering, dtype),
         scoring_bindings(*settings, dtype),

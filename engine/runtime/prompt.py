@@ -141,7 +141,7 @@ class Reread:
 
 
 def reread(prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray) -> Reread:
-    """kept: rows of the prompt, sorted, all text among them; answer: [G]. What comes before the pictures is the same."""
+    """kept: rows of the prompt, sorted, all text among them; answer: [G]. The text before the pictures stays."""
     pruned = prompt_rows(prompt, Pruning(0, kept))
     length = min(prompt.prefix(), len(pruned) - 1)
     rows = pruned.part(slice(length, len(pruned)))

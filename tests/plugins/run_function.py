@@ -38,7 +38,7 @@ def attention_session(lowering: Lowering, heads: tuple[int, int, int], threads: 
     outputs = zip(cached_attention.OUTPUTS, types, (query, keys, keys), strict=False)
     bound = Bindings(*(tuple(Binding(*declared) for declared in part) for part in (inputs, outputs)))
     builder, values = declare("one_op", bound, lowering.opset)
-    shared = lowering.shared_inputs(builder.op, *(values[name] for name in ("query", "past_key", "past_length")))
+    shared = lowering.shared_inputs(builder.op, *(values[name] for name in ("query", "past_length")))
     results = builder.op.call(lowering.cached_attention(*heads), *values.values(), *shared)
     return open_session(finish(builder, bound, dict(zip(cached_attention.OUTPUTS, results, strict=True))), threads)
 

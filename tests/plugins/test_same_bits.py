@@ -13,7 +13,6 @@ from numpy.testing import assert_array_equal
 from onnxruntime import InferenceSession
 
 from engine.plugins import received_attention
-from engine.plugins.cached_attention.onnxruntime import MIN_GROUP
 from engine.plugins.lowering import ONNXRUNTIME
 from tests.plugins.run_function import attention_session, run_function
 
@@ -66,10 +65,6 @@ def session(heads: Heads, threads: int) -> InferenceSession:
 def same(actual: tuple[list, list], expected: tuple[list, list]) -> None:
     for ours, theirs in zip([*actual[0], *actual[1]], [*expected[0], *expected[1]], strict=True):
         assert_array_equal(ours, theirs)
-
-
-def test_both_ways_of_one_row_are_covered() -> None:
-    assert {num_heads >= MIN_GROUP * num_kv_heads for num_heads, num_kv_heads, _ in HEADS} == {False, True}
 
 
 @pytest.mark.parametrize("threads", THREADS)
