@@ -21,8 +21,8 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSourc
 from engine.errors import EngineError
 from engine.manifest import read_manifest
 from engine.runtime import tensor_parallel_group
-from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from engine.runtime.tensor_parallel import identify
 from engine.runtime.tensor_parallel_group import Group
 from engine.target import Precision, Target
