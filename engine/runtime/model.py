@@ -20,7 +20,6 @@ from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
 from engine.runtime.prompt import Need, PromptTokens, Rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
-from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
@@ -97,17 +96,14 @@ class VisionLanguageModel:
     def load(
         cls, directory: Path, manifest: Manifest, role: str, running: Running, ranks: Ranks | None
     ) -> "VisionLanguageModel":
-        """`role` is small or large; `ranks` run a large model built for several, None starts them.
-
-        Raises EngineError.
-        """
+        """`role` is small or large; `ranks` run a large model built for several. Raises EngineError."""
         model, limits, root = manifest.models[role], manifest.limits(role), directory / role
         places = running.serving.max_running
         places = min(places, limits.max_batch) if limits.planned else places
         vision: Vision
         language: Language
         if role == SHARDED and manifest.world_size > 1:
-            ranks = Group() if ranks is None else ranks
+            assert ranks is not None
             ranks.open(directory, manifest, running.threads, places)
             vision, language = ShardedVision(ranks, limits, manifest.world_size), ShardedLanguage(ranks, places)
         else:

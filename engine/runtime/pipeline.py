@@ -25,6 +25,7 @@ from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.question import OnText, Question
 from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import Ranks
+from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.ticket import Ticket
 from engine.target import Device
 from engine.verification import verify
@@ -34,8 +35,10 @@ class LoadedPair:
     """Both models of an engine directory, each loaded when it is first asked for."""
 
     def __init__(self, directory: Path, manifest: Manifest, running: Running, ranks: Ranks | None) -> None:
+        """ranks: of a large model built for several; None makes a group of its own, which starts when it is loaded."""
         self.directory, self.manifest = directory, manifest
         self._running, self._ranks = running, ranks
+        self._own = Group() if ranks is None and manifest.world_size > 1 else None
         self._models: dict[str, VisionLanguageModel] = {}
         self._loading = threading.RLock()
 
@@ -49,7 +52,12 @@ class LoadedPair:
         """The guided model."""
         if self._ranks is not None:
             self._load("small")  # one of the ranks is this process, which from here on has no threads for it
-        return self._load("large", self._ranks)
+        return self._load("large", self._ranks or self._own)
+
+    def close(self) -> None:
+        """End the ranks that it started."""
+        if self._own is not None:
+            self._own.end()
 
     def _load(self, role: str, ranks: Ranks | None = None) -> VisionLanguageModel:
         with self._loading:
@@ -69,8 +77,8 @@ class SglPipeline:
         self._loop = Loop(pair, serving.max_running, serving.max_waiting, kv_memory)
         self._at_once = 2 * serving.max_running
         """Questions of one call that are asked at once: enough that the next one's pictures are open in time."""
-        self.close = weakref.finalize(self, self._loop.close)
-        """End what is being answered, and the thread; also at the interpreter's end."""
+        self.close = weakref.finalize(self, _close, self._loop, pair)
+        """End what is being answered, the thread and the ranks that were started; also at the interpreter's end."""
 
     @classmethod
     def load(
@@ -214,6 +222,11 @@ class SglPipeline:
         # Whoever opened a picture may go on with it.
         images = tuple(open_image(image) if isinstance(image, Image.Image) else image for image in question.images)
         return self._loop.submit(replace(question, images=images), waits)
+
+
+def _close(loop: Loop, pair: LoadedPair) -> None:
+    loop.close()
+    pair.close()
 
 
 def _tell(ticket: Ticket, on_text: OnText | None) -> EngineError | None:

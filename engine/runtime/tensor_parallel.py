@@ -54,7 +54,14 @@ class Identity:
 
 
 class RanksDiedError(EngineError):
-    """The ranks ended before they answered."""
+    """The ranks died, or were given up, before they answered; slots ended with them."""
+
+
+class AgreedError(EngineError):
+    """What one rank saw that it cannot do, such as for lack of memory, raised on all: they stay in step and go on.
+
+    Of what all ranks enter at once, such as a sum, an error ends them instead: nothing else frees those that wait.
+    """
 
 
 def identify(manifest: Manifest) -> Identity:
@@ -84,13 +91,15 @@ class Ranks(Protocol):
     """The ranks of one model. Whatever is said to them, all of them do."""
 
     epoch: int
-    """How often they were started: what was said to earlier ones is forgotten."""
+    """How often they ended: what was said to earlier ones is forgotten."""
+    death: str
+    """How they ended last, in a sentence."""
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
         """Load the model on every rank; `threads` are shared by those of one machine. Raises EngineError."""
 
     def do(self, message: "Message") -> Any:
-        """What rank 0 makes of it. Raises RanksDiedError when a rank died."""
+        """What rank 0 makes of it. Raises RanksDiedError when a rank died, AgreedError when one could not do it."""
 
 
 class Message(Protocol):
@@ -109,9 +118,13 @@ class Rank(Protocol):
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray: ...
 
+    def open(self, need: Need) -> int: ...
+
     def whole(self, logits: Any) -> np.ndarray: ...
 
     def visual_scores(self, slot: int) -> np.ndarray: ...
+
+    def truncate(self, slot: int, length: int) -> None: ...
 
     def seconds_in_sums(self) -> float: ...
 
@@ -141,7 +154,7 @@ class OpenSlot:
     need: Need
 
     def on(self, rank: Rank) -> int:
-        return rank.language.open(self.need)
+        return rank.open(self.need)
 
 
 @dataclass(frozen=True)
@@ -179,7 +192,7 @@ class Truncate:
     length: int
 
     def on(self, rank: Rank) -> None:
-        rank.language.truncate(self.slot, self.length)
+        rank.truncate(self.slot, self.length)
 
 
 @dataclass(frozen=True)
@@ -226,7 +239,7 @@ class ShardedLanguage:
         return self._token_bytes[need.lengths]
 
     def has_place(self) -> bool:
-        return len(self._epochs) < self._places
+        return sum(epoch == self._ranks.epoch for epoch in self._epochs.values()) < self._places
 
     def open(self, need: Need) -> int:
         slot: int = self._ranks.do(OpenSlot(need))
@@ -252,7 +265,7 @@ class ShardedLanguage:
     def _on(self, slots: Sequence[int], message: Message) -> Any:
         """Raises RanksDiedError for a slot of ranks that are gone."""
         if any(self._epochs[slot] != self._ranks.epoch for slot in slots):
-            raise RanksDiedError("a rank of the large model died, and with it the question; ask again")
+            raise RanksDiedError(self._ranks.death)
         return self._ranks.do(message)
 
 
