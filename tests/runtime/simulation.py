@@ -1,4 +1,4 @@
-"""A world without engines to run a scheduler in: models, pictures and time are made up, and what happens is written down.
+"""A world without engines to run a scheduler in: models, pictures and time are made up, what happens is written down.
 
 A question is a script. What it yields, and what is done with it, is checked where it happens; `World.run` lets
 everything end as the loop's thread would: nobody looks again unless there was something to do, or word came.

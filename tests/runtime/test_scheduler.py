@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -142,7 +143,7 @@ def test_the_small_model_comes_first_but_not_for_ever() -> None:
     )
     runs = [role for kind, role, _ in world.events if kind == "run"]
     large = [index for index, role in enumerate(runs) if role == "large"]
-    assert all(after - before <= PATIENCE + 1 for before, after in zip(large[:-1], large[1:], strict=True))
+    assert all(after - before <= PATIENCE + 1 for before, after in pairwise(large))
     assert large[0] > 0 or runs[0] == "large"
     assert len(large) == 5
 
