@@ -163,7 +163,7 @@ class SglPipeline:
         try:
             while len(outcomes) < len(questions):
                 for index, question in islice(left, self._at_once - len(asked)):
-                    asked[index] = self._ask(question, waits=True)
+                    asked[index] = self._ask_anyhow(question)
                     asked[index].on_change(partial(news.put, index))
                 index = news.get()
                 ticket = asked.get(index)
@@ -187,7 +187,7 @@ class SglPipeline:
         asked: deque[Ticket] = deque()
         try:
             for question in questions:
-                asked.append(self._ask(question, waits=True))
+                asked.append(self._ask_anyhow(question))
                 if len(asked) == self._at_once:
                     yield asked.popleft().wait()
             while asked:
@@ -199,6 +199,8 @@ class SglPipeline:
     def submit(self, question: Question) -> Ticket:
         """Ask, and go on. Raises Overloaded where too many wait already, RequestError for a question with `on_text`,
         which nobody would call: the ticket has the text.
+
+        Keep the pipeline, too: when nobody holds it any more, it is closed, and its tickets end.
         """
         if question.on_text is not None:
             raise RequestError("on_text is called by answer_batch and answer_each; iterate over the ticket instead")
@@ -222,6 +224,15 @@ class SglPipeline:
         # Whoever opened a picture may go on with it.
         images = tuple(open_image(image) if isinstance(image, Image.Image) else image for image in question.images)
         return self._loop.submit(replace(question, images=images), waits)
+
+    def _ask_anyhow(self, question: Question) -> Ticket:
+        """What is wrong with the question at once is its outcome."""
+        try:
+            return self._ask(question, waits=True)
+        except EngineError as error:
+            ticket = Ticket(lambda: None)
+            ticket.put(error)
+            return ticket
 
 
 def _close(loop: Loop, pair: LoadedPair) -> None:
