@@ -1,5 +1,6 @@
 """What to do about an engine directory that cannot be used."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ def build_ranks(components: Sequence[str]) -> str:
 
 def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
     """The command that builds the directory again, with the options that made it where its manifest is known."""
-    command = f"rebuild with build_engines.py --small DIR --large DIR --out {directory}"
+    command = f"rebuild with build_engines.py --small DIR --large DIR --out {shlex.quote(str(directory))}"
     return f"{command} and the options of the first build" if manifest is None else command + _options(manifest)
 
 

@@ -28,9 +28,10 @@ from engine.runtime.tensor_parallel_group import Group
 from engine.target import Precision, Target
 from tests import fake_nccl
 from tests.stand_in_gpu import put_compiler, put_gpus
+from tests.stand_in_python import stand_in_python
 from tests.tensor_parallel import gpu_rank
 from tests.tensor_parallel.conftest import Engines
-from tests.tensor_parallel.test_failure import wait_until_gone
+from tests.tensor_parallel.test_failure import PATIENCE_SECONDS, wait_until_gone
 from tests.tolerance import TOLERANCE
 from tools.export_triton_repository import write_repository
 from tools.triton.serve_config import ServeConfig
@@ -63,10 +64,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def group(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
     """Started by a process that has two GPUs, as the ranks do."""
     put_gpus(monkeypatch, 2)
-    python = place / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {gpu_rank.__file__} "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(tensor_parallel_group, "_python", lambda: str(python))
+    python = stand_in_python(place, Path(gpu_rank.__file__))
+    monkeypatch.setattr(tensor_parallel_group, "_python", lambda: python)
     group = Group()
     yield group
     group.close()
@@ -82,7 +81,7 @@ def ask(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`mpiexec -n 2 sgl ask …` on such a machine."""
     launch = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable, gpu_rank.__file__]
     command = [*launch, "-m", "tools.sgl", "ask", *map(str, arguments), "--no-early-exit", "--max-new-tokens", "6"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def test_mpiexec_answers_like_one_process(
