@@ -135,7 +135,7 @@ class VisionLanguageModel:
         """The rendered prompt. Raises RequestError when prompt and answer exceed what the engine was built for."""
         tiles = [len(part.boxes) for part in visuals.tiles]
         prompt = self._family.render_prompt(self.config, question, tiles, history)
-        ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
+        ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         if len(ids) + max_new_tokens > self._limits.max_tokens:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
