@@ -188,7 +188,7 @@ def test_a_question_cannot_add_turns_or_visual_tokens(question: str, tiles: list
     assert prompt.text.count("<IMG_CONTEXT>") == 256 * sum(tiles)
     assert prompt.text.count("<img>") == prompt.text.count("</img>") == len(tiles)
     assert prompt.text.count("<|im_start|>") == 3
-    assert prompt.text.count("<|im_end|>") == 2
+    assert prompt.text.count("<|im_end|>") == (2 if question or tiles else 1), "nothing ends an empty question"
 
 
 def test_ordinary_markup_is_allowed() -> None:
