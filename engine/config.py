@@ -19,12 +19,16 @@ def num_kept(visual_tokens: int, retention: float) -> int:
 class ScoreRows(StrEnum):
     """Whose attention counts towards the importance of a visual token (algorithm.md section 2; paper, table 3)."""
 
+    BEHIND_LAST = "behind_last"
+    """Text behind the last picture, and generated rows: all of them see every picture."""
     PROMPT_AND_GENERATED = "prompt+generated"
+    """Text behind the first picture, and generated rows: what the paper sums. What stands between pictures sees only
+    those before it; of one picture it is BEHIND_LAST."""
     PROMPT = "prompt"
     LAST_PROMPT = "last_prompt"
     GENERATED = "generated"
     RELEASED = "released"
-    """Prompt and generated rows, and the last visual row: what the authors' code sums."""
+    """Every row from the last visual token on, that one included, and generated rows: what the authors' code sums."""
 
 
 class GuidanceSource(StrEnum):
@@ -61,7 +65,7 @@ class GuidanceConfig:
     """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
     average_retention: float | None = None
     """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
-    score_rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
+    score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: float = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""

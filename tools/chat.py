@@ -38,7 +38,7 @@ def chat(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
                 print(error, file=sys.stderr)
                 continue
             print(f"\n{summarise(answer)}")
-            history.append(Turn(question, answer.text))
+            history.append(Turn(question, answer.text.strip()))  # as the published chat() keeps it
 
 
 def show(piece: str) -> None:

@@ -7,9 +7,20 @@ from typing import Any, cast
 
 from engine.errors import CheckpointError
 from engine.families import internvl, internvl2
-from engine.families.base import Family, Prompt, Source, Tiles, Turn
+from engine.families.base import Family, Part, Prompt, Source, Tiles, Turn
 
-__all__ = ["Family", "Prompt", "Source", "Tiles", "Turn", "by_name", "family_of", "published", "published_names"]
+__all__ = [
+    "Family",
+    "Part",
+    "Prompt",
+    "Source",
+    "Tiles",
+    "Turn",
+    "by_name",
+    "family_of",
+    "published",
+    "published_names",
+]
 
 FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2, "internvl": internvl}
 PUBLISHED = "published"

@@ -49,12 +49,24 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A rendered prompt: `text` holds one image token per visual token, in order; `stop` ends the answer."""
+class Part:
+    """A piece of a prompt. is_said: a model said it, so what spells a control token there is ordinary text."""
 
     text: str
+    is_said: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt: its text holds one image token per visual token, in order; `stop` ends the answer."""
+
+    parts: tuple[Part, ...]
     image_token: str
     stop: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)
 
 
 class Family(Protocol):

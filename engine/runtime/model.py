@@ -164,7 +164,7 @@ class VisionLanguageModel:
     def _tokenize(self, question: str, tiles: Sequence[Tiles], max_new_tokens: int, history: Sequence[Turn]) -> Encoded:
         """The rendered prompt."""
         prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in tiles], history)
-        ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
+        ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
         assert len(positions) == self._tokens(tiles), "a family's prompt holds one image token per visual token"
