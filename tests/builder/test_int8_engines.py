@@ -132,7 +132,7 @@ def test_report_is_true_of_the_whole_engine(built: Built) -> None:
     assert report["fidelity"]["relative_error"] == pytest.approx(errors.mean(), abs=5e-4)
 
 
-@pytest.mark.parametrize("kernel", [Kernel.PER_TENSOR, Kernel.PER_BLOCK])
+@pytest.mark.parametrize("kernel", [Kernel.PER_ROW, Kernel.PER_BLOCK])
 def test_report_is_true_of_a_matrix(built: Built, kernel: Kernel) -> None:
     """The second layer's fc1: its input tapped from the whole float32 engine, its kernels recomputed in float64."""
     name = "encoder.layers.1.mlp.fc1.weight"
@@ -156,9 +156,9 @@ def test_every_matrix_is_reported_and_int8(built: Built) -> None:
         weights = initializers(path)
         assert len(report["matrices"]) == count
         for name, entry in report["matrices"].items():
-            assert entry["kernel"] in ("per_tensor", "per_block")
+            assert entry["kernel"] in ("per_row", "per_block")
             assert name not in weights
-            assert weights[f"{name}.int8"].dtype == (np.int8 if entry["kernel"] == "per_tensor" else np.uint8)
+            assert weights[f"{name}.int8"].dtype == (np.int8 if entry["kernel"] == "per_row" else np.uint8)
         assert not [node.op_type for node in onnx.load(path).graph.node if node.op_type == "MatMul"]
 
 
