@@ -1,6 +1,6 @@
 """int8 engines as a whole, against transformers and float32, and whether their reports are true."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from engine.bindings import PIXEL_VALUES, SCORING_ENGINE
@@ -109,13 +109,46 @@ def test_language_engine_stays_close_to_transformers(built: Built) -> None:
     assert np.mean(overlaps) >= 0.9
 
 
-def test_padded_rows_do_not_coarsen_the_others(built: Built) -> None:
-    """A short request beside a long one: one scale for all rows of a call, padding included."""
+@dataclass(frozen=True)
+class Said:
+    """What came of a request: logits after its prompt and after each step, those of the consistency pass, scores."""
+
+    steps: np.ndarray
+    consistency: np.ndarray
+    scores: np.ndarray
+
+
+def say(engine: LanguageModel, prompts: list[PromptTokens]) -> list[Said]:
+    answer, everyone = np.array([5, 17, 99]), np.ones(len(prompts), bool)
+    requests = [Request(prompt, score_rows=np.arange(40, len(prompt.ids))) for prompt in prompts]
+    generation = engine.prefill(requests, len(answer))
+    steps = [generation.logits.copy()]
+    steps += [generation.decode(np.full(len(prompts), token), everyone, everyone).copy() for token in answer]
+    scores = [generation.visual_scores(index).copy() for index in range(len(prompts))]
+    consistency = [generation.score(index, np.arange(0, 32, 3), answer).copy() for index in range(len(prompts))]
+    return [Said(*parts) for parts in zip(np.stack(steps, axis=1), consistency, scores, strict=True)]
+
+
+def test_company_changes_no_bit_of_an_answer(built: Built) -> None:
+    """Alone and beside prompts of other lengths, one of them louder than all: it would coarsen a scale in common."""
     engine = built.language.engine
-    prompts = [make_prompt(1, 60), make_prompt(2, 44)]
-    together = engine.prefill([Request(prompt) for prompt in prompts], 1).logits.copy()
-    for row, prompt in zip(together, prompts, strict=True):
-        assert cosine(row, engine.prefill([Request(prompt)], 1).logits[0]) > 0.998
+    prompts = [make_prompt(seed, length) for seed, length in enumerate((60, 44, 53, 60))]
+    prompts[3] = replace(prompts[3], features=1000 * prompts[3].features)
+    alone = [say(engine, [prompt])[0] for prompt in prompts]
+    for order in ((0, 1, 2, 3), (3, 2), (1, 1, 0)):
+        for index, together in zip(order, say(engine, [prompts[index] for index in order]), strict=True):
+            assert_array_equal(together.steps, alone[index].steps)
+            assert_array_equal(together.consistency, alone[index].consistency)
+            # float32 in any engine, summed over rows that are padded.
+            assert_allclose(together.scores, alone[index].scores, rtol=1e-6, atol=1e-7)
+
+
+def test_tiles_are_encoded_alone_as_together(built: Built) -> None:
+    tiles = built.pixels
+    together = run(built.directory / "vision.onnx", pixel_values=tiles)
+    for index in range(len(tiles)):
+        alone = run(built.directory / "vision.onnx", pixel_values=tiles[index : index + 1])
+        assert_array_equal(alone[0], together[index])
 
 
 def test_report_is_true_of_the_whole_engine(built: Built) -> None:
