@@ -10,7 +10,7 @@ from typing import Any
 from cattrs.preconf.json import make_converter
 
 from engine.bindings import Scoring
-from engine.config import ExitConfig, GuidanceConfig
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.families import family_of, published
 from engine.manifest import (
     FORMAT_VERSION,
@@ -20,6 +20,7 @@ from engine.manifest import (
     EngineModel,
     FileRecord,
     Manifest,
+    interface_of,
     read_manifest,
 )
 from engine.target import Precision, Target
@@ -34,11 +35,12 @@ def manifest() -> dict[str, Any]:
     """What a build of the smallest published sizes writes, with components without files."""
     models = {}
     for name, size in zip(MODELS, ("1B", "2B"), strict=True):
-        family, config = family_of(published(size))
+        family, published_config = family_of(published(size))
+        config = family.read_config(published(size), published_config)
         prune_layers = () if name == "small" else (1, 2)
-        models[name] = EngineModel(
-            family.read_config(published(size), config), "ab" * 32, prune_layers, Scoring.DEFERRED
-        )
+        settled = config, prune_layers, Scoring.DEFERRED
+        interface = interface_of(BuildConfig(Path(), Path(), Path()), *settled)
+        models[name] = EngineModel(config, "ab" * 32, *settled[1:], interface)
     built = Manifest(
         format_version=FORMAT_VERSION,
         engine_version="0.1.0",

@@ -83,7 +83,7 @@ def render_prompt(
     for turn, asked in zip(history, questions, strict=False):
         parts += [template.user + asked, template.assistant + turn.answer]
     parts += [template.user + questions[-1], template.assistant]
-    return Prompt(template.separator.join(parts), image_token=IMAGE_TOKEN, stop=template.stop)
+    return Prompt(template.separator.join(parts), image_token=IMAGE_TOKEN, stop=(*template.stop, *config.prompt.stop))
 
 
 def _picture_marks(pictures: int, template: Template) -> str:
