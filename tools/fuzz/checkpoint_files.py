@@ -114,9 +114,7 @@ def vocabulary_layout() -> dict[str, bytes]:
         "config.json": _json(config),
         "vocab.json": _json(vocab),
         "merges.txt": b"#version: 0.2\na b\nab c\n",
-        "added_tokens.json": _json(
-            {token: 258 + number for number, token in enumerate(("<|endoftext|>", *SPECIAL[3:]))}
-        ),
+        "added_tokens.json": _json(added),
         "tokenizer_config.json": _json(settings),
         "special_tokens_map.json": _json({"eos_token": {"content": "<|im_end|>", "lstrip": False}}),
     }

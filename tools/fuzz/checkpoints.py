@@ -3,9 +3,7 @@
 import json
 import random
 import struct
-import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from engine.build.role import read_role, settle_tokens
@@ -15,6 +13,7 @@ from engine.errors import ManifestError
 from engine.runtime.tokenizer import Tokenizer
 from tools.fuzz.checkpoint_files import LAYOUTS, SAFETENSORS
 from tools.fuzz.mutate import json_bytes, spoil_bytes, spoil_json
+from tools.fuzz.scratch import scratch
 
 NAME = "checkpoints"
 OTHERS = ("config.json", "generation_config.json", "special_tokens_map.json", "chat_template.json", "vocab.json")
@@ -37,8 +36,7 @@ def make(seed: int) -> dict[str, Any]:
 def run(case: dict[str, Any]) -> None:
     """Open the directory as a build does, as both models of a pair; a tokenizer that is built can be loaded."""
     files = LAYOUTS[case["layout"]]() | {name: text.encode("latin-1") for name, text in case["files"].items()}
-    with tempfile.TemporaryDirectory() as place:
-        directory = Path(place)
+    with scratch() as directory:
         for name, content in files.items():
             (directory / name).write_bytes(content)
         build, _ = settle_tokens(BuildConfig(directory, directory, directory / "engine"))
