@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from engine.bounds import Batch, Ranks, Tiles, Tokens, check_bounds
 from engine.errors import EngineError, RequestError
 from engine.parallel import SHARDED, Mapping
 from engine.target import Precision, Target
+
+MAX_TOKENS = 8192
 
 
 def num_kept(visual_tokens: int, retention: float) -> int:
@@ -248,28 +251,37 @@ class BuildConfig:
     out: Path
     target: Target = Target.ONNXRUNTIME
     precision: Precision = Precision.FP32
-    max_tokens: int = 8192
-    """Longest sequence, prompt and answer together, that the engine accepts."""
-    max_batch: int = 8
-    max_tiles: int | None = None
+    max_tokens: Tokens | None = None
+    """Longest sequence, prompt and answer together, that the engine accepts; None is MAX_TOKENS, or the positions that
+    either model was published for if they are less."""
+    max_batch: Batch = 8
+    max_tiles: Tiles | None = None
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
-    max_kept_tokens: int | None = None
+    max_kept_tokens: Tokens | None = None
     """Longest sequence of the large model from its first prune point on, where a plan fixes the length of KV caches:
     that memory is saved. None is max_tokens."""
     large_scores: bool = False
     """Give the large model score outputs too (guidance sources inside the large model)."""
-    world_size: int = 1
+    world_size: Ranks = 1
     """Ranks that share the large model."""
     rank: int | None = None
     """Build this rank's part only, and with rank 0 what all share; None builds everything."""
 
     def __post_init__(self) -> None:
+        try:
+            check_bounds(self)
+        except EngineError as error:
+            raise EngineError(f"{error}; choose another") from None
         if self.rank is not None:
             Mapping(self.rank, self.world_size)
             if self.world_size == 1:
                 raise EngineError(f"rank {self.rank} is a part of several; give --tp, the number of ranks, as well")
+
+    def tokens(self) -> int:
+        """`max_tokens`, or what it is at most by default."""
+        return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def mappings(self, model: str) -> list[Mapping]:
         """One for each rank of `small` or `large`."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import BuildConfig, default_prune_layers
+from engine.config import MAX_TOKENS, BuildConfig, default_prune_layers
 from engine.parallel import SHARDED
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def _options(manifest: "Manifest") -> str:
     large = manifest.models["large"]
     names = ("target", "precision", "max_tokens", "max_batch", "max_tiles", "max_kept_tokens")
     options = {name: getattr(manifest, name) for name in names}
-    options = {name: value for name, value in options.items() if value != getattr(BuildConfig, name)}
+    defaults = {name: getattr(BuildConfig, name) for name in names} | {"max_tokens": MAX_TOKENS}
+    options = {name: value for name, value in options.items() if value != defaults[name]}
     if manifest.world_size != BuildConfig.world_size:
         options["tp"] = manifest.world_size
     if large.prune_layers != default_prune_layers(large.config.language.num_layers):

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.build.builder import language_part, open_compiler, read_role
+from engine.build.builder import language_part, open_compiler
 from engine.build.compiler import Compiler
 from engine.build.language import language_graph
+from engine.build.role import read_role
 from engine.config import BuildConfig
 from engine.dims import UNBOUNDED
 from engine.errors import EngineError

@@ -89,7 +89,7 @@ def render_prompt(
     for turn, asked in zip(history, questions, strict=False):
         parts += template.turn(template.user, asked) + template.turn(template.assistant, turn.answer, is_said=True)
     parts += [*template.turn(template.user, questions[-1]), Part(template.assistant)]
-    return Prompt(tuple(parts), image_token=IMAGE_TOKEN, stop=template.stop)
+    return Prompt(tuple(parts), image_token=IMAGE_TOKEN, stop=(*template.stop, *config.prompt.stop))
 
 
 def _picture_marks(pictures: int, template: Template) -> str:
