@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from engine.errors import ImageError
-from tools.triton import image_url
-from tools.triton.image_url import fetch, is_public
+from engine.runtime import public_address
+from engine.runtime.image_url import fetch
+from engine.runtime.public_address import is_public
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server on loopback under a name that counts as public; `http://host:port`."""
-    monkeypatch.setattr(image_url, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(public_address, "is_public", lambda address: address == "127.0.0.1")
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -84,7 +85,7 @@ def test_what_is_never_fetched(url: str, message: str) -> None:
 
 
 def test_nothing_is_fetched_unless_it_is_allowed() -> None:
-    with pytest.raises(ImageError, match="is not fetched by this server"):
+    with pytest.raises(ImageError, match="are not allowed here"):
         fetch("https://example.org/x.png", allow_http=False)
 
 

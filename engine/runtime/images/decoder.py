@@ -1,0 +1,174 @@
+"""Processes that decode pictures apart: what no header bounds, time and memory from outside do."""
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import BinaryIO, cast
+
+import numpy
+import PIL
+from PIL import Image
+
+import engine
+from engine.config import PictureConfig
+from engine.errors import EngineError
+from engine.runtime.images.formats import Format
+from engine.runtime.images.limits import DECODER_PATIENCE, DECODER_SECONDS, Unfit, check_size
+
+MOST = 4
+"""Processes at once."""
+
+PIPE = 1 << 20
+"""Bytes that a pipe holds: fewer changes between the two processes than with the usual 64 KiB."""
+
+END_SECONDS = 5.0
+"""Until a process that closed its output has ended."""
+
+LONGEST_REPLY = 4096
+PROGRAM = "engine.runtime.images.decoder_process"
+NEEDED: tuple[ModuleType, ...] = (engine, PIL, numpy)
+
+
+def decode_apart(data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+    """As `decode`, within DECODER_SECONDS of processor time and DECODER_BYTES of memory. Raises Unfit, EngineError."""
+    return decoders().decode(data, format, picture)
+
+
+class Decoders:
+    """Up to `most` processes, each started when it is first needed and kept for the next picture."""
+
+    def __init__(self, most: int) -> None:
+        self._turns = threading.BoundedSemaphore(most)
+        self._lock = threading.Lock()
+        self._idle: list[Decoder] = []
+        self._process = os.getpid()
+
+    def decode(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+        """Raises Unfit, EngineError."""
+        with self._turns:
+            with self._lock:
+                decoder = self._idle.pop() if self._idle else None
+            if decoder is None or not decoder.lives():
+                decoder = Decoder()
+            try:
+                return decoder.decode(data, format, picture)
+            finally:
+                if decoder.fit:
+                    with self._lock:
+                        self._idle.append(decoder)
+                else:
+                    decoder.stop()
+
+    def close(self) -> None:
+        """End the processes that wait; those of a parent that forked are the parent's."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for decoder in idle if os.getpid() == self._process else ():
+            decoder.stop()
+
+
+@cache
+def decoders() -> Decoders:
+    """Of this process."""
+    made = Decoders(min(MOST, len(os.sched_getaffinity(0))))
+    atexit.register(made.close)
+    os.register_at_fork(after_in_child=decoders.cache_clear)  # the pipes stay the parent's
+    return made
+
+
+class Decoder:
+    """One process. fit: whether it waits for the next picture; false while it decodes."""
+
+    def __init__(self) -> None:
+        """Raises EngineError."""
+        places = dict.fromkeys(str(Path(str(module.__file__)).parents[1]) for module in NEEDED)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OPENBLAS_NUM_THREADS": "1"}
+        # In a server that embeds Python, `sys.executable` is the server.
+        python = shutil.which("python3", path=f"{sys.prefix}/bin") or sys.executable
+        try:
+            self._process = subprocess.Popen(
+                [python, "-P", "-m", PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pipesize=PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineError(
+                f"a process that decodes pictures cannot be started ({error.strerror}); see that {python} runs"
+            ) from None
+        self.fit = True
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def decode(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+        """Raises Unfit."""
+        self.fit = False
+        watch = threading.Timer(DECODER_PATIENCE, self._process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            return self._ask(data, format, picture)
+        except (OSError, EOFError, ValueError):
+            raise Unfit(self._end()) from None
+        finally:
+            watch.cancel()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):  # of what could not be sent any more
+                cast(BinaryIO, pipe).close()
+
+    def _ask(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+        """Raises Unfit, and OSError, EOFError or ValueError when the process has ended or makes no sense."""
+        requests, replies = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
+        request = {
+            "bytes": len(data),
+            "format": format,
+            "auto_orient": picture.auto_orient,
+            "background": picture.background,
+        }
+        requests.write(json.dumps(request).encode() + b"\n")
+        requests.write(data)
+        requests.flush()
+        line = replies.readline(LONGEST_REPLY)
+        if not line:
+            raise EOFError
+        reply = json.loads(line)
+        if "refused" in reply:
+            self.fit = not reply["ends"]
+            raise Unfit(reply["refused"])
+        width, height = map(int, reply["size"])
+        check_size(width, height)
+        pixels = replies.read(3 * width * height)
+        if len(pixels) < 3 * width * height:
+            raise EOFError
+        self.fit = True
+        return Image.frombytes("RGB", (width, height), pixels)
+
+    def _end(self) -> str:
+        """Why the process ended, as the sentence that the picture's name begins."""
+        try:
+            status = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        if status == -signal.SIGXCPU:
+            return f"takes more than {DECODER_SECONDS} seconds to decode; convert it to PNG or JPEG"
+        if status == -signal.SIGKILL:
+            return "takes more time or memory to decode than a picture may; convert it to PNG or JPEG"
+        return "cannot be decoded (its decoder crashed); it is damaged"
