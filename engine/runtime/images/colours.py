@@ -76,7 +76,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     white = _white(image, numbers)
     grey = np.empty(numbers.shape, np.uint8)
     for row, line in enumerate(numbers):  # a line at a time: what is exact takes 8 bytes for each number
-        grey[row] = np.rint(np.clip(line * (255 / white), 0, 255))
+        grey[row] = np.rint(np.clip(line, 0, white) * (255 / white))
     return Image.fromarray(grey)
 
 

@@ -21,8 +21,9 @@ from PIL import Image
 import engine
 from engine.config import PictureConfig
 from engine.errors import EngineError
+from engine.runtime.images.decode import strips
 from engine.runtime.images.formats import Format
-from engine.runtime.images.limits import DECODER_PATIENCE, DECODER_SECONDS, Unfit, check_size
+from engine.runtime.images.limits import Budget, Unfit, check_size
 
 MOST = 4
 """Processes at once."""
@@ -34,19 +35,21 @@ END_SECONDS = 5.0
 """Until a process that closed its output has ended."""
 
 LONGEST_REPLY = 4096
+BUDGET = Budget()
 PROGRAM = "engine.runtime.images.decoder_process"
 NEEDED: tuple[ModuleType, ...] = (engine, PIL, numpy)
 
 
 def decode_apart(data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
-    """As `decode`, within DECODER_SECONDS of processor time and DECODER_BYTES of memory. Raises Unfit, EngineError."""
+    """As `decode`, within a Budget. Raises Unfit, EngineError."""
     return decoders().decode(data, format, picture)
 
 
 class Decoders:
     """Up to `most` processes, each started when it is first needed and kept for the next picture."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, budget: Budget = BUDGET, program: str = PROGRAM) -> None:
+        self._budget, self._program = budget, program
         self._turns = threading.BoundedSemaphore(most)
         self._lock = threading.Lock()
         self._idle: list[Decoder] = []
@@ -58,7 +61,7 @@ class Decoders:
             with self._lock:
                 decoder = self._idle.pop() if self._idle else None
             if decoder is None or not decoder.lives():
-                decoder = Decoder()
+                decoder = Decoder(self._budget, self._program)
             try:
                 return decoder.decode(data, format, picture)
             finally:
@@ -88,15 +91,16 @@ def decoders() -> Decoders:
 class Decoder:
     """One process. fit: whether it waits for the next picture; false while it decodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget, program: str) -> None:
         """Raises EngineError."""
+        self._budget = budget
         places = dict.fromkeys(str(Path(str(module.__file__)).parents[1]) for module in NEEDED)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OPENBLAS_NUM_THREADS": "1"}
         # In a server that embeds Python, `sys.executable` is the server.
         python = shutil.which("python3", path=f"{sys.prefix}/bin") or sys.executable
         try:
             self._process = subprocess.Popen(
-                [python, "-P", "-m", PROGRAM],
+                [python, "-P", "-m", program, str(budget.seconds), str(budget.bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -116,7 +120,7 @@ class Decoder:
     def decode(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
         """Raises Unfit."""
         self.fit = False
-        watch = threading.Timer(DECODER_PATIENCE, self._process.kill)
+        watch = threading.Timer(self._budget.patience, self._process.kill)
         watch.daemon = True
         watch.start()
         try:
@@ -154,11 +158,12 @@ class Decoder:
             raise Unfit(reply["refused"])
         width, height = map(int, reply["size"])
         check_size(width, height)
-        pixels = replies.read(3 * width * height)
-        if len(pixels) < 3 * width * height:
-            raise EOFError
+        image = Image.new("RGB", (width, height))
+        for top, bottom in strips(width, height):
+            size = width, bottom - top
+            image.paste(Image.frombytes("RGB", size, replies.read(3 * size[0] * size[1])), (0, top))
         self.fit = True
-        return Image.frombytes("RGB", (width, height), pixels)
+        return image
 
     def _end(self) -> str:
         """Why the process ended, as the sentence that the picture's name begins."""
@@ -168,7 +173,7 @@ class Decoder:
             self._process.kill()
             status = self._process.wait()
         if status == -signal.SIGXCPU:
-            return f"takes more than {DECODER_SECONDS} seconds to decode; convert it to PNG or JPEG"
+            return f"takes more than {self._budget.seconds} seconds to decode; convert it to PNG or JPEG"
         if status == -signal.SIGKILL:
             return "takes more time or memory to decode than a picture may; convert it to PNG or JPEG"
         return "cannot be decoded (its decoder crashed); it is damaged"

@@ -1,7 +1,8 @@
 """A process that decodes pictures whose cost no header tells: with little memory, and little time for each.
 
-Run by `decoder.py`. A request on standard input is a line of JSON and the bytes of a file; the reply on standard output
-is a line of JSON, and the pixels [H,W,3] or nothing. It ends when its input does, or when a picture takes too much.
+Run by `decoder.py`. Its arguments are seconds of processor time for each picture, and bytes for itself. A request on
+standard input is a line of JSON and the bytes of a file; the reply on standard output is a line of JSON, and the pixels
+[H,W,3] or nothing. It ends when its input does, or when a picture takes too much.
 """
 
 import json
@@ -15,33 +16,31 @@ from typing import Any, BinaryIO
 from PIL import AvifImagePlugin, Image
 
 from engine.config import PictureConfig
-from engine.runtime.images.decode import damage, decode
+from engine.runtime.images.decode import damage, decode, strips
 from engine.runtime.images.formats import Format
-from engine.runtime.images.limits import DECODER_BYTES, DECODER_SECONDS, Unfit
-
-STRIP = 4_000_000
-"""Pixels that are sent at once, so that a picture is not held twice."""
+from engine.runtime.images.limits import Unfit
 
 
-def main() -> None:
+def main(seconds: int, memory: int) -> None:
+    """seconds: of processor time for each picture. memory: bytes of the whole process."""
     # Whatever a library prints does not come between the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_AS, DECODER_BYTES)
+    _limit(resource.RLIMIT_AS, memory)
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None  # what is too large is refused in one place
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread takes addresses, and their time counts together
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + DECODER_SECONDS)
-        if not _answer(request, sys.stdin.buffer.read(request["bytes"]), replies):
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
+        if not _answer(request, sys.stdin.buffer.read(request["bytes"]), replies, memory):
             return
 
 
-def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO) -> bool:
+def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO, memory: int) -> bool:
     """Whether this process is good for more."""
     background = request["background"]
     picture = PictureConfig(request["auto_orient"], None if background is None else tuple(background))
@@ -51,7 +50,7 @@ def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO) -> bool:
         _send(replies, {"refused": str(unfit), "ends": False})
         return True
     except MemoryError:
-        reason = f"needs more than {DECODER_BYTES:,} bytes to be decoded; scale it down"
+        reason = f"needs more than {memory:,} bytes to be decoded; scale it down"
         _send(replies, {"refused": reason, "ends": True})
         return False
     except Exception as error:  # a decoder may raise anything for what is damaged
@@ -59,9 +58,8 @@ def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO) -> bool:
         return True
     del data
     _send(replies, {"size": image.size})
-    rows = max(1, STRIP // image.width)
-    for top in range(0, image.height, rows):
-        replies.write(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+    for top, bottom in strips(*image.size):
+        replies.write(image.crop((0, top, image.width, bottom)).tobytes())
     replies.flush()
     return True
 
@@ -79,4 +77,4 @@ def _limit(what: int, soft: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -1,5 +1,7 @@
 """What one picture may cost. All that a header tells is checked before anything is decoded."""
 
+from dataclasses import dataclass
+
 MAX_PIXELS = 64_000_000
 """More than any camera's picture; decoding it takes 256 MB."""
 
@@ -21,14 +23,17 @@ MAX_SCANNED = 16 * MAX_PIXELS
 MAX_PYTHON_BYTES = 4_000_000
 """Of a file that Pillow decodes in Python, about a microsecond for each."""
 
-DECODER_SECONDS = 10
-"""Processor time for a picture that is decoded in a process of its own."""
 
-DECODER_PATIENCE = 60.0
-"""Seconds until such a process is given up, however little of the processor it got."""
+@dataclass(frozen=True)
+class Budget:
+    """Of a picture that is decoded in a process of its own."""
 
-DECODER_BYTES = 1_000_000_000
-"""Address space of such a process."""
+    seconds: int = 10
+    """Of processor time."""
+    bytes: int = 1_000_000_000
+    """Of addresses, for the whole process."""
+    patience: float = 60.0
+    """Seconds until the process is given up, however little of the processor it got."""
 
 
 class Unfit(Exception):
