@@ -12,6 +12,9 @@ GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes."""
 
+RESERVED = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("3fff::/20"))
+"""Not public either, though older Pythons say so."""
+
 LOOK_UPS = threading.BoundedSemaphore(32)
 """Look-ups that run: one that nobody waits for any more cannot be stopped."""
 
@@ -67,7 +70,7 @@ def is_public(address: str) -> bool:
         if embedded is None and parsed not in GLOBAL_UNICAST:
             return False
         parsed = embedded or parsed
-    return parsed.is_global and not parsed.is_multicast
+    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in RESERVED)
 
 
 def _look_up(host: str, port: int, deadline: Deadline) -> Sequence[str]:

@@ -125,7 +125,7 @@ class Decoder:
         watch.start()
         try:
             return self._ask(data, format, picture)
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, ValueError, TypeError, KeyError):
             raise Unfit(self._end()) from None
         finally:
             watch.cancel()
@@ -138,7 +138,7 @@ class Decoder:
                 cast(BinaryIO, pipe).close()
 
     def _ask(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
-        """Raises Unfit, and OSError, EOFError or ValueError when the process has ended or makes no sense."""
+        """Raises Unfit, and whatever comes of a process that has ended or makes no sense."""
         requests, replies = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         request = {
             "bytes": len(data),

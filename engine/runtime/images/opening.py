@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from engine.config import PictureConfig
-from engine.errors import ImageError
+from engine.errors import EngineError, ImageError
 from engine.runtime.images.colours import ORIENTATION, to_rgb
 from engine.runtime.images.decode import BOUNDED, damage, decode
 from engine.runtime.images.decoder import decode_apart
@@ -53,7 +53,7 @@ def open_image(source: ImageSource, picture: PictureConfig = PUBLISHED) -> Image
         raise ImageError(f"{name} {reason}") from None
     except MemoryError:
         raise ImageError(f"{name} needs more memory than there is; scale it down") from None
-    except ImageError:
+    except EngineError:
         raise
     except Exception as error:  # a decoder may raise anything for what is damaged
         raise ImageError(f"{name} {damage(error)}") from None
