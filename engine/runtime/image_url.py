@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -109,7 +110,7 @@ def _get(url: str, deadline: Deadline) -> tuple[bytes, str | None]:
     try:
         if parts.scheme == "https":
             sock.settimeout(deadline.left())
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            sock = _certificates().wrap_socket(sock, server_hostname=host)
         connection = http.client.HTTPConnection(host, port)
         connection.sock = _Punctual(sock, deadline)
         connection.request("GET", _path(parts), headers=HEADERS | {"Host": _host(parts, host)})
@@ -157,9 +158,17 @@ class _Reader(io.RawIOBase):
         return self._punctual.socket.recv_into(buffer)
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Those that this machine trusts."""
+    return ssl.create_default_context()
+
+
 def _ascii(host: str) -> str:
     """A host's name as it is looked up. Raises _Refused."""
     try:
+        if not host.isprintable():
+            raise UnicodeError("it has characters that cannot be printed")
         return host.encode("ascii" if host.isascii() else "idna").decode()
     except UnicodeError as error:
         raise _Refused(f"names a host that cannot be looked up ({short(str(error))}); check it") from None

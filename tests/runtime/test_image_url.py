@@ -88,7 +88,7 @@ def host(monkeypatch: pytest.MonkeyPatch, seen: list[tuple[str, dict[str, str]]]
     monkeypatch.setattr(public_address, "is_public", lambda address: address.startswith("127.0.0."))
     handler = type("ThisHandler", (Handler,), {"done": threading.Event(), "seen": seen})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         handler.done.set()  # type: ignore[attr-defined]
@@ -178,7 +178,8 @@ def test_percent_encoding(content: str, data: bytes) -> None:
         (f"http://{'a' * 300}.example/", "cannot be fetched"),
         (f"http://{'é' * 300}.example/", "cannot be looked up"),
         ("http://é..example/", "cannot be looked up"),
-        ("http://a\0b/", "cannot be fetched"),
+        ("http://a\0b/", "cannot be looked up"),
+        ("https://a\x7fb/", "cannot be looked up"),
         (f"http://example.org/{'x' * 9000}", "more than 8,192 characters"),
     ],
 )
