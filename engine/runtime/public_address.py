@@ -84,9 +84,10 @@ def _look_up(host: str, port: int, deadline: Deadline) -> Sequence[str]:
         except Exception as error:  # of a name that cannot be one, a ValueError
             found.put(error if isinstance(error, OSError) else OSError(str(error)))
         finally:
-            LOOK_UPS.release()
+            turns.release()
 
-    if not LOOK_UPS.acquire(timeout=deadline.left()):
+    turns = LOOK_UPS
+    if not turns.acquire(timeout=deadline.left()):
         raise TimeoutError("too many hosts are looked up")
     threading.Thread(target=look_up, daemon=True).start()
     try:

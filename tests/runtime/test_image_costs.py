@@ -17,6 +17,7 @@ from engine.runtime.images.decoder import Decoders
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import MAX_BYTES, Budget, Unfit
 from engine.runtime.images.opening import PUBLISHED
+from engine.runtime.images.stored import Stored
 from tests.pictures import encoded, noise, png_chunk, png_claiming, png_of
 
 
@@ -100,8 +101,8 @@ def test_noise_between_the_segments_of_a_jpeg_is_passed_over() -> None:
 def test_memory_is_limited() -> None:
     decoders = Decoders(1, Budget(bytes=250_000_000))
     with pytest.raises(Unfit, match="needs more than 250,000,000 bytes to be decoded"):
-        decoders.decode(png_claiming(7990, 7990, 8, 6), Format.PNG, PUBLISHED)
-    assert decoders.decode(encoded(noise(40, 30), "GIF"), Format.GIF, PUBLISHED).size == (40, 30)
+        decoders.decode(Stored.of(png_claiming(7990, 7990, 8, 6)), Format.PNG, PUBLISHED)
+    assert decoders.decode(Stored.of(encoded(noise(40, 30), "GIF")), Format.GIF, PUBLISHED).size == (40, 30)
     decoders.close()
 
 
@@ -135,17 +136,17 @@ def test_a_decoder_that_ends_or_hangs_is_replaced(
     decoders = Decoders(1, budget, stand_in.__name__)
     for _ in range(2):
         with pytest.raises(Unfit) as raised:
-            decoders.decode(encoded(noise(40, 30), "GIF"), Format.GIF, PUBLISHED)
+            decoders.decode(Stored.of(encoded(noise(40, 30), "GIF")), Format.GIF, PUBLISHED)
         assert str(raised.value).startswith(sentence)
     decoders.close()
 
 
 def test_a_decoder_that_dies_while_it_waits_is_replaced() -> None:
     decoders, data = Decoders(1), encoded(noise(40, 30), "GIF")
-    decoders.decode(data, Format.GIF, PUBLISHED)
+    decoders.decode(Stored.of(data), Format.GIF, PUBLISHED)
     (waiting,) = decoders._idle
     waiting.stop()
-    assert decoders.decode(data, Format.GIF, PUBLISHED).size == (40, 30)
+    assert decoders.decode(Stored.of(data), Format.GIF, PUBLISHED).size == (40, 30)
     decoders.close()
 
 

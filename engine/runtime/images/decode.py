@@ -1,7 +1,7 @@
 """The bytes of a file to a picture, in the process that calls."""
 
-import io
 from collections.abc import Iterator
+from typing import BinaryIO, cast
 
 from PIL import Image, UnidentifiedImageError
 
@@ -11,6 +11,7 @@ from engine.runtime.images.formats import Format
 from engine.runtime.images.jpeg import read_jpeg
 from engine.runtime.images.limits import MAX_PYTHON_BYTES, Unfit, check_size
 from engine.runtime.images.png import read_png
+from engine.runtime.images.stored import Joined, Stored
 from engine.runtime.words import short
 
 BOUNDED = {Format.JPEG, Format.PNG, Format.WEBP}
@@ -20,20 +21,18 @@ STRIP = 1_000_000
 """Pixels."""
 
 
-def decode(data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+def decode(stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
     """A decoded picture in mode RGB. Raises Unfit, or whatever Pillow may raise for what is damaged."""
-    exif = b""
+    file, exif = Joined(b"", stored, 0, stored.size), b""
     if format is Format.JPEG:
-        jpeg = read_jpeg(data)
-        data, exif = jpeg.data, jpeg.exif
+        file, exif = read_jpeg(stored)
     elif format is Format.PNG:
-        png = read_png(data)
-        data, exif = png.data, png.exif
+        file, exif = read_png(stored)
     elif format is Format.WEBP:
-        check_size(*_webp_size(data))
-    image = Image.open(io.BytesIO(data), formats=[format])
+        check_size(*_webp_size(stored.at(0, 30)))
+    image = Image.open(cast(BinaryIO, file), formats=[format])
     check_size(*image.size, format.max_pixels())
-    if len(data) > MAX_PYTHON_BYTES and any(tile[0] in Image.DECODERS for tile in image.tile):
+    if stored.size > MAX_PYTHON_BYTES and any(tile[0] in Image.DECODERS for tile in image.tile):
         raise Unfit(
             f"is a {format} of a rare kind, of which more than {MAX_PYTHON_BYTES:,} bytes take too long to decode; "
             "convert it to PNG or JPEG"

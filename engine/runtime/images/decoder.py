@@ -24,6 +24,7 @@ from engine.errors import EngineError
 from engine.runtime.images.decode import strips
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import Budget, Unfit, check_size
+from engine.runtime.images.stored import Stored
 
 MOST = 4
 """Processes at once."""
@@ -40,9 +41,9 @@ PROGRAM = "engine.runtime.images.decoder_process"
 NEEDED: tuple[ModuleType, ...] = (engine, PIL, numpy)
 
 
-def decode_apart(data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+def decode_apart(stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
     """As `decode`, within a Budget. Raises Unfit, EngineError."""
-    return decoders().decode(data, format, picture)
+    return decoders().decode(stored, format, picture)
 
 
 class Decoders:
@@ -55,7 +56,7 @@ class Decoders:
         self._idle: list[Decoder] = []
         self._process = os.getpid()
 
-    def decode(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+    def decode(self, stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
         """Raises Unfit, EngineError."""
         with self._turns:
             with self._lock:
@@ -63,7 +64,7 @@ class Decoders:
             if decoder is None or not decoder.lives():
                 decoder = Decoder(self._budget, self._program)
             try:
-                return decoder.decode(data, format, picture)
+                return decoder.decode(stored, format, picture)
             finally:
                 if decoder.fit:
                     with self._lock:
@@ -117,14 +118,14 @@ class Decoder:
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def decode(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+    def decode(self, stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
         """Raises Unfit."""
         self.fit = False
         watch = threading.Timer(self._budget.patience, self._process.kill)
         watch.daemon = True
         watch.start()
         try:
-            return self._ask(data, format, picture)
+            return self._ask(stored, format, picture)
         except (OSError, EOFError, ValueError, TypeError, KeyError):
             raise Unfit(self._end()) from None
         finally:
@@ -137,17 +138,18 @@ class Decoder:
             with suppress(OSError):  # of what could not be sent any more
                 cast(BinaryIO, pipe).close()
 
-    def _ask(self, data: bytes, format: Format, picture: PictureConfig) -> Image.Image:
+    def _ask(self, stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
         """Raises Unfit, and whatever comes of a process that has ended or makes no sense."""
         requests, replies = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         request = {
-            "bytes": len(data),
+            "bytes": stored.size,
             "format": format,
             "auto_orient": picture.auto_orient,
             "background": picture.background,
         }
         requests.write(json.dumps(request).encode() + b"\n")
-        requests.write(data)
+        for block in stored.blocks(0):
+            requests.write(block)
         requests.flush()
         line = replies.readline(LONGEST_REPLY)
         if not line:

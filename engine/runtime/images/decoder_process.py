@@ -19,6 +19,7 @@ from engine.config import PictureConfig
 from engine.runtime.images.decode import damage, decode, strips
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import Unfit
+from engine.runtime.images.stored import Stored
 
 
 def main(seconds: int, memory: int) -> None:
@@ -45,7 +46,7 @@ def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO, memory: int
     background = request["background"]
     picture = PictureConfig(request["auto_orient"], None if background is None else tuple(background))
     try:
-        image = decode(data, Format(request["format"]), picture)
+        image = decode(Stored.of(data), Format(request["format"]), picture)
     except Unfit as unfit:
         _send(replies, {"refused": str(unfit), "ends": False})
         return True

@@ -66,8 +66,12 @@ def detect(data: bytes) -> Format | str:
         # The main brand of an AVIF may be that of all still pictures; then it is among the others.
         brands = [data[place : place + 4] for place in (8, *range(16, min(len(data), data[3] + (data[2] << 8)), 4))]
         found = [BOXES[brand] for brand in brands if brand in BOXES]
-        return next((brand for brand in found if isinstance(brand, Format)), found[0] if found else "a video")
-    for prefix, kind in (PREFIXES | OTHERS).items():
+        return next(
+            (brand for brand in found if isinstance(brand, Format)),
+            f"{found[0]} picture" if found else "a video and not a picture",
+        )
+    for prefix, format in PREFIXES.items():
         if data.startswith(prefix):
-            return kind
-    return "no picture"
+            return format
+    others = (name for prefix, name in OTHERS.items() if data.startswith(prefix))
+    return next((f"{name} and not a picture" for name in others), "not a picture")

@@ -14,7 +14,8 @@ from engine.runtime.images.decode import BOUNDED, damage, decode
 from engine.runtime.images.decoder import decode_apart
 from engine.runtime.images.formats import READ, Format, detect
 from engine.runtime.images.limits import MAX_BYTES, Unfit, check_size
-from engine.runtime.images.source import ImageSource, read_file
+from engine.runtime.images.source import ImageSource, stored_file
+from engine.runtime.images.stored import BLOCK, Stored
 from engine.runtime.words import short
 
 PUBLISHED = PictureConfig()
@@ -40,15 +41,14 @@ def open_image(source: ImageSource, picture: PictureConfig = PUBLISHED) -> Image
         if isinstance(source, str | os.PathLike):
             path = Path(source)
             name = short(str(path))
-            data = read_file(path, name)
-        elif isinstance(source, bytes | bytearray | memoryview):
-            data = bytes(source)
-        else:
-            kind = type(source).__name__
-            raise ImageError(
-                f"a picture cannot be a {kind}; give a path, the bytes of a file, a picture of Pillow or a NumPy array"
-            )
-        return _decode(data, picture)
+            with stored_file(path, name) as stored:
+                return _decode(stored, picture)
+        if isinstance(source, bytes | bytearray | memoryview):
+            return _decode(Stored.of(bytes(source)), picture)
+        kind = type(source).__name__
+        raise ImageError(
+            f"a picture cannot be a {kind}; give a path, the bytes of a file, a picture of Pillow or a NumPy array"
+        )
     except Unfit as reason:
         raise ImageError(f"{name} {reason}") from None
     except MemoryError:
@@ -59,16 +59,16 @@ def open_image(source: ImageSource, picture: PictureConfig = PUBLISHED) -> Image
         raise ImageError(f"{name} {damage(error)}") from None
 
 
-def _decode(data: bytes, picture: PictureConfig) -> Image.Image:
+def _decode(stored: Stored, picture: PictureConfig) -> Image.Image:
     """Raises Unfit, or whatever Pillow may raise."""
-    if len(data) > MAX_BYTES:
+    if stored.size > MAX_BYTES:
         raise Unfit(f"has more than {MAX_BYTES:,} bytes; scale it down or save it compressed")
-    if not data:
+    if not stored.size:
         raise Unfit("is empty; give another one")
-    format = detect(data)
+    format = detect(stored.at(0, BLOCK))
     if not isinstance(format, Format):
-        raise Unfit(f"is {format}, and {READ} are read; convert it to PNG or JPEG")
-    return decode(data, format, picture) if format in BOUNDED else decode_apart(data, format, picture)
+        raise Unfit(f"is {format}; {READ} are read, so convert it to PNG or JPEG")
+    return decode(stored, format, picture) if format in BOUNDED else decode_apart(stored, format, picture)
 
 
 def _copy(image: Image.Image, picture: PictureConfig) -> Image.Image:

@@ -1,7 +1,10 @@
 """Where a picture comes from: a file, its bytes, what a command line names."""
 
 import os
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -12,6 +15,7 @@ from PIL import Image
 from engine.errors import ImageError
 from engine.runtime.image_url import fetch
 from engine.runtime.images.limits import MAX_BYTES
+from engine.runtime.images.stored import Stored
 from engine.runtime.words import short
 
 ImageSource = Path | str | bytes | Image.Image | np.ndarray
@@ -37,32 +41,30 @@ def read_source(text: str, allow_http: bool) -> ImageSource:
         raise ImageError(f"{short(text)} is no path ({error}); write it out") from None
 
 
-def read_file(path: Path, name: str) -> bytes:
-    """The whole file, unless it is too large. Raises ImageError."""
+@contextmanager
+def stored_file(path: Path, name: str) -> Iterator[Stored]:
+    """The bytes of a file, unless they are too many. Raises ImageError."""
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise ImageError(_too_large(name))
-            data = file.read(MAX_BYTES + 1)
+        file = path.open("rb")
     except FileNotFoundError:
         raise ImageError(_missing(name)) from None
     except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ImageError(f"{name} cannot be read ({reason}); give the path of a picture") from None
-    if len(data) > MAX_BYTES:
-        raise ImageError(_too_large(name))
-    return data
+        raise ImageError(_unreadable(name, error)) from None
+    with file:
+        try:
+            status = os.fstat(file.fileno())
+            # What is no ordinary file, such as a pipe, can be read once only.
+            ordinary = stat.S_ISREG(status.st_mode)
+            stored = Stored(file, status.st_size) if ordinary else Stored.of(file.read(MAX_BYTES + 1))
+        except OSError as error:
+            raise ImageError(_unreadable(name, error)) from None
+        yield stored
 
 
 def _stdin() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
         raise ImageError(f"{STDIN} is the picture on standard input, and there is none; send one with a pipe or <")
-    data = sys.stdin.buffer.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ImageError(_too_large("the picture on standard input"))
-    return data
+    return sys.stdin.buffer.read(MAX_BYTES + 1)  # one more is refused when it is opened
 
 
 def _missing(name: str) -> str:
@@ -71,5 +73,6 @@ def _missing(name: str) -> str:
     return f"{name} does not exist; give the path of a picture"
 
 
-def _too_large(name: str) -> str:
-    return f"{name} has more than {MAX_BYTES:,} bytes; scale it down or save it compressed"
+def _unreadable(name: str, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"{name} cannot be read ({reason}); give the path of a picture"
