@@ -243,6 +243,23 @@ class ServingConfig:
 
 
 @dataclass(frozen=True)
+class PictureConfig:
+    """How a file becomes colours; the defaults are the published preprocessing."""
+
+    auto_orient: bool = False
+    """Turn the picture as its EXIF orientation says."""
+    background: tuple[int, int, int] | None = None
+    """Red, green and blue, 0..255, of what is seen through transparent pixels; None drops their transparency, and
+    whatever colour the file gives them is seen."""
+
+    def __post_init__(self) -> None:
+        if self.background is None:
+            return
+        if len(self.background) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in self.background):
+            raise RequestError(f"background {self.background} is no colour; give red, green and blue in 0..255")
+
+
+@dataclass(frozen=True)
 class BuildConfig:
     """What to build, from where, to where."""
 

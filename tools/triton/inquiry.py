@@ -14,9 +14,9 @@ from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingCo
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
+from engine.runtime.image_url import fetch
 from engine.runtime.images import ImageSource
 from engine.runtime.question import Question
-from tools.triton.image_url import fetch
 from tools.triton.serve_config import ServeConfig, with_pruning, with_threshold
 
 CANCEL_TOKEN = "cancel_token"
