@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.triton import control
+from tools.triton.control import Server
 from tools.triton.server_environment import ServerError, install
-from tools.triton.tensors import MODELS
+from tools.triton.tensors import MODEL
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 CALL_SECONDS = 30.0
-EXPLICIT = ("--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS))
+EXPLICIT = ("--model-control-mode=explicit", f"--load-model={MODEL}")
 """Lets `sgl health --recover` load a model again."""
 
 
@@ -38,10 +38,14 @@ class ServerProcess:
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['metrics']}"
 
-    def metric(self, name: str, model: str) -> float:
-        """The first value of that name and model."""
-        value = control.metric(self.metrics_url, name, model, CALL_SECONDS)
-        assert value is not None, f"no metric {name} of {model}"
+    @property
+    def control(self) -> Server:
+        return Server(self.url, self.metrics_url)
+
+    def metric(self, name: str) -> float:
+        """The sum of the model's values of that name."""
+        value = self.control.metric(name, CALL_SECONDS)
+        assert value is not None, f"no metric {name}"
         return value
 
     def is_ready(self) -> bool:
