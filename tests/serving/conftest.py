@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import queue
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -51,10 +53,10 @@ class Server(ServerProcess):
         except urllib.error.HTTPError as error:
             return dict(json.loads(error.read())) | {"status": error.code}
 
-    def await_metric(self, name: str, value: float) -> None:
+    def await_metric(self, name: str, value: float, **labels: str) -> None:
         """Counts are handed over when there is nothing else to do, at latest twice a second."""
         deadline = time.monotonic() + SECONDS
-        while (now := self.metric(name)) != value:
+        while (now := self.metric(name, **labels)) != value:
             assert time.monotonic() < deadline, f"{name} is {now} and not {value}"
             time.sleep(0.05)
 
@@ -125,6 +127,29 @@ def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
             yield Server(process.process, process.ports, process.log)
     except UnsuitableMachine as error:
         pytest.skip(str(error))
+
+
+@contextmanager
+def watched(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
+    """Like `serve`; the process is `sgl watch`, which starts the server. options: of `sgl watch`."""
+    try:
+        start = server_process.prepare(repository, directory)
+    except UnsuitableMachine as error:
+        pytest.skip(str(error))
+    urls = [f"--url=http://127.0.0.1:{start.ports['http']}", f"--metrics-url=http://127.0.0.1:{start.ports['metrics']}"]
+    command = [sys.executable, "-m", "tools.sgl", "watch", *urls, *options, "--", *start.command]
+    # The server's libraries are not for this interpreter.
+    shell = ["env", *(f"{name}={start.variables[name]}" for name in ("PATH", "LD_LIBRARY_PATH"))]
+    command[-len(start.command) :] = [*shell, *start.command]
+    log = directory / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    server = Server(process, start.ports, log)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ URL = "http://127.0.0.1:8000"
 METRICS_URL = "http://127.0.0.1:8002"
 UNAVAILABLE = 503
 """The status of an answer that overload, a stop or ranks that start again put off."""
-DEAD = "is not healthy"
-"""What the server says of a model whose process has died."""
+GRACE_SECONDS = 10.0
+"""For the server to say itself that a question was not answered in its time."""
 
 
 class ControlError(EngineError):
@@ -80,18 +80,20 @@ class Server:
             "exit_threshold": 2.0,
             "timeout": timeout,
         }
-        answered_by = (self.post(f"models/{MODEL}/generate", question, timeout) or {}).get("answered_by")
+        answer = self.post(f"models/{MODEL}/generate", question, timeout + GRACE_SECONDS) or {}
+        answered_by = answer.get("answered_by")
         if answered_by != "large":
             raise ControlError(f"the answer came from {answered_by or 'nobody'} and not from the large model")
 
-    def metric(self, name: str, timeout: float) -> float | None:
+    def metric(self, name: str, timeout: float, **labels: str) -> float | None:
         """The sum of the model's values of that name; None if there is none. Raises ControlError."""
         try:
             with urllib.request.urlopen(f"{self.metrics_url}/metrics", timeout=timeout) as response:
                 lines = response.read().decode().splitlines()
         except (OSError, ValueError) as error:
             raise ControlError(f"no metrics at {self.metrics_url}: {error}") from None
-        found = [line for line in lines if line.startswith(f"{name}{{") and f'model="{MODEL}"' in line]
+        wanted = [f'{key}="{value}"' for key, value in ({"model": MODEL} | labels).items()]
+        found = [line for line in lines if line.startswith(f"{name}{{") and all(label in line for label in wanted)]
         return sum(float(line.split()[-1]) for line in found) if found else None
 
     def in_flight(self, timeout: float) -> float:
