@@ -47,11 +47,11 @@ class Server(ServerProcess):
             return bytes(response.read())
 
     def generate(self, **inputs: Any) -> dict[str, Any]:
-        """Whole answer over HTTP; an error is `{"error": ..., "status": ...}`."""
+        """Whole answer over HTTP; an error is `{"error": ...}`."""
         try:
             return dict(json.loads(self.post(f"models/{MODEL}/generate", inputs)))
         except urllib.error.HTTPError as error:
-            return dict(json.loads(error.read())) | {"status": error.code}
+            return dict(json.loads(error.read()))
 
     def await_metric(self, name: str, value: float, **labels: str) -> None:
         """Counts are handed over when there is nothing else to do, at latest twice a second."""

@@ -18,18 +18,13 @@ from tools.triton.tensors import EMPTY, MODEL
 
 URL = "http://127.0.0.1:8000"
 METRICS_URL = "http://127.0.0.1:8002"
-UNAVAILABLE = 503
-"""The status of an answer that overload, a stop or ranks that start again put off."""
+TAKEN_OUT = ("UNAVAILABLE", "UNLOADING")
 GRACE_SECONDS = 10.0
 """For the server to say itself that a question was not answered in its time."""
 
 
 class ControlError(EngineError):
-    """A server or a model that does not do what it was asked. status: of HTTP; None where no answer came."""
-
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
+    """A server or a model that does not do what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Server:
                 return json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace").strip() or str(error)
-            raise ControlError(reason, error.code) from None
+            raise ControlError(reason) from None
         except (OSError, ValueError) as error:
             raise ControlError(str(error)) from None
 
@@ -61,6 +56,14 @@ class Server:
     def load(self, timeout: float) -> None:
         """Raises ControlError."""
         self.post(f"repository/models/{MODEL}/load", {}, timeout)
+
+    def is_taken_out(self, timeout: float) -> bool:
+        """Whether the server says that the model was unloaded; of one that is dead, it says that it is there."""
+        try:
+            index = self.post("repository/index", {}, timeout)
+        except ControlError:
+            return False
+        return any(entry["name"] == MODEL and entry.get("state") in TAKEN_OUT for entry in index)
 
     def ping(self, timeout: float) -> None:
         """An answer of the model's process that needs no engine: to a question without a word. Raises ControlError."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from tools.command_line import run_command
-from tools.triton.control import UNAVAILABLE, ControlError, Server, add_server_arguments, read_server
+from tools.triton.control import ControlError, Server, add_server_arguments, read_server
 from tools.triton.tensors import MODEL
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,8 +26,7 @@ DELAYS = (0.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 HEALTHY_SECONDS = 600.0
 """After which a server that fails again is started at once."""
 SHARED_MEMORY = "/dev/shm/triton_python_backend"
-NOT_LOADED = (400, 404)
-"""Statuses of a server whose model was taken out: one that is drained."""
+ASK_AGAIN_SECONDS = 5.0
 SIGNS_OF_LIFE = ("sgl_answers_total", "sgl_pieces_total")
 STUB = "triton_python_backend_stub"
 CALL_SECONDS = 30.0
@@ -157,39 +156,52 @@ def silent(server: Server, timeout: float) -> str | None:
     try:
         server.ping(timeout)
     except ControlError as error:
-        return None if error.status in NOT_LOADED else str(error)
+        if not server.is_taken_out(timeout):
+            return str(error)
     return None
 
 
 class Questioner:
-    """Asks a real question now and then, in a thread beside, so that looking goes on meanwhile."""
+    """Asks a real question now and then, in a thread beside, so that looking goes on meanwhile.
+
+    One that is refused, or comes to nothing in its time, says little about a busy server: what counts is whether
+    anybody is answered.
+    """
 
     def __init__(self, server: Server, pace: Pace) -> None:
         self._server, self._pace = server, pace
         self._due = time.monotonic() + pace.ask_every
         self._thread: threading.Thread | None = None
+        self._silence: tuple[float, list[float | None]] | None = None
+        """Since when, and after what, nobody has been answered, as far as is known."""
         self._failure: str | None = None
 
     def look(self) -> str | None:
-        """Why the last question counts as one to a dead model; None if it does not."""
+        """Why the engines count as dead; None if they do not."""
         if self._thread is None and time.monotonic() >= self._due:
             self._thread = threading.Thread(target=self._ask, daemon=True)
             self._thread.start()
         elif self._thread is not None and not self._thread.is_alive():
-            self._thread, self._due = None, time.monotonic() + self._pace.ask_every
+            wait = self._pace.ask_every if self._silence is None else min(self._pace.ask_every, ASK_AGAIN_SECONDS)
+            self._thread, self._due = None, time.monotonic() + wait
         return self._failure
 
     def _ask(self) -> None:
-        before, start = self._answered(), time.monotonic()
+        silence = self._silence or (time.monotonic(), self._answered())
         try:
             self._server.ask(self._pace.ask_timeout)
+            self._silence = None
         except ControlError as error:
-            is_put_off = error.status == UNAVAILABLE and time.monotonic() - start < self._pace.ask_timeout
-            if not is_put_off and error.status not in NOT_LOADED and self._answered() == before:
+            answered, now = self._answered(), time.monotonic()
+            self._silence = silence if answered == silence[1] else (now, answered)
+            if (
+                now - self._silence[0] >= self._pace.ask_timeout
+                and self._server.is_loaded(self._pace.timeout) is not False
+            ):
                 self._failure = str(error)
 
     def _answered(self) -> list[float | None]:
-        """Of all questions; does not change while none is being answered."""
+        """Of all questions."""
         try:
             return [self._server.metric(name, self._pace.timeout) for name in SIGNS_OF_LIFE]
         except ControlError:
