@@ -194,10 +194,7 @@ class Questioner:
         except ControlError as error:
             answered, now = self._answered(), time.monotonic()
             self._silence = silence if answered == silence[1] else (now, answered)
-            if (
-                now - self._silence[0] >= self._pace.ask_timeout
-                and self._server.is_loaded(self._pace.timeout) is not False
-            ):
+            if now - self._silence[0] >= self._pace.ask_timeout and not self._server.is_taken_out(self._pace.timeout):
                 self._failure = str(error)
 
     def _answered(self) -> list[float | None]:
