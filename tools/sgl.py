@@ -18,7 +18,7 @@ def run(argv: list[str] | None) -> int:
     # Imported under main's guard: much of a short command's time is spent here.
     import build_engines
     from tools import ask, chat, export_triton_repository, info, plan
-    from tools.triton import drain, health
+    from tools.triton import drain, health, watch
 
     parser = CommandParser(prog="sgl", description=__doc__)
     parser.add_argument("--version", action="version", version=f"sgl {engine.__version__}")
@@ -30,8 +30,9 @@ def run(argv: list[str] | None) -> int:
         ("chat", chat, "ask one question after the other"),
         ("info", info, "say what an engine directory holds"),
         ("export", export_triton_repository, "write a model repository for Triton Inference Server"),
-        ("health", health, "ask every model of a running server a question"),
+        ("health", health, "ask a running server a question"),
         ("drain", drain, "let a running server answer its last questions before it is stopped"),
+        ("watch", watch, "run a server, and start it again when it does not answer"),
     ):
         command = commands.add_parser(name, help=summary, description=module.__doc__)
         module.add_arguments(command)

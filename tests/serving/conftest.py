@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import queue
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -26,9 +29,9 @@ from tools.triton import server_process
 from tools.triton.serve_config import ServeConfig
 from tools.triton.server_environment import UnsuitableMachine
 from tools.triton.server_process import ServerProcess
-from tools.triton.tensors import MODELS
+from tools.triton.tensors import INPUTS, MODEL
 
-KINDS = {tensor.name: tensor.kind for model in MODELS for tensor in model.inputs}
+KINDS = {tensor.name: tensor.kind for tensor in INPUTS}
 TYPES = {"STRING": ("BYTES", object), "BOOL": ("BOOL", bool), "FP32": ("FP32", np.float32)}
 TYPES |= {kind: (kind, getattr(np, kind.lower())) for kind in ("UINT8", "INT32", "INT64", "UINT64")}
 SECONDS = 120.0
@@ -43,17 +46,24 @@ class Server(ServerProcess):
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return bytes(response.read())
 
-    def generate(self, model: str, **inputs: Any) -> dict[str, Any]:
+    def generate(self, **inputs: Any) -> dict[str, Any]:
         """Whole answer over HTTP; an error is `{"error": ...}`."""
         try:
-            return dict(json.loads(self.post(f"models/{model}/generate", inputs)))
+            return dict(json.loads(self.post(f"models/{MODEL}/generate", inputs)))
         except urllib.error.HTTPError as error:
             return dict(json.loads(error.read()))
 
-    def stream(self, model: str, **inputs: Any) -> list[dict[str, Any]]:
+    def await_metric(self, name: str, value: float, **labels: str) -> None:
+        """Counts are handed over when there is nothing else to do, at latest twice a second."""
+        deadline = time.monotonic() + SECONDS
+        while (now := self.metric(name, **labels)) != value:
+            assert time.monotonic() < deadline, f"{name} is {now} and not {value}"
+            time.sleep(0.05)
+
+    def stream(self, **inputs: Any) -> list[dict[str, Any]]:
         """Every response over gRPC; an error is the last one, `{"error": ...}`."""
         with self.grpc() as (client, results):
-            client.async_stream_infer(model, grpc_inputs(inputs), enable_empty_final_response=True)
+            client.async_stream_infer(MODEL, grpc_inputs(inputs), enable_empty_final_response=True)
             return read_stream(results)
 
     @contextmanager
@@ -119,6 +129,29 @@ def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
         pytest.skip(str(error))
 
 
+@contextmanager
+def watched(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
+    """Like `serve`; the process is `sgl watch`, which starts the server. options: of `sgl watch`."""
+    try:
+        start = server_process.prepare(repository, directory)
+    except UnsuitableMachine as error:
+        pytest.skip(str(error))
+    urls = [f"--url=http://127.0.0.1:{start.ports['http']}", f"--metrics-url=http://127.0.0.1:{start.ports['metrics']}"]
+    command = [sys.executable, "-m", "tools.sgl", "watch", *urls, *options, "--", *start.command]
+    # The server's libraries are not for this interpreter.
+    shell = ["env", *(f"{name}={start.variables[name]}" for name in ("PATH", "LD_LIBRARY_PATH"))]
+    command[-len(start.command) :] = [*shell, *start.command]
+    log = directory / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+    server = Server(process, start.ports, log)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.stop()
+
+
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """World size -> engine directory of the same random pair."""
@@ -141,15 +174,16 @@ def engine_directory(build: Callable[[int], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pipeline(engine_directory: Path) -> SglPipeline:
-    return SglPipeline.load(engine_directory, threads=1)
+def pipeline(engine_directory: Path) -> Iterator[SglPipeline]:
+    with SglPipeline.load(engine_directory, threads=1) as pipeline:
+        yield pipeline
 
 
 @pytest.fixture(scope="session")
 def server(engine_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Its repository was moved after the export."""
     directory = tmp_path_factory.mktemp("server")
-    config = ServeConfig(threads=1, max_tokens=6, queue_delay_us=50_000, allow_image_urls=True)
+    config = ServeConfig(threads=1, max_tokens=6, allow_image_urls=True)
     write_repository(engine_directory, directory / "exported", config)
     (directory / "exported").rename(directory / "repository")
     with serve(directory / "repository", directory) as running:

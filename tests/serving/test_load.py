@@ -1,7 +1,6 @@
 """Many requests at once, bad ones among them, and ones that nobody waits for any more."""
 
 import io
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,8 +10,9 @@ from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
-from tests.serving.conftest import Server, data_url, encode, grpc_inputs, joined, read_stream
+from tests.serving.conftest import SECONDS, Server, data_url, encode, grpc_inputs, joined, read_stream
 from tools.scenes import make_scene
+from tools.triton.tensors import MODEL
 
 pytestmark = pytest.mark.xdist_group("server")
 ASK = "What colour is the large circle?"
@@ -26,9 +26,7 @@ def bomb() -> bytes:
     return file.getvalue()
 
 
-def test_fifty_at_once_are_batched_and_none_is_lost_or_mixed_up(
-    server: Server, pipeline: SglPipeline, picture: bytes
-) -> None:
+def test_fifty_at_once_none_is_lost_or_mixed_up(server: Server, pipeline: SglPipeline, picture: bytes) -> None:
     """Different questions and settings; every eleventh is bad."""
     thresholds, ratios = (0.0, 1.1), (0.1, 0.3)
     other = encode(make_scene(seed=2, width=112, height=112, objects=2)[0])
@@ -38,15 +36,12 @@ def test_fifty_at_once_are_batched_and_none_is_lost_or_mixed_up(
         index, image, threshold, ratio = case
         content = image[:50] if index % 11 == 10 else image
         return server.generate(
-            "sgl",
             text_input=f"Question {index % 4}?",
             image_url_input=[data_url(content)],
             exit_threshold=threshold,
             retention_ratio=ratio,
         )
 
-    count = server.metric("nv_inference_count", "small_vlm")
-    executions = server.metric("nv_inference_exec_count", "small_vlm")
     with ThreadPoolExecutor(len(cases)) as pool:
         answers = list(pool.map(ask, cases))
     expected: dict[Any, str] = {}
@@ -65,9 +60,8 @@ def test_fifty_at_once_are_batched_and_none_is_lost_or_mixed_up(
             ).text
         assert answer["text_output"] == expected[key]
     assert len(set(expected.values())) > 2
-    executed = server.metric("nv_inference_exec_count", "small_vlm") - executions
-    assert executed < (server.metric("nv_inference_count", "small_vlm") - count) / 2
-    assert server.metric("sgl_queue_depth", "sgl") == 0
+    for name in ("sgl_running", "sgl_waiting", "sgl_kv_memory_used_bytes"):
+        server.await_metric(name, 0)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +76,17 @@ def test_fifty_at_once_are_batched_and_none_is_lost_or_mixed_up(
         ({"text_input": " "}, "the question is empty"),
         ({"prune_layer": 77}, "prune_layer 77 is outside 0..9"),
         ({"retention_ratio": 1.5}, "retention_ratio 1.5 is outside (0, 1]"),
-        ({"max_tokens": 0}, "max_new_tokens 0 is below 1"),
+        ({"max_tokens": 0}, "max_tokens is 0 as a number of 32 bits"),
+        ({"max_tokens": -(2**31)}, "max_tokens is -2147483648 as"),
+        ({"temperature": float("nan")}, "temperature nan is not a number of at least 0"),
+        ({"temperature": float("inf")}, "temperature inf is not a number of at least 0"),
+        ({"top_p": float("nan")}, "top_p nan is outside (0, 1]"),
+        ({"exit_threshold": float("nan")}, "exit_threshold nan is not finite"),
+        ({"retention_ratio": float("nan")}, "retention_ratio nan is outside (0, 1]"),
+        ({"timeout": float("nan")}, "timeout nan is not a number of seconds above 0"),
+        ({"timeout": 0.0}, "timeout 0.0 is not a number of seconds above 0"),
+        ({"history": ["What?"]}, "history has 1 texts"),
+        ({"text_input": b"\xff"}, "text_input is not UTF-8"),
         ({"stop_words": [""]}, "a stop text is empty"),
     ],
 )
@@ -90,35 +94,56 @@ def test_a_bad_request_gets_a_clear_error(server: Server, picture: bytes, bad: d
     contents = {"truncated": picture[: len(picture) // 2], "bomb": bomb()}
     if "image_bytes_input" in bad:
         bad = {"image_bytes_input": [contents.get(value, value) for value in bad["image_bytes_input"]]}
-    responses = server.stream("sgl", **({"text_input": ASK} | bad))
+    responses = server.stream(**({"text_input": ASK} | bad))
     assert message in responses[-1]["error"]
-    assert "error" not in server.generate("sgl", text_input=ASK)
+    assert "error" not in server.generate(text_input=ASK)
 
 
 def test_what_the_interface_does_not_know(server: Server) -> None:
-    assert "option temprature is unknown" in server.generate("sgl", text_input=ASK, temprature=0.5)["error"]
-    assert "error" in server.generate("sgl", text_input=ASK, max_tokens="many")
+    assert "option temprature is unknown" in server.generate(text_input=ASK, temprature=0.5)["error"]
+    assert "error" in server.generate(text_input=ASK, max_tokens="many")
     with server.grpc() as (client, results):
         inputs = grpc_inputs({"text_input": ASK, "image_input": np.zeros((1, 8, 8, 3), np.uint8)})
         inputs[1]._input.datatype = "FP32"
-        client.async_stream_infer("sgl", inputs, enable_empty_final_response=True)
+        client.async_stream_infer(MODEL, inputs, enable_empty_final_response=True)
         assert "error" in read_stream(results)[-1]
-    wrong = np.zeros(3, np.float32)
-    answer = server.generate("large_vlm", text_input=ASK, importance=wrong.tolist())
-    assert "send back what it returned" in answer["error"]
-    assert "error" not in server.generate("sgl", text_input=ASK)
+    assert "text_input" in server.generate()["error"]
+    assert "error" in server.generate(text_input=ASK, max_tokens=2**40)
+    assert "error" in server.generate(text_input=[ASK, ASK])
+    assert "error" not in server.generate(text_input=ASK)
 
 
 def test_a_cancelled_question_frees_the_slot(server: Server, picture: bytes) -> None:
     """After the first piece of 600 tokens: the large model would be busy for long."""
-    started = time.monotonic()
+    cancelled = server.metric("sgl_failures_total", kind="cancelled")
+    answered = server.metric("sgl_answers_total")
     options = {"text_input": ASK, "image_bytes_input": [picture], "exit_threshold": 1.1}
     with server.grpc(cancel=True) as (client, results):
-        client.async_stream_infer("sgl", grpc_inputs(options | {"max_tokens": 600, "stream": True}))
-        result, error = results.get(timeout=60)
+        client.async_stream_infer(MODEL, grpc_inputs(options | {"max_tokens": 600, "stream": True}))
+        result, error = results.get(timeout=SECONDS)
         assert error is None and result.as_numpy("text_output") is not None
-    generated = server.metric("sgl_generated_tokens_total", "large_vlm")
-    assert joined(server.stream("sgl", **options))
-    assert server.metric("sgl_queue_depth", "sgl") == 0
-    assert server.metric("sgl_generated_tokens_total", "large_vlm") == generated + 6
-    assert time.monotonic() - started < 60
+    server.await_metric("sgl_failures_total", cancelled + 1, kind="cancelled")
+    for name in ("sgl_running", "sgl_waiting", "sgl_kv_memory_used_bytes"):
+        server.await_metric(name, 0)
+    assert joined(server.stream(**options))
+    server.await_metric("sgl_answers_total", answered + 1)
+
+
+def test_a_question_has_its_time(server: Server, picture: bytes) -> None:
+    late = server.metric("sgl_failures_total", kind="timed out")
+    options = {"text_input": ASK, "image_bytes_input": [picture], "exit_threshold": 1.1, "max_tokens": 600}
+    assert "not answered in its time; give it more" in server.stream(**options, timeout=0.05)[-1]["error"]
+    server.await_metric("sgl_failures_total", late + 1, kind="timed out")
+    assert joined(server.stream(**options | {"max_tokens": 2}, timeout=SECONDS))
+
+
+def test_what_was_measured(server: Server, picture: bytes) -> None:
+    names = ("sgl_first_token_seconds_count", "sgl_between_tokens_seconds_count", "sgl_stage_seconds_count")
+    before = {name: server.metric(name) for name in names}
+    pieces = server.metric("sgl_pieces_total")
+    server.generate(text_input=ASK, image_url_input=[data_url(picture)], exit_threshold=1.1)
+    server.await_metric("sgl_first_token_seconds_count", before["sgl_first_token_seconds_count"] + 1)
+    server.await_metric("sgl_between_tokens_seconds_count", before["sgl_between_tokens_seconds_count"] + 1)
+    server.await_metric("sgl_stage_seconds_count", before["sgl_stage_seconds_count"] + 7)
+    assert server.metric("sgl_pieces_total") > pieces
+    assert server.metric("sgl_kv_memory_free_bytes") > 0

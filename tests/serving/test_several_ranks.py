@@ -42,7 +42,7 @@ def test_ranks_behind_the_server(
     write_repository(build(2), repository, ServeConfig(threads=1, max_tokens=6))
 
     def ask(server: Server) -> dict[str, object]:
-        return server.generate("sgl", text_input=ASK, image_url_input=[data_url(picture)], exit_threshold=NEVER)
+        return server.generate(text_input=ASK, image_url_input=[data_url(picture)], exit_threshold=NEVER)
 
     with serve(repository, tmp_path) as server:
         assert ask(server)["text_output"] == expected.text

@@ -1,1 +1,1 @@
-"""What a Triton Inference Server runs: the models `small_vlm`, `large_vlm` and `sgl`, thin adapters of the runtime."""
+"""What a Triton Inference Server runs: the model `sgl`, a thin adapter of the runtime, and what watches over it."""

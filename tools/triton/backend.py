@@ -1,29 +1,29 @@
-"""What the three models share of Triton's Python backend."""
+"""What this server's Python backend wants, and what it must not be given.
+
+The backend frees Python objects without the interpreter's lock (up to 2.51 at least): those of a response that a client
+did not ask for, while it is sent. So everything that `send` may drop is held until `send` has returned. A sender is
+touched by one thread, and not at all once its last response has gone: the server then has freed what it points to.
+"""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from PIL import Image
 
-from engine.config import SamplingConfig
-from engine.errors import EngineError, QuestionCancelled
+from engine.errors import EngineError, ImageError, ModelFailed, QuestionCancelled, RequestError
 from engine.manifest import read_manifest
-from engine.parallel import SHARDED
-from engine.runtime.pipeline import Outcome, SglPipeline
-from engine.runtime.question import Question
+from engine.runtime.pipeline import SglPipeline
 from engine.target import Device
-from tools.triton.inquiry import Inquiry, Reader
+from tools.triton.inquiry import Reader
 from tools.triton.placement import take_gpus
 from tools.triton.serve_config import ServeConfig
 from tools.triton.tensors import ENGINE
 
-
-class Unavailable(EngineError):
-    """Nothing is wrong with the question; the same one may be answered later, or by another server."""
+LOG = logging.getLogger(__name__)
 
 
 def engine_directory(args: Mapping[str, str]) -> Path:
@@ -36,13 +36,19 @@ def open_reader(args: Mapping[str, str]) -> Reader:
     return Reader(ServeConfig.from_parameters(_parameters(args)), read_manifest(engine_directory(args)))
 
 
-def open_pipeline(args: Mapping[str, str], role: str, reader: Reader) -> SglPipeline:
-    """With one of its models loaded, on the GPUs of this instance. Raises EngineError."""
-    take_gpus(args, _parameters(args), reader.manifest.world_size if role == SHARDED else 1)
-    device = Device.CUDA if args["model_instance_kind"] == "GPU" else None
-    serve = reader.serve
+def open_pipeline(args: Mapping[str, str], reader: Reader) -> SglPipeline:
+    """On the GPUs of this instance. Raises EngineError."""
+    take_gpus(args, _parameters(args), reader.manifest.world_size)
+    serve, device = reader.serve, Device.CUDA if args["model_instance_kind"] == "GPU" else None
     return SglPipeline.load(
-        engine_directory(args), serve.threads, models=(role,), device=device, feature_cache=serve.feature_cache
+        engine_directory(args),
+        serve.threads,
+        device=device,
+        max_running=serve.max_running,
+        max_waiting=serve.max_waiting,
+        kv_memory=serve.kv_memory,
+        prefill_chunk=serve.prefill_chunk,
+        feature_cache=serve.feature_cache,
     )
 
 
@@ -51,49 +57,44 @@ def _parameters(args: Mapping[str, str]) -> dict[str, str]:
     return {key: entry["string_value"] for key, entry in entries.items()}
 
 
-def warm_up_question(sampling: SamplingConfig) -> Question:
-    return Question((Image.new("RGB", (64, 64)),), "What is this?", sampling=sampling)
+def read_inputs(request: Any) -> dict[str, np.ndarray]:
+    """Copies: the server takes their memory back when `execute` returns."""
+    return {tensor.name(): tensor.as_numpy().copy() for tensor in request.inputs()}
 
 
-def try_read(reader: Reader, request: Any) -> Inquiry | EngineError:
-    try:
-        return read(reader, request)
-    except EngineError as error:
-        return error
-    except Exception as error:  # whatever a stranger sent, the server keeps serving
-        return EngineError(f"the request cannot be read ({error}); compare it with the model's metadata")
+def send(sender: Any, outputs: Mapping[str, np.ndarray], is_last: bool = False) -> None:
+    """Raises what the backend raises."""
+    response = pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
+    held = response.output_tensors()
+    sender.send(response, flags=_flags(is_last))
+    del held
 
 
-def read(reader: Reader, request: Any) -> Inquiry:
-    """Raises EngineError."""
-    return reader.read({tensor.name(): tensor.as_numpy() for tensor in request.inputs()}, request.parameters())
+def send_error(sender: Any, error: Exception) -> None:
+    """As the last response. Raises what the backend raises."""
+    response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message(error), code(error)))
+    sender.send(response, flags=_flags(True))
 
 
-def answer_together(run: Callable[[Sequence[int]], list[Outcome]], size: int) -> list[Outcome]:
-    """Outcomes of questions 0..size-1; should the batch as a whole fail, each is tried alone."""
-    try:
-        return run(range(size))
-    except Exception as error:  # whatever it is, the server keeps serving
-        if size == 1:
-            return [EngineError(f"the model failed ({error}); see the server's log")]
-    return [answer_together(lambda _, index=index: run([index]), 1)[0] for index in range(size)]  # type: ignore[misc]
+def send_end(sender: Any) -> None:
+    """A last response without anything in it."""
+    sender.send(flags=_flags(True))
 
 
-def response(outputs: Mapping[str, np.ndarray]) -> Any:
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
+def _flags(is_last: bool) -> int:
+    return int(pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL) if is_last else 0
 
 
-def error_response(error: Exception) -> Any:
+def message(error: Exception) -> str:
+    return str(error) if isinstance(error, EngineError) else f"the server failed ({error!r}); see its log"
+
+
+def code(error: Exception) -> Any:
+    """INVALID_ARG: the asker's mistake. UNAVAILABLE: the same question may be answered later, or elsewhere."""
+    if isinstance(error, RequestError | ImageError):
+        return pb_utils.TritonError.INVALID_ARG
     if isinstance(error, QuestionCancelled):
-        code = pb_utils.TritonError.CANCELLED
-    elif isinstance(error, Unavailable):
-        code = pb_utils.TritonError.UNAVAILABLE
-    elif isinstance(error, EngineError):
-        code = pb_utils.TritonError.INVALID_ARG
-    else:
-        code = pb_utils.TritonError.INTERNAL
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
-
-
-def send_last(sender: Any, last: Any) -> None:
-    sender.send(last, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return pb_utils.TritonError.CANCELLED
+    if isinstance(error, EngineError) and not isinstance(error, ModelFailed):
+        return pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.TritonError.INTERNAL

@@ -1,30 +1,25 @@
-"""The `config.pbtxt` of a served model."""
+"""The `config.pbtxt` of the served model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tools.triton.serve_config import Instances
-from tools.triton.tensors import Model, Tensor
+from tools.triton.tensors import INPUTS, MODEL, OUTPUTS, Tensor
 
 
-def model_config(
-    model: Model, max_batch: int, queue_delay_us: int, instances: Instances, parameters: Mapping[str, str]
-) -> str:
-    """Text of the file."""
+def model_config(gpus: Sequence[int], parameters: Mapping[str, str]) -> str:
+    """Text of the file. gpus: one process on each, none is one on the CPU."""
     parts = [
-        f'name: "{model.name}"',
+        f'name: "{MODEL}"',
         'backend: "python"',
-        f"max_batch_size: {max_batch}",
-        f"model_transaction_policy {{ decoupled: {str(model.decoupled).lower()} }}",
+        # Requests have a batch dimension and never share one: they meet in the scheduler.
+        "max_batch_size: 1",
+        "model_transaction_policy { decoupled: true }",
         # A sampled answer must not be returned twice.
         "response_cache { enable: false }",
-        f"instance_group [ {{ {_place(instances)} }} ]",
+        f"instance_group [ {{ {_place(gpus)} }} ]",
     ]
-    if model.batched:
-        # No queue policy: in servers up to 2.51 any policy delays batches.
-        parts.append(f"dynamic_batching {{ max_queue_delay_microseconds: {queue_delay_us} }}")
-    parts += [f"input {{ {_declare(tensor)} }}" for tensor in model.inputs]
-    parts += [f"output {{ {_name(tensor)} }}" for tensor in model.outputs]
+    parts += [f"input {{ {_name(tensor)}{' optional: true' * tensor.optional} }}" for tensor in INPUTS]
+    parts += [f"output {{ {_name(tensor)} }}" for tensor in OUTPUTS]
     parts += [
         f"parameters {{ key: {json.dumps(key)} value: {{ string_value: {json.dumps(value)} }} }}"
         for key, value in parameters.items()
@@ -32,20 +27,10 @@ def model_config(
     return "\n".join(parts) + "\n"
 
 
-def _place(instances: Instances) -> str:
-    if not instances.gpus:
-        return f"kind: KIND_CPU count: {instances.count}"
-    return f"kind: KIND_GPU count: {instances.count} gpus: [ {', '.join(map(str, instances.placed()))} ]"
-
-
-def _declare(tensor: Tensor) -> str:
-    text = _name(tensor)
-    if tensor.optional:
-        text += " optional: true"
-    if -1 in tensor.dims:
-        # Requests of different sizes share a batch.
-        text += " allow_ragged_batch: true"
-    return text
+def _place(gpus: Sequence[int]) -> str:
+    if not gpus:
+        return "kind: KIND_CPU count: 1"
+    return f"kind: KIND_GPU count: 1 gpus: [ {', '.join(map(str, gpus))} ]"
 
 
 def _name(tensor: Tensor) -> str:

@@ -1,18 +1,23 @@
-"""On which GPUs a model instance runs: those that the server placed it on are all that its process sees."""
+"""On which GPUs a process of the served model runs: those of its instance are all that it sees."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from engine.errors import EngineError
 
 GPUS = "gpus"
-"""Parameter of a model of several ranks: the ids of all its groups, one group after the other."""
+"""Parameter of the model: the ids of all its GPUs, those of one instance after those of the other."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Read by CUDA when a process first uses it, and inherited by the ranks that it starts."""
 
 
+def instances(gpus: Sequence[int], ranks: int) -> list[int]:
+    """The GPUs that the server is told of: the first of each instance. ranks: GPUs of an instance."""
+    return list(gpus[::ranks])
+
+
 def take_gpus(args: Mapping[str, str], parameters: Mapping[str, str], ranks: int) -> None:
-    """Leave this process, which has not used CUDA yet, the GPU of its instance, or as many as its ranks.
+    """Leave this process, which has not used CUDA yet, the GPUs of its instance, one for each rank of the large model.
 
     args: as `initialize` receives them. An instance on the CPU keeps what it sees. Raises EngineError.
     """
@@ -34,5 +39,5 @@ def _group(parameters: Mapping[str, str], first: int, ranks: int) -> list[int]:
             return group
     raise EngineError(
         f"no {ranks} ranks start at GPU {first} in the parameter {GPUS} ({parameters.get(GPUS, '')!r}); "
-        "export the repository with --large-gpus"
+        "export the repository with --gpus"
     )

@@ -1,5 +1,6 @@
 """How a pair is served; what the repository's parameters hold."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,66 +10,49 @@ from engine.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Instances:
-    """How many processes run a model, and where.
-
-    gpus: ids, `count` processes on each, or of a model of several ranks, on each `ranks` of them; none is the CPU.
-    """
-
-    count: int = 1
-    gpus: tuple[int, ...] = ()
-    ranks: int = 1
-
-    def placed(self) -> tuple[int, ...]:
-        """The GPUs that the server is told of: of several ranks, that of rank 0."""
-        return self.gpus[:: self.ranks]
-
-
-@dataclass(frozen=True)
 class ServeConfig:
     """None stands for what the engine directory says."""
 
-    max_batch: int | None = None
-    queue_delay_us: int = 2000
-    """How long a request waits for others to share its batch."""
-    small_instances: int = 1
-    large_instances: int = 1
-    small_gpus: tuple[int, ...] = ()
-    """Where instances are placed, `small_instances` on each GPU; none is the CPU, and of plans the first GPU."""
-    large_gpus: tuple[int, ...] = ()
-    """Of a large model of several ranks, `large_instances` on each so many of them."""
+    gpus: tuple[int, ...] = ()
+    """Where the pair runs: a process on each GPU, or of a large model of N ranks, on each N of them; none is the CPU,
+    and of plans the first GPU."""
     threads: int | None = None
-    """Of each model instance; None takes the cores that it may use."""
-    max_in_flight: int = 128
-    """Questions that `sgl` works on at once; more are refused."""
+    """Of each process; None takes the cores that it may use."""
+    max_running: int = ServingConfig.max_running
+    """This and the next four: of each process."""
+    max_waiting: int = ServingConfig.max_waiting
+    kv_memory: int | None = ServingConfig.kv_memory
+    prefill_chunk: int = ServingConfig.prefill_chunk
     feature_cache: int = ServingConfig.feature_cache
-    """Bytes of visual features that each model instance keeps; 0 keeps none."""
     max_tokens: int = SamplingConfig.max_new_tokens
     retention_ratio: float | None = None
     prune_layer: int | None = None
     exit_threshold: float | None = None
+    timeout: float | None = None
+    """Seconds after which a question ends in an error, unless it names others; None is never."""
     allow_image_urls: bool = False
     """Fetch http(s) pictures, from public addresses only."""
     warm_up: bool = True
     """Answer a question before the model counts as ready."""
     environment: Path | None = None
-    """Python environment of the models: a directory or archive for EXECUTION_ENV_PATH; None is the server's own."""
+    """Python environment of the model: a directory or archive for EXECUTION_ENV_PATH; None is the server's own."""
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "small_instances", "large_instances", "threads", "max_in_flight", "max_tokens"):
+        self.serving()
+        for name in ("threads", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError(f"{name} {value} is below 1")
-        for name in ("small_gpus", "large_gpus"):
-            gpus = getattr(self, name)
-            if any(gpu < 0 for gpu in gpus):
-                raise RequestError(f"{name} {gpus} names a negative id; GPUs count from 0")
-            if len(set(gpus)) < len(gpus):
-                raise RequestError(
-                    f"{name} {gpus} names a GPU twice; --{name[:5]}-instances 2 puts two processes on each"
-                )
-        if self.queue_delay_us < 0:
-            raise RequestError(f"queue_delay_us {self.queue_delay_us} is negative; 0 never waits")
+        if self.timeout is not None:
+            check_timeout(self.timeout)
+        if any(gpu < 0 for gpu in self.gpus):
+            raise RequestError(f"gpus {self.gpus} names a negative id; GPUs count from 0")
+        if len(set(self.gpus)) < len(self.gpus):
+            raise RequestError(f"gpus {self.gpus} names a GPU twice; one process answers many questions at once")
+
+    def serving(self) -> ServingConfig:
+        """Raises RequestError for what it refuses."""
+        return ServingConfig(**{field.name: getattr(self, field.name) for field in fields(ServingConfig)})
 
     def guidance(self, default: GuidanceConfig) -> GuidanceConfig:
         """Of requests that name none. Raises RequestError."""
@@ -77,17 +61,8 @@ class ServeConfig:
     def exit(self, default: ExitConfig) -> ExitConfig:
         return with_threshold(default, self.exit_threshold)
 
-    def instances(self, model: str, ranks: int) -> Instances:
-        """Of a served model; ranks: that share the large one. The cascade itself only passes questions on."""
-        match model:
-            case "small_vlm":
-                return Instances(self.small_instances, self.small_gpus)
-            case "large_vlm":
-                return Instances(self.large_instances, self.large_gpus, ranks)
-        return Instances()
-
     def parameters(self) -> dict[str, str]:
-        """As the text parameters of a served model."""
+        """As the text parameters of the served model."""
         return {name: str(value) for name in RUNTIME if (value := getattr(self, name)) is not None}
 
     @classmethod
@@ -101,11 +76,10 @@ class ServeConfig:
 
 
 KINDS = {field.name: str(getattr(field.type, "__name__", field.type)) for field in fields(ServeConfig)}
-PLACEMENT = {"small_instances", "large_instances", "small_gpus", "large_gpus"}
-SERVER = PLACEMENT | {"max_batch", "queue_delay_us", "environment"}
+SERVER = {"gpus", "environment"}
 """What is in the server's own configuration."""
 RUNTIME = KINDS.keys() - SERVER
-"""What the adapters read."""
+"""What the adapter reads."""
 
 
 def with_pruning(default: GuidanceConfig, retention_ratio: float | None, prune_layer: int | None) -> GuidanceConfig:
@@ -118,3 +92,9 @@ def with_pruning(default: GuidanceConfig, retention_ratio: float | None, prune_l
 def with_threshold(default: ExitConfig, exit_threshold: float | None) -> ExitConfig:
     """The default with another threshold, which turns early exit on."""
     return default if exit_threshold is None else replace(default, enabled=True, exit_threshold=exit_threshold)
+
+
+def check_timeout(timeout: float) -> None:
+    """Raises RequestError."""
+    if not 0 < timeout < math.inf:
+        raise RequestError(f"timeout {timeout} is not a number of seconds above 0; leave it out for none")

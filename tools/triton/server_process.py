@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.triton import control
+from tools.triton.control import Server
 from tools.triton.server_environment import ServerError, install
-from tools.triton.tensors import MODELS
+from tools.triton.tensors import MODEL
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 CALL_SECONDS = 30.0
-EXPLICIT = ("--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS))
+EXPLICIT = ("--model-control-mode=explicit", f"--load-model={MODEL}")
 """Lets `sgl health --recover` load a model again."""
 
 
@@ -38,10 +38,14 @@ class ServerProcess:
     def metrics_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['metrics']}"
 
-    def metric(self, name: str, model: str) -> float:
-        """The first value of that name and model."""
-        value = control.metric(self.metrics_url, name, model, CALL_SECONDS)
-        assert value is not None, f"no metric {name} of {model}"
+    @property
+    def control(self) -> Server:
+        return Server(self.url, self.metrics_url)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the model's values of that name."""
+        value = self.control.metric(name, CALL_SECONDS, **labels)
+        assert value is not None, f"no metric {name}"
         return value
 
     def is_ready(self) -> bool:
@@ -50,6 +54,14 @@ class ServerProcess:
                 return bool(response.status == 200)
         except OSError:
             return False
+
+    def wait_until_ready(self) -> None:
+        """Raises ServerError."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.is_ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise ServerError(f"the server did not start; the end of its log:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.2)
 
     def stop(self) -> int:
         """Like an orchestrator: ask, wait, and only then kill. Returns the exit status."""
@@ -61,27 +73,38 @@ class ServerProcess:
             self.process.kill()
 
 
-@contextmanager
-def serve(repository: Path, directory: Path, options: Sequence[str] = ()) -> Iterator[ServerProcess]:
-    """Start a server and wait until it is ready; `directory` gets its log. Raises ServerError."""
+@dataclass(frozen=True)
+class Start:
+    """How a server is started."""
+
+    command: list[str]
+    variables: dict[str, str]
+    ports: dict[str, int]
+
+
+def prepare(repository: Path, directory: Path, options: Sequence[str] = ()) -> Start:
+    """Of a server on free ports; `directory` gets its backends. Raises ServerError."""
     environment = install()
     ports = _free_ports()
     addresses = [f"--{name}-address=127.0.0.1" for name in ports]
     addresses += [f"--{name}-port={port}" for name, port in ports.items()]
-    log = directory / "server.log"
     shutil.rmtree(directory / "backends", ignore_errors=True)
     command = [*environment.command(repository, directory / "backends"), *addresses, *EXPLICIT, *options]
+    return Start(command, environment.variables(), ports)
+
+
+@contextmanager
+def serve(repository: Path, directory: Path, options: Sequence[str] = ()) -> Iterator[ServerProcess]:
+    """Start a server and wait until it is ready; `directory` gets its log. Raises ServerError."""
+    start = prepare(repository, directory, options)
+    log = directory / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment.variables()
+            start.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=start.variables
         )
-    server = ServerProcess(process, ports, log)
+    server = ServerProcess(process, start.ports, log)
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while not server.is_ready():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise ServerError(f"the server did not start; the end of its log:\n{log.read_text()[-3000:]}")
-            time.sleep(0.2)
+        server.wait_until_ready()
         yield server
     finally:
         server.stop()
