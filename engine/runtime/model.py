@@ -105,7 +105,10 @@ class VisionLanguageModel:
         if role == SHARDED and manifest.world_size > 1:
             assert ranks is not None
             ranks.open(directory, manifest, running.threads, places)
-            vision, language = ShardedVision(ranks, limits, manifest.world_size), ShardedLanguage(ranks, places)
+            vision, language = (
+                ShardedVision(ranks, limits, manifest.world_size),
+                ShardedLanguage(ranks, manifest, places),
+            )
         else:
             config, rank = model.config, root / "rank0"
             where = running.threads, running.device

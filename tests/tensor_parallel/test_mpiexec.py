@@ -115,7 +115,7 @@ def test_an_error_in_the_middle_of_the_text_starts_a_line(engines: Engines, draw
         (tmp_path / "go on").touch()
         assert job.stdout.read().endswith(b"\n")
         assert job.stderr.read().decode() == (
-            f"a rank of {engines(2)} died during decode; ask again: the ranks are started anew\n"
+            f"a rank of {engines(2)} died during step; ask again: the ranks are started anew\n"
         )
         assert job.wait(PATIENCE_SECONDS) == 2
 

@@ -154,6 +154,12 @@ def same_but_for_time(one: Answer, other: Answer) -> bool:
     return fields[0] == fields[1] and all(np.array_equal(*pair) for pair in arrays)  # type: ignore[arg-type]
 
 
+def test_slots_of_all_ranks_take_the_memory_of_one(pipelines: Pipelines) -> None:
+    """Where each has key and value heads of its own."""
+    need = Need((40, 30, 20))
+    assert pipelines(2).large.language.nbytes(need) == pipelines(1).large.language.nbytes(need) > 0
+
+
 def test_int8(pipelines: Pipelines, config: Callable[..., BuildConfig], tmp_path: Path) -> None:
     """Both ranks got the kernels that one rank would, and compute what float32 does as closely as int8 can."""
     out = tmp_path / "int8"
