@@ -176,7 +176,7 @@ def _stop(process: subprocess.Popen[bytes], ranks: Sequence[int] = ()) -> None:
                 os.killpg(process.pid, end)
         for rank in ranks if end is signal.SIGKILL else ():
             with suppress(ProcessLookupError):
-                os.kill(rank, end)
+                os.kill(rank, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
             return

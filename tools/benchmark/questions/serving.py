@@ -74,11 +74,11 @@ def measure_serving(bench: Bench) -> Section:
 
 def _setting(long: int, tokens: int, count: int) -> str:
     return (
-        f"{count} questions to one pipeline. Tokens: the large model alone answers {long} tokens to questions of words. "
-        f"Cascade: {SHARED} questions at once about a picture that both models have seen, {tokens} tokens, a fixed "
-        "share exits early, over the large model alone on the same pipeline. First text: a fourth of the questions wants "
-        f"{long} tokens, the others {SHORT}; they come at random, at a share of what is answered when {SHARED} always "
-        "wait; over a pipeline that answers one at a time."
+        f"{count} questions to one pipeline. Tokens: the large model alone answers {long} tokens to questions of "
+        f"words. Cascade: {SHARED} questions at once about a picture that both models have seen, {tokens} tokens, a "
+        "fixed share exits early, over the large model alone on the same pipeline. First text: a fourth of the "
+        f"questions wants {long} tokens, the others {SHORT}; they come at random, at a share of what is answered when "
+        f"{SHARED} always wait; over a pipeline that answers one at a time."
     )
 
 
