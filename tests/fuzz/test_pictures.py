@@ -23,7 +23,7 @@ def test_unchanged_files_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(pictures.OPTIONS) - set(READ)))
 def test_other_formats_are_refused(name: str) -> None:
-    with pytest.raises(ImageError, match="; JPEG, PNG, WebP, .* are read"):
+    with pytest.raises(ImageError, match=r"; JPEG, PNG, WebP, .* are read"):
         open_image(pictures.files()[list(pictures.OPTIONS).index(name)])
 
 
