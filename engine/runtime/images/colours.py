@@ -5,7 +5,7 @@ names. Integers of 32 bits and floats have no range of their own: theirs is the 
 0..65535 and 0..4294967295 that holds the largest of them. What is below 0, or no number, is black.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,8 @@ TURNS = {
 
 RANGES = (1, 255, 65_535, 4_294_967_295)
 MAX_TAGS = 1000
+STRIP = 1_000_000
+"""Pixels."""
 
 
 def to_rgb(image: Image.Image, picture: PictureConfig, orientation: int = 1) -> Image.Image:
@@ -64,30 +66,41 @@ def read_orientation(exif: bytes) -> int:
     return 1
 
 
+def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
+    """Top and bottom of the parts in which a picture is handled, so that it is not held twice."""
+    rows = max(1, STRIP // width)
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
+
+
 def _is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _scaled(image: Image.Image) -> Image.Image:
     """More than 8 bits of grey -> 8 bits."""
-    numbers = np.asarray(image)
-    if image.mode == "F":
-        numbers = np.nan_to_num(numbers, nan=0, posinf=np.inf)
-    white = _white(image, numbers)
-    grey = np.empty(numbers.shape, np.uint8)
-    for row, line in enumerate(numbers):  # a line at a time: what is exact takes 8 bytes for each number
-        grey[row] = np.rint(np.clip(line, 0, white) * (255 / white))
-    return Image.fromarray(grey)
+    white = _white(image)
+    grey = Image.new("L", image.size)
+    for top, numbers in _numbers(image):
+        scaled = np.rint(np.clip(numbers, 0, white) * (255 / white)).astype(np.uint8)
+        grey.paste(Image.fromarray(scaled), (0, top))
+    return grey
 
 
-def _white(image: Image.Image, numbers: np.ndarray) -> int:
+def _white(image: Image.Image) -> int:
     """The number that is white."""
     bits = _bits(image)
     if bits is not None:
         return (1 << bits) - 1
     ranges = RANGES if image.mode == "F" else RANGES[1:]
-    largest = numbers.max(initial=0, where=np.isfinite(numbers))
+    largest = max(numbers.max(initial=0, where=np.isfinite(numbers)) for _, numbers in _numbers(image))
     return next((white for white in ranges if largest <= white), ranges[-1])
+
+
+def _numbers(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of a picture in parts [H,W], each with where it begins; what is no number is 0."""
+    for top, bottom in strips(*image.size):
+        numbers = np.asarray(image.crop((0, top, image.width, bottom)))
+        yield top, np.nan_to_num(numbers, nan=0, posinf=np.inf) if image.mode == "F" else numbers
 
 
 def _bits(image: Image.Image) -> int | None:

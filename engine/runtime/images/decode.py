@@ -1,6 +1,5 @@
 """The bytes of a file to a picture, in the process that calls."""
 
-from collections.abc import Iterator
 from typing import BinaryIO, cast
 
 from PIL import Image, UnidentifiedImageError
@@ -16,9 +15,6 @@ from engine.runtime.words import short
 
 BOUNDED = {Format.JPEG, Format.PNG, Format.WEBP}
 """What decoding these can cost is known from their headers."""
-
-STRIP = 1_000_000
-"""Pixels."""
 
 
 def decode(stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
@@ -47,12 +43,6 @@ def damage(error: Exception) -> str:
     """What a decoder raised, as the sentence that the picture's name begins."""
     reason = "its header is broken" if isinstance(error, UnidentifiedImageError) else short(str(error))
     return f"cannot be decoded ({reason or type(error).__name__}); it is damaged or cut off"
-
-
-def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
-    """Top and bottom of the parts in which a picture goes from process to process, so that it is not held twice."""
-    rows = max(1, STRIP // width)
-    return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _orientation(image: Image.Image, exif: bytes) -> int:

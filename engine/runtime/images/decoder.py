@@ -21,7 +21,7 @@ from PIL import Image
 import engine
 from engine.config import PictureConfig
 from engine.errors import EngineError
-from engine.runtime.images.decode import strips
+from engine.runtime.images.colours import strips
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import Budget, Unfit, check_size
 from engine.runtime.images.stored import Stored

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from PIL import AvifImagePlugin, Image
 
 from engine.config import PictureConfig
-from engine.runtime.images.decode import damage, decode, strips
+from engine.runtime.images.colours import strips
+from engine.runtime.images.decode import damage, decode
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import Unfit
 from engine.runtime.images.stored import Stored

@@ -6,14 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from PIL import Image
 
 from engine.errors import ImageError
-from engine.runtime.image_url import fetch
 from engine.runtime.images.limits import MAX_BYTES
 from engine.runtime.images.stored import Stored
 from engine.runtime.words import short
@@ -34,9 +32,11 @@ def read_source(text: str, allow_http: bool) -> ImageSource:
         return _stdin()
     scheme = text.partition(":")[0].lower()
     if scheme in ("data", "http", "https"):
+        from engine.runtime.image_url import fetch  # what speaks HTTP takes a while to import
+
         return fetch(text, allow_http)
     try:
-        return Path(url2pathname(urlsplit(text).path) if scheme == "file" else text).expanduser()
+        return Path(unquote(urlsplit(text).path) if scheme == "file" else text).expanduser()
     except (RuntimeError, ValueError) as error:
         raise ImageError(f"{short(text)} is no path ({error}); write it out") from None
 
