@@ -42,9 +42,9 @@ from tools.triton.server_process import ServerProcess, serve
 from tools.triton.tensors import MODEL
 from tools.triton.watch import stubs
 
-SIZES = ((40, 30), (112, 112), (330, 220), (220, 600), (800, 450))
+SIZES = ((40, 30), (112, 112), (200, 150), (150, 400), (400, 300))
 TEXTS = ("What colour is the large circle?", "How many shapes are there?", "What is on the left? " * 6)
-TOKENS = (1, 6, 24)
+TOKENS = (1, 4, 12)
 FIRST = 100
 """Questions after which memory is measured first."""
 CANCELLED, MALFORMED = 0.1, 0.05

@@ -136,11 +136,11 @@ class Desk:
         for exchange in [*self._open]:
             self._try(partial(self._finish, exchange, EngineError(STOPPED)))
 
-    def _try(self, run: Callable[[], None]) -> None:
+    def _try(self, run: Callable[[], None], otherwise: str = "the desk failed") -> None:
         try:
             run()
         except Exception as error:
-            LOG.error("the desk failed", exc_info=error)
+            LOG.error(otherwise, exc_info=error)
 
     def _attend(self, exchange: Exchange) -> None:
         """Send what is new of an exchange."""
@@ -195,7 +195,7 @@ class Desk:
                 backend.send_error(sender, outcome)
             except Exception as error:
                 LOG.error("an error could not be sent", exc_info=error)
-                self._try(partial(backend.send_end, sender))
+                self._try(partial(backend.send_end, sender), "an end could not be sent")
         self._record(exchange, outcome)
 
     def _record(self, exchange: Exchange, outcome: Outcome | Exception) -> None:
