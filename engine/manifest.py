@@ -125,10 +125,6 @@ class Manifest:
         for name, model in self.models.items():
             shards = self.world_size if name == SHARDED else 1
             check_shards(model.config.language, Mapping(0, shards), f"the {name} model")
-            if model.interface != interface_of(self, model.config, model.prune_layers, model.scoring):
-                raise EngineError(
-                    f"the {name} model has other inputs and outputs than the engines that were built of it"
-                )
 
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
@@ -189,6 +185,12 @@ def read_manifest(directory: Path) -> Manifest:
         raise ManifestError(
             f"{path} describes models {shown(sorted(manifest.models))} instead of small and large; {rebuild(directory)}"
         )
+    for name, model in manifest.models.items():
+        if model.interface != interface_of(manifest, model.config, model.prune_layers, model.scoring):
+            raise ManifestError(
+                f"{path} was altered: the {name} model has other inputs and outputs than the engines that were built "
+                f"of it; {rebuild(directory, manifest)}"
+            )
     for component in manifest.components.values():
         for name in component.files:
             if not _is_inside(name):

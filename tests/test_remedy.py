@@ -7,7 +7,7 @@ from pathlib import Path
 
 from build_engines import add_arguments
 from engine.bindings import Scoring
-from engine.config import BuildConfig, default_prune_layers
+from engine.config import MAX_TOKENS, BuildConfig, default_prune_layers
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.target import Precision
@@ -23,7 +23,7 @@ def plain_manifest() -> Manifest:
     return replace(
         manifest,
         precision=BuildConfig.precision,
-        max_tokens=BuildConfig.max_tokens,
+        max_tokens=MAX_TOKENS,
         max_batch=BuildConfig.max_batch,
         max_tiles=BuildConfig.max_tiles,
         models={"small": manifest.models["small"], "large": large},

@@ -43,7 +43,9 @@ class Tokenizer:
             raise ManifestError(f"{path} is missing; build the engine again")
         try:
             return cls(tokenizers.Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library has no narrower class
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library has no narrower class, and its panics are no Exception
             raise ManifestError(f"{path} is not a tokenizer ({error}); build the engine again") from None
 
     def encode(self, text: str) -> list[int]:

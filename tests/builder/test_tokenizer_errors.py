@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2
 
-from engine.build.tokenizer import write_tokenizer
+from engine.build.tokenizer import check_tokenizer, read_tokenizer, write_tokenizer
 from engine.errors import CheckpointError
 from tests.checkpoint_tokenizers import flags, write_json, write_llama, write_llama3, write_qwen2, write_sentencepiece
 
@@ -108,3 +109,61 @@ def test_missing_merges_are_named(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(CheckpointError, match=r"merges\.txt cannot be read"):
         write_tokenizer(tmp_path, tmp_path)
+
+
+def test_a_token_beyond_the_embedding(tmp_path: Path) -> None:
+    write_qwen2(tmp_path)
+    tokenizer = read_tokenizer(tmp_path)
+    rows = max(tokenizer.get_vocab().values()) + 1
+    check_tokenizer(tokenizer, tmp_path, rows, "<IMG_CONTEXT>")
+    last = tokenizer.id_to_token(rows - 1)
+    with pytest.raises(
+        CheckpointError, match=rf"gives '{last}' the id {rows - 1}, but its config.json says vocab_size"
+    ):
+        check_tokenizer(tokenizer, tmp_path, rows - 1)
+    with pytest.raises(CheckpointError, match="has no token <PICTURE>; download all its tokenizer files"):
+        check_tokenizer(tokenizer, tmp_path, rows, "<PICTURE>")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("tokenizer_config.json", {"additional_special_tokens": 5}, "additional_special_tokens is 5, not a list"),
+        ("tokenizer_config.json", {"bos_token": {"a": 1}}, "describes an added token badly"),
+        ("tokenizer_config.json", {"bos_token": ["<s>"]}, "describes an added token badly"),
+        ("tokenizer_config.json", {"tokenizer_class": 5}, "tokenizer_class is 5, not a str"),
+        ("tokenizer_config.json", {"add_bos_token": "no"}, "add_bos_token is 'no', not a bool"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, r"added_tokens_decoder is \[1\], not a dict"),
+        ("added_tokens.json", {"<new>": [1]}, "describes an added token badly"),
+        ("added_tokens.json", {"<new>": 1 << 24}, "describes an added token badly"),
+        ("added_tokens.json", {"<new>": -1}, "describes an added token badly"),
+        ("added_tokens.json", {"": 900}, "describes an added token badly"),
+        ("tokenizer.json", {"added_tokens": {"a": 1}}, "added_tokens is .*, not a list"),
+        ("vocab.json", {"a": [1]}, r"vocab.json gives 'a' the id \[1\]"),
+        ("vocab.json", {"a": 7, "b": 7}, "gives 'b' and 'a' the same id 7"),
+        ("vocab.json", {"a": True}, "gives 'a' the id True"),
+    ],
+)
+def test_files_of_wrong_types(tmp_path: Path, name: str, content: dict[str, Any], sentence: str) -> None:
+    write_qwen2(tmp_path)
+    held = json.loads((tmp_path / name).read_text(encoding="utf-8")) if (tmp_path / name).exists() else {}
+    write_json(tmp_path / name, content if name == "vocab.json" else held | content)
+    with pytest.raises(CheckpointError, match=sentence):
+        read_tokenizer(tmp_path)
+
+
+def test_pieces_of_which_joining_would_take_for_ever(tmp_path: Path) -> None:
+    model = sentencepiece_model_pb2.ModelProto()
+    for piece in ("<unk>", "a" * 257):
+        model.pieces.add(piece=piece)
+    model.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
+    model.normalizer_spec.remove_extra_whitespaces = False
+    model.normalizer_spec.escape_whitespaces = True
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="pieces of more than 256 characters"):
+        read_tokenizer(tmp_path)
+    del model.pieces[1]
+    model.pieces.add(piece="<unk>")
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="holds a piece twice"):
+        read_tokenizer(tmp_path)

@@ -17,8 +17,8 @@ from torch.testing import assert_close
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
 from engine.build.checkpoint import Checkpoint
-from engine.build.role import check_weights
-from engine.build.tokenizer import write_tokenizer
+from engine.build.role import check_weights, read_ends
+from engine.build.tokenizer import read_tokenizer, write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader, parameters
 from engine.dims import Limits
@@ -242,3 +242,37 @@ def test_tensors_of_published_sizes_fit(size: str, tmp_path: Path) -> None:
 def tensors_of(directory: Path) -> dict[str, np.ndarray]:
     with safe_open(directory / "model.safetensors", "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_ends_of_answers(saved: Saved, tmp_path: Path) -> None:
+    """`generation_config.json` adds stop tokens; what is no special token is said, and ends nothing."""
+    for file in saved.directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    family, config = family_of(tmp_path), read(tmp_path)
+    library = read_tokenizer(tmp_path)
+    special, known = library.token_to_id("</img>"), library.token_to_id("<|im_end|>")
+    for value, stop, said in (
+        (None, (), 0),
+        (special, ("</img>",), 0),
+        ([known, special, special], ("</img>",), 0),
+        ([special, 5, 10**9], ("</img>",), 2),
+    ):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+        settled, notes = read_ends(family[0], config, tmp_path)
+        assert (settled.prompt.stop, len(notes)) == (stop, said)
+        prompt = family[0].render_prompt(settled, "", ())
+        assert prompt.stop == ("<|im_end|>", "<|endoftext|>", "</s>", *stop)
+    assert "ends answers at token 5, which is no special token of the tokenizer; it ends none here" in notes[0]
+    for value in (True, "2", [2.0], {"a": 1}, -1, [[2]], list(range(65))):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+        with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id .* is no token"):
+            read_ends(family[0], config, tmp_path)
+
+
+def test_another_chat_template_is_refused(saved: Saved, tmp_path: Path) -> None:
+    config = json.loads((saved.directory / "config.json").read_text())
+    (tmp_path / "chat_template.jinja").write_text(saved.processor.chat_template)
+    internvl.read_config(tmp_path, config)
+    (tmp_path / "chat_template.jinja").write_text("You are a pirate." + saved.processor.chat_template)
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja holds another chat template"):
+        internvl.read_config(tmp_path, config)
