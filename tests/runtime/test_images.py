@@ -167,6 +167,9 @@ def test_an_open_picture_that_a_program_would_draw_is_refused() -> None:
     program = Image.open(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"))
     with pytest.raises(ImageError, match="is EPS, which another program would draw"):
         open_image(program)
+    drawn = noise(9, 9)
+    drawn.format = "EPS"
+    assert open_image(drawn).size == (9, 9)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF"])

@@ -39,11 +39,15 @@ LONGEST_REPLY = 4096
 BUDGET = Budget()
 PROGRAM = "engine.runtime.images.decoder_process"
 NEEDED: tuple[ModuleType, ...] = (engine, PIL, numpy)
+_first = threading.Lock()
+"""Two threads that ask for the first time make one pool."""
 
 
 def decode_apart(stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
     """As `decode`, within a Budget. Raises Unfit, EngineError."""
-    return decoders().decode(stored, format, picture)
+    with _first:
+        pool = decoders()
+    return pool.decode(stored, format, picture)
 
 
 class Decoders:

@@ -72,7 +72,7 @@ def _decode(stored: Stored, picture: PictureConfig) -> Image.Image:
 
 
 def _copy(image: Image.Image, picture: PictureConfig) -> Image.Image:
-    if image.format in RUN_PROGRAMS:
+    if image.format in RUN_PROGRAMS and getattr(image, "tile", None):
         raise Unfit(f"is {image.format}, which another program would draw; convert it to PNG or JPEG")
     check_size(*image.size)
     with _foreign:
