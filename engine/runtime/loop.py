@@ -149,7 +149,10 @@ class Loop:
             pass
 
     def _outside(self, run: Callable[[], Any]) -> Future[Any]:
-        future = self._pool.submit(run)
+        try:
+            future = self._pool.submit(run)
+        except RuntimeError as error:  # as when the interpreter ends
+            raise ModelFailed(f"no thread takes the question's pictures ({error}); ask again") from None
         future.add_done_callback(lambda _: self._inbox.put(_nothing))
         return future
 
