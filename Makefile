@@ -31,7 +31,7 @@ clean:
 
 $(RUN):
 	$(if $(PYTHON),,$(error Python 3.11 or newer was not found; install it or give PYTHON=/path/to/python3))
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/.run: pyproject.toml | $(RUN)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable .

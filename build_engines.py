@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import BuildConfig
+from engine.config import MAX_TOKENS, BuildConfig
 from engine.target import Precision, Target
 from tools.build_progress import build_progress
 from tools.command_line import CommandParser, names, numbers, positive, run_command, size_text
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         type=positive,
         default=BuildConfig.max_tokens,
-        help=f"longest prompt and answer together {default}",
+        help=f"longest prompt and answer together (default: {MAX_TOKENS}, or the positions that the models were "
+        "published for if they are less)",
     )
     add("--max-batch", type=positive, default=BuildConfig.max_batch, help=f"most questions at once {default}")
     add(
@@ -100,7 +101,7 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 def to_json(config: BuildConfig, report: "BuildReport") -> str:
-    """Stable keys: out, bytes, seconds, peak_bytes, built, resumed, cached, missing."""
+    """Stable keys: out, bytes, seconds, peak_bytes, built, resumed, cached, missing, notes."""
     content = {
         "out": str(config.out),
         "bytes": 0 if report.missing else engine_bytes(config.out),
@@ -110,11 +111,17 @@ def to_json(config: BuildConfig, report: "BuildReport") -> str:
         "resumed": report.resumed,
         "cached": report.cached,
         "missing": report.missing,
+        "notes": report.notes,
     }
     return json.dumps(content)
 
 
 def to_text(config: BuildConfig, report: "BuildReport") -> str:
+    """What there is to know of it, a line each, and the last line that says what was made."""
+    return "\n".join((*report.notes, summary(config, report)))
+
+
+def summary(config: BuildConfig, report: "BuildReport") -> str:
     parts = {
         "built": report.built,
         "resumed from an interrupted build": report.resumed,

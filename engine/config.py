@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from engine.bounds import Batch, Ranks, Tiles, Tokens, check_bounds
 from engine.errors import EngineError, RequestError
 from engine.parallel import SHARDED, Mapping
 from engine.target import Precision, Target
+
+MAX_TOKENS = 8192
 
 
 def num_kept(visual_tokens: int, retention: float) -> int:
@@ -19,12 +22,16 @@ def num_kept(visual_tokens: int, retention: float) -> int:
 class ScoreRows(StrEnum):
     """Whose attention counts towards the importance of a visual token (algorithm.md section 2; paper, table 3)."""
 
+    BEHIND_LAST = "behind_last"
+    """Text behind the last picture, and generated rows: all of them see every picture."""
     PROMPT_AND_GENERATED = "prompt+generated"
+    """Text behind the first picture, and generated rows: what the paper sums. What stands between pictures sees only
+    those before it; of one picture it is BEHIND_LAST."""
     PROMPT = "prompt"
     LAST_PROMPT = "last_prompt"
     GENERATED = "generated"
     RELEASED = "released"
-    """Prompt and generated rows, and the last visual row: what the authors' code sums."""
+    """Every row from the last visual token on, that one included, and generated rows: what the authors' code sums."""
 
 
 class GuidanceSource(StrEnum):
@@ -61,7 +68,7 @@ class GuidanceConfig:
     """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
     average_retention: float | None = None
     """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
-    score_rows: ScoreRows = ScoreRows.PROMPT_AND_GENERATED
+    score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: float = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
@@ -236,6 +243,23 @@ class ServingConfig:
 
 
 @dataclass(frozen=True)
+class PictureConfig:
+    """How a file becomes colours; the defaults are the published preprocessing."""
+
+    auto_orient: bool = False
+    """Turn the picture as its EXIF orientation says."""
+    background: tuple[int, int, int] | None = None
+    """Red, green and blue, 0..255, of what is seen through transparent pixels; None drops their transparency, and
+    whatever colour the file gives them is seen."""
+
+    def __post_init__(self) -> None:
+        if self.background is None:
+            return
+        if len(self.background) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in self.background):
+            raise RequestError(f"background {self.background} is no colour; give red, green and blue in 0..255")
+
+
+@dataclass(frozen=True)
 class BuildConfig:
     """What to build, from where, to where."""
 
@@ -244,28 +268,37 @@ class BuildConfig:
     out: Path
     target: Target = Target.ONNXRUNTIME
     precision: Precision = Precision.FP32
-    max_tokens: int = 8192
-    """Longest sequence, prompt and answer together, that the engine accepts."""
-    max_batch: int = 8
-    max_tiles: int | None = None
+    max_tokens: Tokens | None = None
+    """Longest sequence, prompt and answer together, that the engine accepts; None is MAX_TOKENS, or the positions that
+    either model was published for if they are less."""
+    max_batch: Batch = 8
+    max_tiles: Tiles | None = None
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
-    max_kept_tokens: int | None = None
+    max_kept_tokens: Tokens | None = None
     """Longest sequence of the large model from its first prune point on, where a plan fixes the length of KV caches:
     that memory is saved. None is max_tokens."""
     large_scores: bool = False
     """Give the large model score outputs too (guidance sources inside the large model)."""
-    world_size: int = 1
+    world_size: Ranks = 1
     """Ranks that share the large model."""
     rank: int | None = None
     """Build this rank's part only, and with rank 0 what all share; None builds everything."""
 
     def __post_init__(self) -> None:
+        try:
+            check_bounds(self)
+        except EngineError as error:
+            raise EngineError(f"{error}; choose another") from None
         if self.rank is not None:
             Mapping(self.rank, self.world_size)
             if self.world_size == 1:
                 raise EngineError(f"rank {self.rank} is a part of several; give --tp, the number of ranks, as well")
+
+    def tokens(self) -> int:
+        """`max_tokens`, or what it is at most by default."""
+        return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def mappings(self, model: str) -> list[Mapping]:
         """One for each rank of `small` or `large`."""

@@ -1,5 +1,6 @@
 """The engine directory on disk: what it holds, and from what it was built."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -12,16 +13,18 @@ from cattrs.errors import BaseValidationError
 from cattrs.preconf.json import make_converter
 from cattrs.v import format_exception
 
-from engine.bindings import Scoring
+from engine import json_file
+from engine.bindings import Scoring, language_bindings, vision_bindings
+from engine.bounds import Batch, Bytes, Name, Ranks, Tiles, Tokens, check_bounds, is_line, shown
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
-from engine.parallel import SHARDED
+from engine.parallel import SHARDED, Mapping, check_shards
 from engine.remedy import build_ranks, rebuild
 from engine.target import Precision, Target
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised whenever a directory of the previous version can no longer be run."""
 MANIFEST = "manifest.json"
 RECORD = "record.json"
@@ -37,8 +40,11 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class FileRecord:
-    bytes: int
-    sha256: str
+    bytes: Bytes
+    sha256: Name
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,14 @@ class ComponentRecord:
     files: path in the engine directory, with forward slashes -> its record.
     """
 
-    key: str
+    key: Name
     files: dict[str, FileRecord]
-    peak_bytes: int
+    peak_bytes: Bytes
     """Most memory that the building process had used once this component was done."""
     seconds: float
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
     def total_bytes(self) -> int:
         return sum(file.bytes for file in self.files.values())
@@ -64,9 +73,17 @@ class EngineModel:
     """One model of the pair, as built."""
 
     config: ModelConfig
-    checkpoint_sha256: str
+    checkpoint_sha256: Name
     prune_layers: tuple[int, ...]
     scoring: Scoring
+    interface: Name
+    """`interface_of` the engines that were built: a manifest that somebody changed no longer fits them."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        last = self.config.language.num_layers - 1
+        if list(self.prune_layers) != sorted({*self.prune_layers}.intersection(range(1, last + 1))):
+            raise EngineError(f"prune_layers {shown(self.prune_layers)} are not layers of 1..{last} in rising order")
 
     @property
     def scores(self) -> bool:
@@ -79,27 +96,39 @@ class Manifest:
     """Everything that the runtime needs to know of an engine directory."""
 
     format_version: int
-    engine_version: str
-    created: str
+    engine_version: Name
+    created: Name
     """UTC, ISO 8601."""
     target: Target
     precision: Precision
-    max_tokens: int
-    max_batch: int
-    world_size: int
-    versions: dict[str, str]
+    max_tokens: Tokens
+    max_batch: Batch
+    world_size: Ranks
+    versions: dict[Name, Name]
     """Of the libraries that built it."""
     models: dict[str, EngineModel]
     """`small` and `large`."""
-    components: dict[str, ComponentRecord]
+    components: dict[Name, ComponentRecord]
     guidance: GuidanceConfig
     exit: ExitConfig
-    max_kept_tokens: int | None = None
+    max_kept_tokens: Tokens | None = None
     """Longest sequence of the large model from its first prune point on; None is max_tokens."""
-    max_tiles: int | None = None
+    max_tiles: Tiles | None = None
     """Most tiles of one picture, as the build was asked for; None is each checkpoint's own."""
-    gpu: str | None = None
+    gpu: Name | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.max_kept_tokens is not None and self.max_kept_tokens > self.max_tokens:
+            raise EngineError(f"max_kept_tokens {self.max_kept_tokens} is above max_tokens {self.max_tokens}")
+        for name, model in self.models.items():
+            shards = self.world_size if name == SHARDED else 1
+            check_shards(model.config.language, Mapping(0, shards), f"the {name} model")
+            if model.interface != interface_of(self, model.config, model.prune_layers, model.scoring):
+                raise EngineError(
+                    f"the {name} model has other inputs and outputs than the engines that were built of it"
+                )
 
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
@@ -117,12 +146,27 @@ class Manifest:
 def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...]) -> Limits:
     """The ranges that the engines of one model are built for."""
     return Limits(
-        built.max_tokens,
+        built.tokens() if isinstance(built, BuildConfig) else built.max_tokens,
         built.max_batch,
         config.tiling.most_tiles(),
         planned=built.target.plans_memory(),
         max_kept_tokens=built.max_kept_tokens if prune_layers else None,
     )
+
+
+def interface_of(
+    built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...], scoring: Scoring
+) -> str:
+    """SHA-256 over names, types and dimensions of all inputs and outputs of one model's engines, of the whole model."""
+    limits, dtype = limits_of(built, config, prune_layers), built.precision.activations(built.target)
+    vision = vision_bindings(config.vision, limits, dtype)
+    language = language_bindings(config.language, limits, prune_layers, scoring, Mapping(), dtype)
+    lines = [
+        f"{binding.name} {binding.dtype} {' '.join(map(str, binding.dims))}"
+        for bindings in (vision, language)
+        for binding in (*bindings.inputs, *bindings.outputs)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -132,25 +176,32 @@ def read_manifest(directory: Path) -> Manifest:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ManifestError(
-            f"{path} is of format version {version!r}, but this version reads {FORMAT_VERSION}; {rebuild(directory)}"
+            f"{path} is of format version {shown(version)}, but this version reads {FORMAT_VERSION}; "
+            f"{rebuild(directory)}"
         )
     if content.get("target") not in list(Target):
         raise ManifestError(
-            f"{path} is for target {content.get('target')!r}, but this version runs {', '.join(Target)}; "
+            f"{path} is for target {shown(content.get('target'))}, but this version runs {', '.join(Target)}; "
             f"{rebuild(directory)}"
         )
     manifest = _structure(content, Manifest, path)
     if manifest.models.keys() != set(MODELS):
         raise ManifestError(
-            f"{path} describes models {sorted(manifest.models)} instead of small and large; {rebuild(directory)}"
+            f"{path} describes models {shown(sorted(manifest.models))} instead of small and large; {rebuild(directory)}"
         )
     for component in manifest.components.values():
         for name in component.files:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            if not _is_inside(name):
                 raise ManifestError(
-                    f"{path} names {name!r}, outside the engine directory; {rebuild(directory, manifest)}"
+                    f"{path} names {shown(name)}, outside the engine directory; {rebuild(directory, manifest)}"
                 )
     return manifest
+
+
+def _is_inside(name: str) -> bool:
+    """Whether it names a file in the directory that it is relative to."""
+    parts = PurePosixPath(name).parts
+    return is_line(name) and bool(parts) and not {"..", "/", "//"}.intersection(parts)
 
 
 def partial_directory(out: Path) -> Path:
@@ -197,13 +248,13 @@ def read_json(path: Path, kind: type[Read]) -> Read:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_file.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         missing = f"{path} is missing, so {path.parent} is no finished engine directory"
         if unbuilt := _unbuilt(path.parent):
             raise ManifestError(f"{missing}: still to build are {', '.join(unbuilt)}; {build_ranks(unbuilt)}") from None
         raise ManifestError(f"{missing}; give another, or {rebuild(path.parent)}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except json_file.Unreadable as error:
         raise ManifestError(f"{path} cannot be read as JSON ({error}); {rebuild(path.parent)}") from None
     if not isinstance(content, dict):
         raise ManifestError(f"{path} is not a JSON object; {rebuild(path.parent)}")
@@ -215,16 +266,16 @@ def _unbuilt(out: Path) -> list[str]:
     partial = partial_directory(out.absolute())
     try:
         latest = max(partial.glob(f"*/{WHOLE}"), key=lambda path: path.stat().st_mtime)
-        names = json.loads(latest.read_text(encoding="utf-8"))
+        names = CONVERTER.structure(json_file.read_json(latest), list[str])
         return [name for name in names if not (staged(partial, name) / RECORD).is_file()]
-    except (OSError, ValueError):  # there is none, or it was just moved
+    except (OSError, ValueError, json_file.Unreadable, BaseValidationError):  # there is none, or it was just moved
         return []
 
 
 def _exact(value: Any, kind: type[Read]) -> Read:
     allowed = (int, float) if kind is float else (str if issubclass(kind, StrEnum) else kind,)
     if type(value) not in allowed:
-        raise TypeError(f"{value!r} is not {kind.__name__}")
+        raise TypeError(f"{shown(value)} is not {kind.__name__}")
     return kind(value)  # type: ignore[call-arg]
 
 
@@ -232,7 +283,7 @@ def _structure(content: Any, kind: type[Read], path: Path) -> Read:
     try:
         return CONVERTER.structure(content, kind)
     except BaseValidationError as error:
-        reason = transform_error(error, "manifest", format_exception=_explain)[0]
+        reason = " ".join(transform_error(error, "manifest", format_exception=_explain)[0].split())
         raise ManifestError(f"{path} is not as this version writes it ({reason}); {rebuild(path.parent)}") from None
 
 

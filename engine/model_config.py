@@ -3,6 +3,24 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from engine.bounds import (
+    Epsilon,
+    Fraction,
+    HeadDim,
+    Heads,
+    Layers,
+    Name,
+    Positions,
+    RopeBase,
+    Side,
+    Stretch,
+    Tiles,
+    Vocabulary,
+    Width,
+    check_bounds,
+)
+from engine.errors import EngineError
+
 
 class RopeScaling(StrEnum):
     NONE = "none"
@@ -16,38 +34,63 @@ class RopeScaling(StrEnum):
 class RopeConfig:
     """Rotary position embedding of a language model; angles are computed by the runtime (`engine/runtime/rope.py`)."""
 
-    theta: float
-    max_positions: int
+    theta: RopeBase
+    max_positions: Positions
     """Positions that the model was published for."""
     scaling: RopeScaling = RopeScaling.NONE
-    factor: float = 1.0
+    factor: Stretch = 1.0
     """Stretch of DYNAMIC_NTK, LINEAR and LLAMA3."""
-    original_max_positions: int | None = None
+    original_max_positions: Positions | None = None
     """Trained length before LONG or LLAMA3 scaling."""
-    short_factor: tuple[float, ...] = ()
-    long_factor: tuple[float, ...] = ()
+    short_factor: tuple[Stretch, ...] = ()
+    long_factor: tuple[Stretch, ...] = ()
     """Per-frequency divisors of LONG, one for each half head dimension."""
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
+    low_freq_factor: Stretch = 1.0
+    high_freq_factor: Stretch = 4.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.scaling in (RopeScaling.LONG, RopeScaling.LLAMA3) and self.original_max_positions is None:
+            raise EngineError(f"original_max_positions is missing, which scaling {self.scaling} starts from")
+        if self.scaling is RopeScaling.LLAMA3 and self.low_freq_factor >= self.high_freq_factor:
+            raise EngineError(
+                f"low_freq_factor {self.low_freq_factor} is not below high_freq_factor {self.high_freq_factor}"
+            )
+
+    def longest(self) -> int | None:
+        """Positions up to which the model is meant to be used; None: its scaling follows the length, without an end."""
+        return None if self.scaling is RopeScaling.DYNAMIC_NTK else self.max_positions
 
 
 @dataclass(frozen=True)
 class LanguageConfig:
     """A decoder of the Llama layout: RMSNorm, rotary GQA, gated SiLU MLP."""
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    norm_eps: float
+    hidden_size: Width
+    num_layers: Layers
+    num_heads: Heads
+    num_kv_heads: Heads
+    head_dim: HeadDim
+    intermediate_size: Width
+    vocab_size: Vocabulary
+    norm_eps: Epsilon
     rope: RopeConfig
     qkv_bias: bool = False
     qk_norm: bool = False
     """An RMSNorm over each head's query and key, before they are rotated."""
     tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.num_heads % self.num_kv_heads:
+            raise EngineError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise EngineError(f"head_dim {self.head_dim} is odd, which rotary embedding cannot use")
+        half = self.head_dim // 2
+        if self.rope.scaling is RopeScaling.LONG and {len(self.rope.short_factor), len(self.rope.long_factor)} != {
+            half
+        }:
+            raise EngineError(f"short_factor and long_factor are not {half} numbers each, half of head_dim")
 
 
 class Norm(StrEnum):
@@ -59,19 +102,31 @@ class Norm(StrEnum):
 class VisionConfig:
     """A ViT over square tiles followed by pixel shuffle and a two-layer projector (`mlp1`)."""
 
-    image_size: int
-    patch_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
+    image_size: Side
+    patch_size: Side
+    hidden_size: Width
+    num_layers: Layers
+    num_heads: Heads
+    intermediate_size: Width
     norm: Norm
-    norm_eps: float
+    norm_eps: Epsilon
     qkv_bias: bool
     qk_norm: bool
-    downsample_ratio: float
-    output_size: int
+    downsample_ratio: Fraction
+    output_size: Width
     """Hidden size of the language model that the projector feeds."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.image_size % self.patch_size:
+            raise EngineError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_heads:
+            raise EngineError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+        patches, step = self.image_size // self.patch_size, 1 / self.downsample_ratio
+        if not step.is_integer() or patches % step:
+            raise EngineError(
+                f"downsample_ratio {self.downsample_ratio} does not divide the {patches} patches of a tile's side"
+            )
 
     def grid(self) -> int:
         """Visual tokens along one side of a tile."""
@@ -85,9 +140,14 @@ class VisionConfig:
 class TilingConfig:
     """How a picture becomes tiles: `min_tiles..max_tiles` of the closest aspect ratio, a thumbnail last."""
 
-    min_tiles: int = 1
-    max_tiles: int = 12
+    min_tiles: Tiles = 1
+    max_tiles: Tiles = 12
     thumbnail: bool = True
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.min_tiles > self.max_tiles:
+            raise EngineError(f"min_tiles {self.min_tiles} is above max_tiles {self.max_tiles}")
 
     def most_tiles(self) -> int:
         """Of one picture, its thumbnail included."""
@@ -98,18 +158,31 @@ class TilingConfig:
 class PromptConfig:
     """What the family's prompt code needs to know of a checkpoint."""
 
-    template: str
+    template: Name
     system_message: str | None = None
     """Overrides the template's own system message."""
+    stop: tuple[Name, ...] = ()
+    """Special tokens that end an answer, besides the template's."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """One vision-language model as the engine sees it, free of any checkpoint's quirks."""
 
-    family: str
-    name: str
+    family: Name
+    name: Name
     language: LanguageConfig
     vision: VisionConfig
     tiling: TilingConfig
     prompt: PromptConfig
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.vision.output_size != self.language.hidden_size:
+            raise EngineError(
+                f"output_size {self.vision.output_size} of the vision encoder is not the language model's hidden_size "
+                f"{self.language.hidden_size}"
+            )

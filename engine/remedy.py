@@ -1,10 +1,11 @@
 """What to do about an engine directory that cannot be used."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.config import BuildConfig, default_prune_layers
+from engine.config import MAX_TOKENS, BuildConfig, default_prune_layers
 from engine.parallel import SHARDED
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def build_ranks(components: Sequence[str]) -> str:
 
 def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
     """The command that builds the directory again, with the options that made it where its manifest is known."""
-    command = f"rebuild with build_engines.py --small DIR --large DIR --out {directory}"
+    command = f"rebuild with build_engines.py --small DIR --large DIR --out {shlex.quote(str(directory))}"
     return f"{command} and the options of the first build" if manifest is None else command + _options(manifest)
 
 
@@ -31,7 +32,8 @@ def _options(manifest: "Manifest") -> str:
     large = manifest.models["large"]
     names = ("target", "precision", "max_tokens", "max_batch", "max_tiles", "max_kept_tokens")
     options = {name: getattr(manifest, name) for name in names}
-    options = {name: value for name, value in options.items() if value != getattr(BuildConfig, name)}
+    defaults = {name: getattr(BuildConfig, name) for name in names} | {"max_tokens": MAX_TOKENS}
+    options = {name: value for name, value in options.items() if value != defaults[name]}
     if manifest.world_size != BuildConfig.world_size:
         options["tp"] = manifest.world_size
     if large.prune_layers != default_prune_layers(large.config.language.num_layers):

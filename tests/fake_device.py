@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+from engine.runtime.loop import Loop
 
 DEVICE = torch.device("meta")
 """What its tensors say they are on: they have no numbers that Python could read by itself."""
@@ -100,3 +103,15 @@ def _is_masked(function: Any, args: Sequence[Any]) -> bool:
     if function not in (aten.index.Tensor, aten.index_put_.default):
         return False
     return any(index is not None and index.dtype is torch.bool for index in args[1])
+
+
+def answer_on(patch: pytest.MonkeyPatch) -> FakeDevice:
+    """The device, for whatever answers questions from here on; dispatch modes are of one thread."""
+    device, run = FakeDevice(), Loop._run
+
+    def inside(loop: Loop) -> None:
+        with device:
+            run(loop)
+
+    patch.setattr(Loop, "_run", inside)
+    return device

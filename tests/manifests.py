@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.bindings import Scoring
-from engine.config import ExitConfig, GuidanceConfig, ScoreRows
-from engine.manifest import FORMAT_VERSION, MANIFEST, ComponentRecord, EngineModel, FileRecord, Manifest, write_manifest
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ScoreRows
+from engine.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    ComponentRecord,
+    EngineModel,
+    FileRecord,
+    Manifest,
+    interface_of,
+    write_manifest,
+)
 from engine.model_config import (
     LanguageConfig,
     ModelConfig,
@@ -32,7 +41,12 @@ FILES = {
 
 def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:
     rope = RopeConfig(
-        theta=1e6, max_positions=77, scaling=RopeScaling.LONG, short_factor=(1.0, 1.25), long_factor=(2.5,)
+        theta=1e6,
+        max_positions=77,
+        scaling=RopeScaling.LONG,
+        original_max_positions=33,
+        short_factor=(1.0, 1.25),
+        long_factor=(2.5, 4.5),
     )
     language = LanguageConfig(
         hidden_size=24,
@@ -48,12 +62,10 @@ def example_model(name: str, prune_layers: tuple[int, ...] = ()) -> EngineModel:
     vision = replace(TINY_VISION, norm=Norm.RMS, output_size=language.hidden_size)
     prompt = PromptConfig("internlm2-chat", system_message="你好 “quoted”")
     config = ModelConfig("internvl2", name, language, vision, TilingConfig(max_tiles=3), prompt)
-    return EngineModel(
-        config,
-        checkpoint_sha256="ab" * 32,
-        prune_layers=prune_layers,
-        scoring=Scoring.OFF if prune_layers else Scoring.DEFERRED,
-    )
+    scoring = Scoring.OFF if prune_layers else Scoring.DEFERRED
+    built = BuildConfig(Path(), Path(), Path(), precision=Precision.INT8)
+    interface = interface_of(built, config, prune_layers, scoring)
+    return EngineModel(config, "ab" * 32, prune_layers, scoring, interface)
 
 
 def example_manifest(components: dict[str, ComponentRecord]) -> Manifest:

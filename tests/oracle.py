@@ -144,7 +144,7 @@ def build_pair(
     if scores:
         write_scoring_engine(scoring_graph(config.language, LIMITS, prune_layers), directory)
         scoring = load(Target.ONNXRUNTIME, directory / SCORING_ENGINE, threads=1)
-    engine = LanguageModel(executor, config.language, prune_layers, scores, scoring=scoring)
+    engine = LanguageModel(executor, config.language, prune_layers, scores, scoring=scoring, places=4)
     return Pair(engine, load_oracle(directory, published["llm_config"]))
 
 

@@ -11,7 +11,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSourc
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import Request
+from engine.runtime.prompt import prompt_rows
 from engine.target import Precision
 from tools.demo import PAIR
 from tools.evaluation.benchmark import mean
@@ -82,10 +82,13 @@ def test_ranks_answer_like_one_process(pipeline: SglPipeline, tmp_path: Path) ->
 
 def last_logits(model: VisionLanguageModel, image: Image.Image, question: str) -> np.ndarray:
     """[vocabulary] after the prompt."""
-    visuals = model.split((image,))
-    encoded = model.tokenize(question, visuals, 1)
-    (features,) = model.encode([visuals])
-    return model.language.prefill([Request(encoded.prompt(features))], 1).logits[0].astype(np.float64)
+    seen = model.look((image,), question, 1)
+    features = [model.vision.encode(tiles.pixel_values) for tiles in seen.tiles]
+    rows = prompt_rows(seen.prompt(features, model.config.vision.output_size))
+    slot, last = model.language.open(model.need(rows, 1)), np.array([len(rows) - 1])
+    logits = model.language.extend(slot, rows, last, last[:0])[0]
+    model.language.close(slot)
+    return np.array(logits, np.float64)
 
 
 def test_int8_hardly_moves_the_last_logits(pipeline: SglPipeline, tmp_path: Path) -> None:

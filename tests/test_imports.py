@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").rglob("*.py"))
 BASE = (
+    "bounds",
+    "json_file",
     "config",
     "target",
     "model_config",

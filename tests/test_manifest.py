@@ -12,6 +12,16 @@ from engine.verification import verify
 from tests.manifests import FILES, edit, example_manifest, write_engine
 
 
+def language(content: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = content["models"]["large"]["config"]["language"]
+    return found
+
+
+def vision(content: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = content["models"]["large"]["config"]["vision"]
+    return found
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     return write_engine(tmp_path / "engine")
@@ -67,6 +77,26 @@ def test_failed_write_leaves_the_old_manifest(engine: Path) -> None:
         (lambda c: c.update(precision="fp3"), "invalid value for type, expected Precision"),
         (lambda c: c["guidance"].update(retention_ratio=1.5), r"retention_ratio 1.5 is outside"),
         (lambda c: c.update(components=[1]), "expected a mapping"),
+        (lambda c: c.update(max_batch=-1), r"max_batch -1 is outside 1\.\."),
+        (lambda c: c.update(max_kept_tokens=514), "max_kept_tokens 514 is above max_tokens 513"),
+        (lambda c: c.update(world_size=5), "the large model: num_heads 6 does not divide by world_size 5"),
+        (lambda c: c.update(gpu="\x1b[2J"), "gpu .* is no line of at most 255 characters"),
+        (lambda c: c["versions"].update({"a\nb": "1"}), "versions .* is no line of"),
+        (lambda c: language(c).update(num_kv_heads=10**29), "num_kv_heads 1000.* is outside 1..1024"),
+        (lambda c: language(c).update(num_kv_heads=4), "num_heads 6 is not a multiple of num_kv_heads 4"),
+        (lambda c: language(c).update(num_layers=2**63), "num_layers 9223372036854775808 is outside 1..1024"),
+        (lambda c: language(c).update(num_layers=4), "the large model has other inputs and outputs than the engines"),
+        (lambda c: language(c)["rope"].update(long_factor=[1.0]), "short_factor and long_factor are not 2 numbers"),
+        (lambda c: language(c)["rope"].update(original_max_positions=None), "original_max_positions is missing"),
+        (lambda c: c["models"]["large"].update(prune_layers=[2, 1]), r"prune_layers \(2, 1\) are not layers of 1\.\.2"),
+        (lambda c: c["models"]["large"].update(prune_layers=[3]), r"prune_layers \(3,\) are not layers of 1\.\.2"),
+        (lambda c: vision(c).update(image_size=56), "the large model has other inputs and outputs"),
+        (lambda c: vision(c).update(output_size=25), "output_size 25 of the vision encoder is not"),
+        (
+            lambda c: c["components"]["small/vision"]["files"].update({"small/\0": {"bytes": 1, "sha256": ""}}),
+            "outside",
+        ),
+        (lambda c: c["components"]["small/vision"]["files"].update({"x": {"bytes": -1, "sha256": ""}}), "bytes -1 is"),
         (lambda c: c["components"]["small/vision"]["files"].update({"../x": {"bytes": 1, "sha256": ""}}), "outside"),
         (lambda c: c["components"]["small/vision"]["files"].update({"/x": {"bytes": 1, "sha256": ""}}), "outside"),
     ],

@@ -1,6 +1,7 @@
 """The command that a damaged engine directory asks for makes the same engines again."""
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def test_command_line_reads_every_option() -> None:
     manifest.models["large"] = replace(manifest.models["large"], scoring=Scoring.DEFERRED)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    arguments = parser.parse_args(rebuild(Path("pair"), manifest).split()[3:])
+    arguments = parser.parse_args(shlex.split(rebuild(Path("a pair"), manifest))[3:])
+    assert arguments.out == Path("a pair")
     assert arguments.precision == Precision.INT8
     assert (arguments.max_tokens, arguments.max_batch, arguments.max_tiles) == (513, 3, 3)
     assert (arguments.prune_layers, arguments.large_scores) == ((1, 2), True)

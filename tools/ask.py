@@ -150,31 +150,32 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     """Ask, and print the answer. Raises EngineError."""
     check_picture(arguments.picture, arguments.image)
     engine = open_engine(arguments, ranks)
-    streams = not (arguments.json or arguments.no_stream)
-    streamed: list[str] = []
+    with engine.pipeline:
+        streams = not (arguments.json or arguments.no_stream)
+        streamed: list[str] = []
 
-    def stream(piece: str) -> None:
-        print(printable(piece), end="", flush=True)
-        streamed.append(piece)
+        def stream(piece: str) -> None:
+            print(printable(piece), end="", flush=True)
+            streamed.append(piece)
 
-    try:
-        answer = engine.answer(arguments.image, arguments.question, stream if streams else None)
-    except EngineError:
-        if streamed:
-            print(flush=True)  # what is said about the error starts a line of its own
-        raise
-    if streams:
-        print()
-    elif not arguments.json:
-        print(printable(answer.text))
-    if arguments.picture is not None:
-        from tools.draw_pruning import draw_answer, save
+        try:
+            answer = engine.answer(arguments.image, arguments.question, stream if streams else None)
+        except EngineError:
+            if streamed:
+                print(flush=True)  # what is said about the error starts a line of its own
+            raise
+        if streams:
+            print()
+        elif not arguments.json:
+            print(printable(answer.text))
+        if arguments.picture is not None:
+            from tools.draw_pruning import draw_answer, save
 
-        save(draw_answer(engine.pipeline.manifest, arguments.image, answer), arguments.picture)
-    if arguments.json:
-        print(json.dumps(to_json(answer, engine.exit, arguments.picture), ensure_ascii=False, allow_nan=False))
-    else:
-        print(describe(answer, engine.exit, arguments.picture))
+            save(draw_answer(engine.pipeline.manifest, arguments.image, answer), arguments.picture)
+        if arguments.json:
+            print(json.dumps(to_json(answer, engine.exit, arguments.picture), ensure_ascii=False, allow_nan=False))
+        else:
+            print(describe(answer, engine.exit, arguments.picture))
 
 
 def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> GuidanceConfig:

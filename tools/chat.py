@@ -27,17 +27,18 @@ def run(arguments: argparse.Namespace) -> int:
 def chat(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     """Answer each line. A person may mend a question that is refused and go on. Raises EngineError."""
     engine = open_engine(arguments, ranks)
-    history: list[Turn] = []
-    for question in questions():
-        try:
-            answer = engine.answer(arguments.image, question, show, history)
-        except RequestError as error:
-            if not sys.stdin.isatty():
-                raise
-            print(error, file=sys.stderr)
-            continue
-        print(f"\n{summarise(answer)}")
-        history.append(Turn(question, answer.text))
+    with engine.pipeline:
+        history: list[Turn] = []
+        for question in questions():
+            try:
+                answer = engine.answer(arguments.image, question, show, history)
+            except RequestError as error:
+                if not sys.stdin.isatty():
+                    raise
+                print(error, file=sys.stderr)
+                continue
+            print(f"\n{summarise(answer)}")
+            history.append(Turn(question, answer.text.strip()))  # as the published chat() keeps it
 
 
 def show(piece: str) -> None:

@@ -33,7 +33,7 @@ def describe_layers(report: LayerReport) -> list[str]:
     for profile, scratch in enumerate(report.scratch_bytes):
         layers = report.of_profile(profile)
         attentions = sum(layer.is_fused_attention() for layer in layers)
-        phase = list(Phase)[profile] if len(report.scratch_bytes) > 1 else "every call"
+        phase = list(Phase)[profile] if len(report.scratch_bytes) == len(Phase) else "every call"
         scratch_text = f"{size_text(scratch)} of scratch memory"
         lines.append(f"{phase}: {len(layers)} kernels, {attentions} of them fused attention, {scratch_text}")
         kinds = Counter(f"{layer.kernel():15} {_nodes_text(layer)}" for layer in layers)

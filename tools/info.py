@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ManifestError
+from engine.json_file import Unreadable, read_json
 from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.verification import check_files, verify
@@ -63,9 +64,9 @@ def read_quantization(directory: Path, manifest: Manifest) -> dict[str, Any]:
     reports: dict[str, Any] = {}
     for file in sorted(file for file in files if file.endswith(QUANTIZATION)):
         try:
-            reports[file] = json.loads((directory / file).read_text(encoding="utf-8"))
+            reports[file] = read_json(directory / file)
             quantization_text(reports[file])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, Unreadable, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ManifestError(
                 f"{directory / file} is no quantization report ({error!r}); sgl info --verify says what to rebuild"
             ) from None

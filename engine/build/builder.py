@@ -2,58 +2,45 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 import engine
 from engine.bindings import Scoring, language_bindings, scoring_bindings, vision_bindings
 from engine.build.calibrate import Inputs, language_inputs, vision_inputs
-from engine.build.checkpoint import Checkpoint
 from engine.build.compiler import Compiler, Part
 from engine.build.language import language_graph
+from engine.build.role import OnProgress, Role, read_role, settle_tokens
 from engine.build.scoring import scoring_graph
-from engine.build.staging import BuildReport, Component, build_components, component_key, refuse_foreign
+from engine.build.staging import (
+    BuildReport,
+    Component,
+    build_components,
+    component_key,
+    refuse_foreign,
+    refuse_unnameable,
+)
 from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
 from engine.build.targets.onnxruntime_evaluate import evaluate
 from engine.build.targets.tensorrt import TensorRtCompiler
-from engine.build.targets.tensorrt_rtx import LEAST_HEADS, TensorRtRtxCompiler
+from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, default_prune_layers
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError
-from engine.families import Family, family_of
-from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, limits_of
-from engine.model_config import ModelConfig
-from engine.parallel import SHARDED, Mapping, check_shards
-from engine.plugins.lowering import lowering_for
+from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
+from engine.parallel import SHARDED, Mapping
+from engine.plugins.lowering import LOWERINGS
 from engine.target import Precision, Target
 
-OnProgress = Callable[[str, float], None]
 VERSIONED = ("onnx", "onnx-ir", "onnxscript")
 """Packages whose version decides what a build yields, besides the target's compiler."""
 TOKENIZER = "/tokenizer"
-MOST_NUMBERS = 1 << 31
-"""Of one tensor, for TensorRT; on a CPU, caches that large are of no use either."""
-
-
-@dataclass(frozen=True)
-class Role:
-    """One of the two models of a pair, as it is to be built."""
-
-    name: str
-    checkpoint: Checkpoint
-    fingerprint: str
-    family: Family
-    config: ModelConfig
-    prune_layers: tuple[int, ...]
-    scores: bool
 
 
 def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fraction: None) -> BuildReport:
@@ -61,7 +48,9 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
 
     on_progress: gets a component's name and how much of it is done, 0..1.
     """
+    refuse_unnameable(build.small, build.large, build.out)
     refuse_foreign(build.out)
+    build, notes = settle_tokens(build)
     compiler = open_compiler(build)
     versions = {name: version(name) for name in VERSIONED} | dict(compiler.versions())
     roles = [
@@ -79,28 +68,29 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             target=build.target,
             precision=build.precision,
-            max_tokens=build.max_tokens,
+            max_tokens=build.tokens(),
             max_batch=build.max_batch,
             world_size=build.world_size,
             versions=versions,
             max_kept_tokens=build.max_kept_tokens,
             max_tiles=build.max_tiles,
             gpu=compiler.gpu(),
-            models={
-                role.name: EngineModel(
-                    role.config,
-                    role.fingerprint,
-                    role.prune_layers,
-                    lowering_for(build.target, build.precision).scoring(role.scores),
-                )
-                for role in roles
-            },
+            models={role.name: engine_model(build, role) for role in roles},
             components=records,
             guidance=GuidanceConfig(),
             exit=ExitConfig(),
         )
 
-    return build_components(build.out, components, make_manifest, on_progress, wanted_components(build, components))
+    wanted = wanted_components(build, components)
+    report = build_components(build.out, components, make_manifest, on_progress, wanted)
+    return replace(report, notes=(*notes, *(note for role in roles for note in role.notes)))
+
+
+def engine_model(build: BuildConfig, role: Role) -> EngineModel:
+    """What the manifest says of one model."""
+    scoring = LOWERINGS[build.target].scoring(role.scores)
+    interface = interface_of(build, role.config, role.prune_layers, scoring)
+    return EngineModel(role.config, role.fingerprint, role.prune_layers, scoring, interface)
 
 
 def wanted_components(build: BuildConfig, components: Sequence[Component]) -> set[str] | None:
@@ -112,76 +102,6 @@ def wanted_components(build: BuildConfig, components: Sequence[Component]) -> se
     return {ranks[build.rank], *(shared if build.rank == 0 else ())}
 
 
-def read_role(
-    build: BuildConfig,
-    name: str,
-    directory: Path,
-    prune_layers: tuple[int, ...] | None,
-    scores: bool,
-    on_progress: OnProgress,
-) -> Role:
-    """Open one checkpoint and settle what its engines will be able to do."""
-    family, published = family_of(directory)
-    config = family.read_config(directory, published)
-    if build.max_tiles is not None:
-        tiling = replace(
-            config.tiling, max_tiles=build.max_tiles, min_tiles=min(config.tiling.min_tiles, build.max_tiles)
-        )
-        config = replace(config, tiling=tiling)
-    layers = config.language.num_layers
-    points = default_prune_layers(layers) if prune_layers is None else tuple(sorted(set(prune_layers) - {0}))
-    for point in points:
-        if not 0 < point < layers:
-            raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
-    check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
-    ranks = len(build.mappings(name))
-    heads = config.language.num_heads // ranks
-    if build.target is Target.TENSORRT_RTX and heads < LEAST_HEADS:
-        raise EngineError(
-            f"{'a rank of ' * (ranks > 1)}the {name} model {directory} has {heads} query heads, but target "
-            f"{build.target} needs {LEAST_HEADS}; choose {'a smaller --tp or ' * (ranks > 1)}another target"
-        )
-    check_sizes(build, config, name, directory)
-    checkpoint = Checkpoint(directory)
-    check_weights(checkpoint, family, config)
-    fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
-    return Role(name, checkpoint, fingerprint, family, config, points, scores)
-
-
-def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: Path) -> None:
-    """Raises EngineError for limits that no request could use, or no memory hold."""
-    smallest = config.tiling.min_tiles * config.vision.tokens_per_tile()
-    if build.max_tokens <= smallest:
-        raise EngineError(
-            f"max_tokens {build.max_tokens} has no room for a question beside the {smallest} visual tokens of a small "
-            f"picture in the {name} model {directory}; give more"
-        )
-    largest = config.tiling.most_tiles() * config.vision.tokens_per_tile()
-    if build.max_tiles is not None and build.max_tokens <= largest:
-        raise EngineError(
-            f"a picture of max_tiles {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, "
-            f"and max_tokens {build.max_tokens} has no room for them and a question; give fewer tiles or more tokens"
-        )
-    language, mapping = config.language, build.mappings(name)[0]
-    cache = build.max_batch * build.max_tokens * len(mapping.kv_heads(language.num_kv_heads)) * language.head_dim
-    if cache >= MOST_NUMBERS:
-        width = np.dtype(build.precision.activations(build.target)).itemsize
-        size = 2 * language.num_layers * cache * width
-        raise EngineError(
-            f"max_batch {build.max_batch} and max_tokens {build.max_tokens} need {size / 1e9:,.0f} GB of KV caches in "
-            f"{'a rank of ' * (mapping.world_size > 1)}the {name} model {directory}; give less of either"
-        )
-
-
-def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
-    """Every parameter of both engines has its tensor. Raises CheckpointError, before anything is built."""
-    limits = Limits(max_tokens=1, max_batch=1, max_tiles=1)  # parameters do not depend on them
-    tensors = checkpoint.names()
-    vision, language = family.vision_sources(config, tensors), family.language_sources(config, tensors)
-    WeightReader(checkpoint, vision).check(vision_graph(config.vision, limits))
-    WeightReader(checkpoint, language).check(language_graph(config.language, limits))
-
-
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
 
@@ -190,8 +110,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
         return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        image_token = role.family.render_prompt(role.config, "", ()).image_token
-        write_tokenizer(role.checkpoint.directory, out, image_token)
+        write_tokenizer(role.checkpoint.directory, out)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         compiler.write(vision_part(build, role), out, "vision", on_progress)
@@ -213,7 +132,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
 def vision_part(build: BuildConfig, role: Role) -> Part:
     """One model's vision engine, declared for the wanted target and precision."""
     settings = role.config.vision, limits_of(build, role.config, role.prune_layers)
-    lowering, dtype = lowering_for(build.target, build.precision), build.precision.activations(build.target)
+    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
     return Part(
         vision_graph(*settings, lowering, dtype),
         vision_bindings(*settings, dtype),
@@ -227,7 +146,7 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """One rank's part of a model's language engine, declared for the wanted target and precision."""
     limits = limits_of(build, role.config, role.prune_layers)
     settings = role.config.language, limits, role.prune_layers
-    lowering, dtype = lowering_for(build.target, build.precision), build.precision.activations(build.target)
+    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
     scoring = lowering.scoring(role.scores)
     return Part(
         language_graph(*settings, role.scores, mapping, lowering, dtype),
@@ -245,7 +164,7 @@ def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
 def scoring_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     """The engine beside one rank's language engine that adds up the scores."""
     settings = role.config.language, limits_of(build, role.config, role.prune_layers), role.prune_layers, mapping
-    lowering, dtype = lowering_for(build.target, build.precision), build.precision.activations(build.target)
+    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
     return Part(
         scoring_graph(*settings, lowering, dtype),
         scoring_bindings(*settings, dtype),
@@ -260,10 +179,10 @@ def open_compiler(build: BuildConfig) -> Compiler:
     target, precision = build.target, build.precision
     target.check(precision)
     kept = build.max_kept_tokens
-    if kept is not None and not (target.plans_memory() and 0 < kept <= build.max_tokens):
+    if kept is not None and not (target.plans_memory() and 0 < kept <= build.tokens()):
         raise EngineError(
             f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
-            f"most max_tokens {build.max_tokens}; leave it out or choose less"
+            f"most max_tokens {build.tokens()}; leave it out or choose less"
         )
     if target is Target.ONNXRUNTIME:
         if precision is Precision.FP16 and build.world_size > 1:

@@ -1,7 +1,6 @@
 """Reading a published checkpoint: safetensors only, and only the rows that are asked for."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from engine.bounds import is_line, shown
 from engine.errors import CheckpointError
+from engine.families.fields import read_object
 from engine.verification import file_sha256
 
 WEIGHTS = "model.safetensors"
@@ -20,6 +21,13 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 DESCRIPTIONS = ("*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 """What a build reads besides weights: configuration and tokenizer files."""
+
+MOST_TENSORS = 1 << 18
+"""Of one file."""
+MOST_HEADER = 1 << 25
+"""Bytes of a file's own list of its tensors."""
+LONGEST_NAME = 200
+"""Characters of the name of a shard or a tensor."""
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -60,6 +68,7 @@ class Checkpoint:
     def expect(self, name: str, shape: Sequence[int]) -> None:
         """Raises CheckpointError unless the tensor is there with this shape."""
         found = self.shape(name)
+        self._check_dtype(name)
         if found != tuple(shape):
             raise CheckpointError(
                 f"tensor {name} of {self.directory} has shape {list(found)}, but its config.json asks for "
@@ -74,12 +83,8 @@ class Checkpoint:
         rows: ranges of the first dimension, concatenated in order.
         columns: one range of the second dimension.
         """
+        self._check_dtype(name)
         tensor = self._find(name)
-        if tensor.dtype not in DTYPES:
-            raise CheckpointError(
-                f"tensor {name} of {tensor.shard} is stored as {tensor.dtype}; give a checkpoint in "
-                f"one of {', '.join(DTYPES)}"
-            )
         if rows is None and columns is None:
             with _opened(tensor.shard) as shard:
                 return shard.get_tensor(name)
@@ -128,6 +133,14 @@ class Checkpoint:
                 raise CheckpointError(f"{path} cannot be read ({error.strerror}); make it readable") from None
         return digest.hexdigest()
 
+    def _check_dtype(self, name: str) -> None:
+        tensor = self._find(name)
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(
+                f"tensor {name} of {tensor.shard} is stored as {tensor.dtype}; give a checkpoint in "
+                f"one of {', '.join(DTYPES)}"
+            )
+
     def _find(self, name: str) -> _Tensor:
         if name not in self._tensors:
             raise CheckpointError(
@@ -140,6 +153,12 @@ class Checkpoint:
 def _opened(path: Path) -> Iterator[Any]:
     # Opened for each read: a mapping that stays open counts every page it ever read as resident memory.
     try:
+        with path.open("rb") as file:
+            if int.from_bytes(file.read(8), "little") > MOST_HEADER:
+                raise CheckpointError(
+                    f"{path} cannot be read as safetensors (its list of tensors has more than {MOST_HEADER} bytes); "
+                    "download it again"
+                )
         with safe_open(path, framework="numpy") as shard:
             yield shard
     except (SafetensorError, OSError) as error:
@@ -148,23 +167,27 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _list_shard(path: Path) -> dict[str, _Tensor]:
     with _opened(path) as shard:
-        parts = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118 (no mapping)
+        names = shard.keys()
+        if len(names) > MOST_TENSORS:
+            raise CheckpointError(f"{path} holds {len(names)} tensors, more than {MOST_TENSORS}; use another one")
+        if odd := next((name for name in names if len(name) > LONGEST_NAME or not is_line(name)), None):
+            raise CheckpointError(f"{path} names a tensor {shown(odd)}; get it from its publisher")
+        parts = {name: shard.get_slice(name) for name in names}
         return {name: _Tensor(path, tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
 
 
 def _list_indexed(index: Path) -> dict[str, _Tensor]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shard_of = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of safetensors ({error!r}); download it again") from None
+    shard_of = read_object(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(file, str) for file in shard_of.values()):
+        raise CheckpointError(f"{index} is not an index of safetensors, tensor to shard; download it again")
     found: dict[str, _Tensor] = {}
     for file in sorted(set(shard_of.values())):
         path = index.parent / file
         # By name, not by target: download caches keep shards as links to files elsewhere.
-        if Path(file).name != file or path.suffix != ".safetensors":
+        if Path(file).name != file or path.suffix != ".safetensors" or not is_line(file) or len(file) > LONGEST_NAME:
             raise CheckpointError(
-                f"{index} names shard {file!r}, which is not a .safetensors file beside it; get it from its publisher"
+                f"{index} names shard {shown(file)}, which is not a .safetensors file beside it; "
+                "get it from its publisher"
             )
         if not path.is_file():
             raise CheckpointError(f"{path} is missing, though {INDEX} names it; download that shard")
@@ -177,6 +200,11 @@ def _list_indexed(index: Path) -> dict[str, _Tensor]:
 
 
 def _nothing_readable(directory: Path) -> str:
+    if adapter := next(directory.glob("adapter_*"), None):
+        return (
+            f"{directory} holds a LoRA adapter ({adapter.name}) without its base model; merge it into that "
+            "(merge_and_unload of peft), save the result and build from it"
+        )
     if any(directory.glob("*.safetensors")):
         return f"{directory} holds safetensors but neither {WEIGHTS} nor {INDEX}; download the index too"
     pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))

@@ -192,7 +192,7 @@ class Decoder(nn.Module):
             past = [inputs[name] for name in names.past_kv(index)]
             lengths = inputs[names.past_length(segment)], inputs[names.kv_length(segment)]
             if segment not in shared_inputs and self.shared_inputs is not None:
-                shared_inputs[segment] = self.shared_inputs(op, hidden, past[0], lengths[0])
+                shared_inputs[segment] = self.shared_inputs(op, hidden, lengths[0])
             tokens = Tokens(hidden, cos, sin, *lengths, shared_inputs.get(segment, ()), wanted)
             if segment not in score_inputs:
                 score_inputs[segment] = self.score_inputs(op, inputs, tokens, past[0])

@@ -6,8 +6,11 @@ from enum import StrEnum
 
 import numpy as np
 
-BLOCK = 128
-"""Inputs that share a scale in `Kernel.PER_BLOCK`; a last, shorter block is filled with zeros."""
+BLOCK = 64
+"""Inputs that share a scale in `Kernel.PER_BLOCK`; a last, shorter block is filled with zeros.
+
+No more than 64: from 128 on, MatMulNBits on AVX-512 adds up a row in another order when no other row is beside it.
+"""
 ZERO_POINT = 128
 """Of `Kernel.PER_BLOCK`, whose numbers are unsigned."""
 LEVELS = 127
@@ -17,26 +20,29 @@ DECIMALS = 6
 
 
 class Kernel(StrEnum):
-    """What multiplies by a matrix, fastest first. Activations are always quantized when they arrive."""
+    """What multiplies by a matrix, fastest first. Activations are always quantized when they arrive.
 
-    PER_TENSOR = "per_tensor"
-    """One scale for a column of weights, one for all activations of a call: an outlier costs every row its digits."""
+    Every kernel computes a row from that row alone, to the last bit: no request changes the answer of another.
+    """
+
+    PER_ROW = "per_row"
+    """One scale for a column of weights, one for a row of activations: an outlier costs its own row digits."""
     PER_BLOCK = "per_block"
     """One scale for `BLOCK` weights of a column, one for `BLOCK` activations of a row."""
     FLOAT32 = "float32"
 
 
-MAX_ERROR = {Kernel.PER_TENSOR: 0.02, Kernel.PER_BLOCK: 0.05}
+MAX_ERROR = {Kernel.PER_ROW: 0.02, Kernel.PER_BLOCK: 0.05}
 """Relative errors of a matrix's output that are accepted, in the order of `Kernel`.
 
-Bell-shaped weights and activations give either kernel about 0.01; PER_TENSOR is refused once outliers double that. Past
+Bell-shaped weights and activations give either kernel about 0.01; PER_ROW is refused once outliers double that. Past
 0.05 (a cosine of 0.9987) one matrix alone would cost the model the 0.999 that its last logits shall keep.
 """
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix [K,N]: PER_TENSOR int8 [K,N], float32 [N]; PER_BLOCK uint8 [N,blocks,BLOCK], float32 [N,blocks]."""
+    """A matrix [K,N]: PER_ROW int8 [K,N], float32 [N]; PER_BLOCK uint8 [N,blocks,BLOCK], float32 [N,blocks]."""
 
     data: np.ndarray
     scale: np.ndarray
@@ -75,7 +81,7 @@ class QuantizationReport:
 def pack(kernel: Kernel, matrix: np.ndarray) -> Packed:
     """float32 [K,N] -> the same as an int8 kernel wants it."""
     inputs, outputs = matrix.shape
-    if kernel is Kernel.PER_TENSOR:
+    if kernel is Kernel.PER_ROW:
         packed = Packed(np.empty((inputs, outputs), np.int8), np.empty(outputs, np.float32))
         for part in column_parts(outputs):
             numbers, packed.scale[part] = _symmetric(matrix[:, part], axis=0)

@@ -18,8 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path, PurePath
+from tempfile import TemporaryFile
 from typing import Any
 
+from engine.bounds import is_line
 from engine.build.install import Found, install, read_previous, undo_swap
 from engine.build.lock import BuildRunning, locked
 from engine.errors import EngineError, ManifestError
@@ -73,6 +75,8 @@ class BuildReport:
     seconds: float
     peak_bytes: int
     """Most memory that this process, or a compiler that it ran, ever used."""
+    notes: tuple[str, ...] = ()
+    """What whoever builds it should know, in sentences."""
 
 
 def build_components(
@@ -118,14 +122,26 @@ def build_components(
     return BuildReport(cached, resumed, built, missing, time.monotonic() - started, _peak_bytes())
 
 
+def refuse_unnameable(*paths: Path) -> None:
+    """Raises EngineError for a path that no message and no manifest could hold."""
+    for path in paths:
+        if not is_line(str(path)):
+            raise EngineError(f"the path {str(path)!r} is not one line of UTF-8; give the directory another name")
+
+
 def refuse_foreign(out: Path) -> None:
-    """Raises EngineError when `out` is no place for an engine; it is asked before anything slow."""
+    """Raises EngineError when `out` is no place for an engine or cannot be written; asked before anything slow."""
     try:
         out = out.resolve()
         if not out.name or (out.exists() and not out.is_dir()):
             raise EngineError(f"{out} is {'a file' if out.name else 'the root directory'}; choose another --out")
         if out.exists() and any(out.iterdir()) and not is_engine_directory(out):
             raise EngineError(f"{out} is not empty and not an engine directory; choose another --out or empty it first")
+        with suppress(FileNotFoundError):
+            os.lstat(partial_directory(out))  # whose name may be too long, though that of `out` is not
+        for directory in {next(parent for parent in out.parents if parent.exists()), *([out] if out.exists() else [])}:
+            with TemporaryFile(dir=directory):
+                pass
     except OSError as error:
         raise _explain(error, out) from error
 

@@ -15,7 +15,8 @@ equal score the lower id is joined first, not the leftmost.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,83 +26,103 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from engine.build.tokenizer_files import AddedToken, TokenizerFiles, content, read_tokenizer_files
+from engine.bounds import shown
+from engine.build.tokenizer_files import AddedToken, TokenizerFiles, read_tokenizer_files, read_vocabulary
 from engine.errors import CheckpointError
-from engine.families.json_file import read_object
+from engine.families.fields import read_file, read_object
+from engine.json_file import VOCABULARY_BYTES
 
 FILE = "tokenizer.json"
 SPACE = "▁"
 proto: Any = sentencepiece_model_pb2
 
 SENTENCEPIECE_CLASSES = ("InternLM2Tokenizer", "LlamaTokenizer")
-SENTENCEPIECE_DEFAULTS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+SENTENCEPIECE_SWITCHES = {"add_bos_token": True}
+SENTENCEPIECE_NAMED = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+SENTENCEPIECE_BYTES = 1 << 24
+LONGEST_PIECE = 256
+"""Characters: all the ways to join a piece of two others are looked for."""
 QWEN2_CLASSES = ("Qwen2Tokenizer",)
-QWEN2_DEFAULTS = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
+QWEN2_NAMED = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
-def write_tokenizer(checkpoint: Path, out: Path, *needed: str) -> None:
-    """Writes `out/tokenizer.json` from the tokenizer files of a checkpoint directory. Raises CheckpointError.
+def write_tokenizer(checkpoint: Path, out: Path) -> None:
+    """Writes `out/tokenizer.json` from the tokenizer files of a checkpoint directory. Raises CheckpointError."""
+    read_tokenizer(checkpoint).save(str(out / FILE), pretty=False)
 
-    needed: texts that must be one token each.
-    """
+
+def read_tokenizer(checkpoint: Path) -> Tokenizer:
+    """Of the tokenizer files of a checkpoint directory. Raises CheckpointError."""
     files = read_tokenizer_files(checkpoint)
-    name = str(files.config.get("tokenizer_class") or "")
+    name = files.class_name
     model, vocab, merges = (checkpoint / file for file in ("tokenizer.model", "vocab.json", "merges.txt"))
     fast = (checkpoint / FILE).exists()
     if fast and name.endswith(("Fast", "TokenizersBackend")):
-        normal = _from_tokenizer_json(files)
-    elif model.exists():
+        return _from_tokenizer_json(files)
+    if model.exists():
         _check_class(model, name, SENTENCEPIECE_CLASSES)
-        normal = _from_sentencepiece(model, files.with_defaults(SENTENCEPIECE_DEFAULTS))
-    elif vocab.exists() and (merges.exists() or not fast):
+        return _from_sentencepiece(model, files.with_defaults(SENTENCEPIECE_SWITCHES, SENTENCEPIECE_NAMED))
+    if vocab.exists() and (merges.exists() or not fast):
         _check_class(vocab, name, QWEN2_CLASSES)
-        normal = _from_vocabulary_and_merges(vocab, merges, files.with_defaults(QWEN2_DEFAULTS))
-    elif fast:
-        normal = _from_tokenizer_json(files)
-    else:
-        raise CheckpointError(
-            f"{checkpoint} holds no tokenizer; download {FILE}, tokenizer.model, or vocab.json with merges.txt into it"
-        )
+        return _from_vocabulary_and_merges(vocab, merges, files.with_defaults({}, QWEN2_NAMED))
+    if fast:
+        return _from_tokenizer_json(files)
+    raise CheckpointError(
+        f"{checkpoint} holds no tokenizer; download {FILE}, tokenizer.model, or vocab.json with merges.txt into it"
+    )
+
+
+def check_tokenizer(tokenizer: Tokenizer, checkpoint: Path, vocab_size: int, *needed: str) -> None:
+    """Raises CheckpointError unless every token has a row of the embedding, and `needed` are one token each."""
     for token in needed:
-        if normal.encode(token, add_special_tokens=False).ids != [normal.token_to_id(token)]:
+        if tokenizer.encode(token, add_special_tokens=False).ids != [tokenizer.token_to_id(token)]:
             raise CheckpointError(
                 f"the tokenizer of {checkpoint} has no token {token}; download all its tokenizer files again, also "
                 "added_tokens.json and special_tokens_map.json"
             )
-    normal.save(str(out / FILE), pretty=False)
+    last, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if number >= vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint} gives {shown(last)} the id {number}, but its config.json says vocab_size "
+            f"{vocab_size}, the rows of the embedding; download all files of one revision again"
+        )
 
 
 def _check_class(path: Path, name: str, known: tuple[str, ...]) -> None:
     if name and name.removesuffix("Fast") not in known:
-        raise CheckpointError(f"{path} is of tokenizer class {name}, which is not read here; known: {', '.join(known)}")
+        raise CheckpointError(
+            f"{path} is of tokenizer class {shown(name)}, which is not read here; known: {', '.join(known)}"
+        )
 
 
 def _from_tokenizer_json(files: TokenizerFiles) -> Tokenizer:
     """The published form itself, with the added tokens and the ends of text that the files beside it say."""
     path = files.directory / FILE
-    data = read_object(path)
+    data = read_object(path, VOCABULARY_BYTES)
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(f"{path} holds no BPE vocabulary, the only kind read here; download it again")
     data |= {"truncation": None, "padding": None}
-    normal = _assemble(path, data, files.added_tokens(model["vocab"]))
+    normal = _assemble(path, data, files.added_tokens(read_vocabulary(path, model["vocab"])))
     if "ByteFallback" not in json.dumps(data.get("decoder")) and not isinstance(normal.decoder, decoders.ByteLevel):
         raise CheckpointError(f"{path} decodes neither byte-level nor with byte fallback; use another checkpoint")
-    if {"add_bos_token", "add_eos_token"} & files.config.keys():
+    if {"add_bos_token", "add_eos_token"} & files.switches.keys():
         _add_ends(normal, files)
     return normal
 
 
 def _from_vocabulary_and_merges(vocab_path: Path, merges_path: Path, files: TokenizerFiles) -> Tokenizer:
     """Qwen2: byte-level BPE."""
-    vocab = read_object(vocab_path)
+    vocab = read_vocabulary(vocab_path, read_object(vocab_path, VOCABULARY_BYTES))
     missing = set(pre_tokenizers.ByteLevel.alphabet()) - vocab.keys()
     if missing:
         raise CheckpointError(f"{vocab_path} lacks {len(missing)} of the 256 byte symbols; download it again")
-    normal = Tokenizer(BPE(vocab, _read_merges(merges_path, vocab)))
+    merges = _read_merges(merges_path, vocab)
+    with _library(vocab_path):
+        normal = Tokenizer(BPE(vocab, merges))
     normal.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
     symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -114,8 +135,8 @@ def _from_vocabulary_and_merges(vocab_path: Path, merges_path: Path, files: Toke
 
 def _read_merges(path: Path, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
-    except (OSError, ValueError) as error:
+        lines = [line.strip() for line in read_file(path, VOCABULARY_BYTES).decode("utf-8").split("\n")]
+    except ValueError as error:
         raise CheckpointError(f"{path} cannot be read ({error}); download it again") from None
     merges = []
     for number, line in enumerate(lines, start=1):
@@ -136,17 +157,21 @@ def _from_sentencepiece(path: Path, files: TokenizerFiles) -> Tokenizer:
     taken_over = {token.id: token.content for token in files.tokens.values()}
     names = [taken_over.get(number, piece.piece) for number, piece in enumerate(model.pieces)]
     vocab = {name: number for number, name in enumerate(names)}
+    if len(vocab) < len(names) or not 0 <= model.trainer_spec.unk_id < len(names):
+        raise CheckpointError(f"{path} holds a piece twice, or lacks the one for unknown text; download it again")
     free = [piece for number, piece in enumerate(model.pieces) if number not in taken_over]
-    normal = Tokenizer(
-        BPE(
-            vocab,
-            _merges({piece.piece: piece.score for piece in free if piece.type == kind.NORMAL}),
-            unk_token=names[model.trainer_spec.unk_id],
-            fuse_unk=True,
-            byte_fallback=model.trainer_spec.byte_fallback,
+    merges = _merges({piece.piece: piece.score for piece in free if piece.type == kind.NORMAL})
+    with _library(path):
+        normal = Tokenizer(
+            BPE(
+                vocab,
+                merges,
+                unk_token=names[model.trainer_spec.unk_id],
+                fuse_unk=True,
+                byte_fallback=model.trainer_spec.byte_fallback,
+            )
         )
-    )
-    legacy = files.config.get("legacy") is not False
+    legacy = files.switches.get("legacy", True)
     # normalized, if not legacy: text is cut behind the prefix
     tokens = [replace(token, normalized=not legacy) for token in files.added_tokens(vocab)]
     # normalized: SentencePiece looks for its user-defined pieces behind the dummy prefix
@@ -177,8 +202,8 @@ def _read_sentencepiece(path: Path) -> Any:
     """The parsed `ModelProto`, of the kind that `_from_sentencepiece` reproduces exactly."""
     model = proto.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
-    except (OSError, DecodeError):
+        model.ParseFromString(read_file(path, SENTENCEPIECE_BYTES))
+    except DecodeError:
         raise CheckpointError(f"{path} is not a SentencePiece model; download it again") from None
     if not (model.pieces and model.HasField("trainer_spec") and model.HasField("normalizer_spec")):
         raise CheckpointError(f"{path} is truncated; download it again")
@@ -190,6 +215,9 @@ def _read_sentencepiece(path: Path) -> Any:
         "unescaped whitespace": not normalizer.escape_whitespaces,
         "whitespace as a suffix": trainer.treat_whitespace_as_suffix,
     }
+    unsupported[f"pieces of more than {LONGEST_PIECE} characters"] = any(
+        len(piece.piece) > LONGEST_PIECE for piece in model.pieces
+    )
     for feature, present in unsupported.items():
         if present:
             raise CheckpointError(
@@ -234,23 +262,34 @@ def _assemble(path: Path, data: dict[str, Any], tokens: list[AddedToken]) -> Tok
         # the library numbers tokens outside the vocabulary itself
         vocab[token.content] = token.id
     data["added_tokens"] = [asdict(token) for token in sorted(tokens, key=lambda token: token.id)]
-    try:
+    with _library(path):
         return Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library has no narrower class
-        raise CheckpointError(f"{path} is not a tokenizer ({error}); download it again") from None
+
+
+@contextmanager
+def _library(path: Path) -> Iterator[None]:
+    """Around what the tokenizers library makes of a file."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # it has no narrower class, and its panics are no Exception
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is not a tokenizer ({reason}); download it again") from None
 
 
 def _add_ends(normal: Tokenizer, files: TokenizerFiles) -> None:
     """The post-processor that puts the begin and the end of sequence around a text, where configured."""
     template = ["$A"]
     for end, place in (("bos", 0), ("eos", 2)):
-        if files.config.get(f"add_{end}_token"):
-            token = files.config.get(f"{end}_token")
-            if token is None:
+        if files.switches.get(f"add_{end}_token"):
+            token = files.named.get(f"{end}_token")
+            if token is None or normal.token_to_id(token.content) is None:
+                what = "it does not name" if token is None else f"is {shown(token.content)}, which no vocabulary has"
                 raise CheckpointError(
-                    f"{files.directory / 'tokenizer_config.json'} adds {end}_token, which it does not name; "
+                    f"{files.directory / 'tokenizer_config.json'} adds {end}_token, which {what}; "
                     "download all tokenizer files again"
                 )
-            template.insert(place, content(token))
+            template.insert(place, token.content)
     special = [(name, normal.token_to_id(name)) for name in template if name != "$A"]
     normal.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)

@@ -1,6 +1,6 @@
 """Weights stream: one parameter at a time from the checkpoint's tensors to the part that a rank owns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -27,22 +27,26 @@ class WeightReader:
         self._checkpoint, self._sources = checkpoint, sources
 
     def check(self, model: ir.Model) -> None:
+        """`check_shapes` of a graph's parameters."""
+        self.check_shapes({name: weight.stored for name, weight in parameters(model)})
+
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Every parameter has a tensor of the right shape, and fused tensors are used up entirely, before any is read.
 
         Raises CheckpointError naming the first tensor that does not fit.
         """
         used: dict[str, list[int]] = {}
-        for name, weight in parameters(model):
+        for name, stored in shapes.items():
             source = self._sources[name]
             if source.rows is None:
-                rows, *rest = weight.stored
+                rows, *rest = stored
                 for tensor in source.tensors():
                     self._checkpoint.expect(tensor, (rows // len(source.tensors()), *rest))
                 continue
             rows = sum(stop - start for start, stop in source.rows)
-            assert rows == weight.stored[0], f"{name}: the family names {rows} rows of {weight.stored[0]}"
+            assert rows == stored[0], f"{name}: the family names {rows} rows of {stored[0]}"
             # A fused tensor's shape: the rows of all parameters that it holds.
-            shape = used.setdefault(source.tensor, [0, *weight.stored[1:]])
+            shape = used.setdefault(source.tensor, [0, *stored[1:]])
             shape[0] += rows
         for tensor, shape in used.items():
             self._checkpoint.expect(tensor, shape)

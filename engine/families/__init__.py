@@ -1,15 +1,27 @@
 """Model families. `family_of` finds the one a checkpoint belongs to; `by_name` the one an engine was built from."""
 
-import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from engine.bounds import shown
 from engine.errors import CheckpointError
 from engine.families import internvl, internvl2
-from engine.families.base import Family, Prompt, Source, Tiles, Turn
+from engine.families.base import Family, Part, Prompt, Source, Tiles, Turn
+from engine.families.fields import read_object
 
-__all__ = ["Family", "Prompt", "Source", "Tiles", "Turn", "by_name", "family_of", "published", "published_names"]
+__all__ = [
+    "Family",
+    "Part",
+    "Prompt",
+    "Source",
+    "Tiles",
+    "Turn",
+    "by_name",
+    "family_of",
+    "published",
+    "published_names",
+]
 
 FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2, "internvl": internvl}
 PUBLISHED = "published"
@@ -26,19 +38,18 @@ def by_name(name: str) -> Family:
 def family_of(directory: Path) -> tuple[Family, dict[str, Any]]:
     """The family of a checkpoint directory and its parsed `config.json`. Raises CheckpointError."""
     path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path} is missing; give the directory of a downloaded checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
-    architectures = config.get("architectures") if isinstance(config, dict) else None
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; give the directory of a downloaded checkpoint")
+    config = read_object(path)
+    architectures = config.get("architectures")
     families = [by_name(name) for name in FAMILIES]
     for family in families:
         if isinstance(architectures, list) and family.ARCHITECTURE in architectures:
             return family, config
     known = ", ".join(family.ARCHITECTURE for family in families)
-    raise CheckpointError(f"{path} names architecture {architectures}, which no family here reads; known: {known}")
+    raise CheckpointError(
+        f"{path} names architecture {shown(architectures)}, which no family here reads; known: {known}"
+    )
 
 
 def published_names() -> list[str]:

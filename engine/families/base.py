@@ -17,11 +17,13 @@ class Source:
 
     rows: half-open ranges of the first dimension, concatenated in order; None is the whole tensor.
     joined: whole tensors of the same shape whose rows follow those of `tensor`, in order.
+    copies: tensors that the published code replaces by `tensor`; a build refuses those that differ.
     """
 
     tensor: str
     rows: tuple[tuple[int, int], ...] | None = None
     joined: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
     def tensors(self) -> tuple[str, ...]:
         """All that are read."""
@@ -49,12 +51,24 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A rendered prompt: `text` holds one image token per visual token, in order; `stop` ends the answer."""
+class Part:
+    """A piece of a prompt. is_said: a model said it, so what spells a control token there is ordinary text."""
 
     text: str
+    is_said: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt: its text holds one image token per visual token, in order; `stop` ends the answer."""
+
+    parts: tuple[Part, ...]
     image_token: str
     stop: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts)
 
 
 class Family(Protocol):
@@ -65,6 +79,9 @@ class Family(Protocol):
 
     def read_config(self, directory: Path, config: Mapping[str, Any]) -> ModelConfig:
         """A published checkpoint's configuration in our terms. Raises CheckpointError."""
+
+    def end_ids(self, directory: Path) -> Sequence[int]:
+        """Tokens at which the published code ends an answer, by the checkpoint's files. Raises CheckpointError."""
 
     def language_sources(self, config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
         """Our language parameter names (Llama's in transformers) -> where a checkpoint of `tensors` keeps them."""

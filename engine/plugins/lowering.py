@@ -19,7 +19,7 @@ from engine.plugins.prune_visual_tokens import tensorrt_rtx as prune_visual_toke
 from engine.plugins.received_attention import onnxruntime as received_attention_onnxruntime
 from engine.plugins.received_attention import tensorrt_rtx as received_attention_tensorrt
 from engine.plugins.visual_attention import tensorrt as visual_attention_plugin
-from engine.target import Precision, Target
+from engine.target import Target
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Lowering:
 
     opset: Mapping[str, int]
     cached_attention: Callable[[int, int, int], ir.Function]
-    shared_inputs: Callable[[Any, ir.Value, ir.Value, ir.Value], Sequence[ir.Value]] | None
-    """Nodes that make the inputs which cached_attention takes beside the contract's, of rows, a past key and
-    past_length: the same for all layers with one KV length."""
+    shared_inputs: Callable[[Any, ir.Value, ir.Value], Sequence[ir.Value]] | None
+    """Nodes that make the inputs which cached_attention takes beside the contract's, of rows and past_length: the same
+    for all layers with one KV length."""
     visual_attention: Callable[[int, int, int], ir.Function] | None
     """None where attention and scores are two engines."""
     received_attention: Callable[[int, int, int], ir.Function] | None
@@ -60,11 +60,6 @@ ONNXRUNTIME = Lowering(
     prune_visual_tokens_onnxruntime.prune_visual_tokens,
     all_reduce=None,
 )
-ONNXRUNTIME_GPU = replace(
-    ONNXRUNTIME,
-    cached_attention=cached_attention_onnxruntime.cached_attention_gpu,
-    shared_inputs=cached_attention_onnxruntime.shared_inputs_gpu,
-)
 TENSORRT = Lowering(
     TENSORRT_OPSET,
     cached_attention_tensorrt.cached_attention,
@@ -84,10 +79,8 @@ TENSORRT_PLUGINS = replace(
 """Of the full TensorRT, which takes plugins."""
 
 
-def lowering_for(target: Target, precision: Precision) -> Lowering:
-    """Of one target; ONNX Runtime's engines in fp16 are those that run on a GPU."""
-    return {
-        Target.ONNXRUNTIME: ONNXRUNTIME_GPU if precision is Precision.FP16 else ONNXRUNTIME,
-        Target.TENSORRT_RTX: TENSORRT,
-        Target.TENSORRT: TENSORRT_PLUGINS,
-    }[target]
+LOWERINGS = {
+    Target.ONNXRUNTIME: ONNXRUNTIME,
+    Target.TENSORRT_RTX: TENSORRT,
+    Target.TENSORRT: TENSORRT_PLUGINS,
+}

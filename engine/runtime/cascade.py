@@ -30,7 +30,7 @@ from engine.runtime.guidance import (
     select,
 )
 from engine.runtime.model import Seen, VisionLanguageModel, split_alike
-from engine.runtime.prompt import PromptTokens, Pruning, Rows, answer_rows, prompt_rows
+from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows, reread
 from engine.runtime.question import Meter, OnText, Question, Settings, Stage, Watch, settle
 from engine.runtime.sampling import Sampler, log_probabilities, read, read_probabilities
 from engine.runtime.tome import merge
@@ -218,14 +218,9 @@ def agree(
 
     One parallel pass that goes on from the text before the pictures.
     """
-    length = len(prompt.ids)
-    pruned = prompt_rows(prompt, Pruning(0, keep_rows(prompt.visual_positions, kept, length)))
-    prefix = min(prompt.prefix(), len(pruned) - 1)
-    rows = pruned.part(slice(prefix, len(pruned)))
-    wanted = len(rows) - 1 + np.arange(len(answer))
-    model.language.truncate(slot, prefix)
-    again = rows.then(answer_rows(length, answer[:-1]))
-    found = yield Extend(model, slot, again, wanted, lambda logits: log_probabilities(logits, answer))
+    again = reread(prompt, keep_rows(prompt.visual_positions, kept, len(prompt.ids)), answer)
+    model.language.truncate(slot, again.length)
+    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer))
     return read_probabilities(found)
 
 

@@ -20,15 +20,18 @@ def score_rows(visual_positions: np.ndarray, prompt_length: int, rows: ScoreRows
     # text before the first visual token cannot see one and would add zeros
     is_text[: visual_positions.min(initial=prompt_length)] = False
     text = np.flatnonzero(is_text)
+    last_visual = visual_positions.max(initial=-1)
     match rows:
         case ScoreRows.PROMPT | ScoreRows.PROMPT_AND_GENERATED:
             return text
+        case ScoreRows.BEHIND_LAST:
+            return text[text > last_visual]
         case ScoreRows.LAST_PROMPT:
             return text[-1:]
         case ScoreRows.GENERATED:
             return text[:0]
         case ScoreRows.RELEASED:
-            return np.union1d(text, np.sort(visual_positions)[-1:]).astype(np.int64)
+            return np.arange(last_visual, prompt_length) if len(visual_positions) else text[:0]
 
 
 def counts_decode(rows: ScoreRows) -> bool:

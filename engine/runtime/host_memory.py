@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.errors import EngineError
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -25,12 +27,18 @@ def free_memory() -> int:
 
 
 def reserve(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros: address space of their own, whose pages come as they are written."""
+    """Zeros: address space of their own, whose pages come as they are written. Raises EngineError if there is none."""
     size = int(np.prod(shape)) * dtype.itemsize
     if not size or sys.platform != "linux":
         return np.zeros(shape, dtype)
     # Private: pages that could be shared are not given back one by one.
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise EngineError(
+            f"the system has no {size / 2**30:,.2f} GiB of memory for keys and values of all questions; ask fewer "
+            "questions at once, give fewer pictures, or ask for fewer max_new_tokens"
+        ) from None
     return np.frombuffer(pages, dtype).reshape(shape)
 
 

@@ -84,7 +84,12 @@ class LanguageModel:
     def open(self, need: Need) -> int:
         """An empty slot with room for that; there must be a place. Raises EngineError when memory does not suffice."""
         self._opened += 1
-        self._scores.open(self._opened, self._slots.open(self._opened, need))
+        slot = self._slots.open(self._opened, need)
+        try:
+            self._scores.open(self._opened, slot)
+        except Exception:
+            self._slots.close(self._opened)
+            raise
         return self._opened
 
     def extend(self, slot: int, rows: Rows, wanted: np.ndarray, scored: np.ndarray) -> Array:

@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelled
+from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelled, QuestionTimedOut
 from engine.runtime.cascade import Pair, answer
 from engine.runtime.question import Meter, Question
-from engine.runtime.scheduler import Load, Outcome, Scheduler, Task
+from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Task
 from engine.runtime.ticket import Ticket
 
 LOG = logging.getLogger(__name__)
@@ -36,41 +36,59 @@ class Loop:
         self._room = threading.Condition()
         self._expected = 0
         """Questions that were submitted and have not ended."""
+        self._untold = 0
+        """Those, and the ones that have ended and whose ticket does not say so yet."""
         self._most = max_running + max_waiting
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        self._ends = False
+        self._end: EngineError | None = None
+        """Why it answers no more."""
 
     def submit(self, question: Question, waits: bool) -> Ticket:
         """Ask. waits: for room where too many wait already; else Overloaded is raised."""
+        deadline = None if question.timeout is None else time.monotonic() + question.timeout
+        ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
+        meter = Meter()
+        task = Task(answer(question, self._pair, ticket.put, meter), partial(self._tell, ticket), deadline, meter)
         with self._room:
-            if self._expected >= self._most and not waits:
+            self._wait_for_room(waits, deadline)
+            self._start_thread()
+            self._expected += 1
+            self._untold += 1
+            # Under the lock: once it is closed, nothing follows in the inbox.
+            self._inbox.put(partial(self._admit, task))
+        return ticket
+
+    def _wait_for_room(self, waits: bool, deadline: float | None) -> None:
+        while self._expected >= self._most and not self._is_closed:
+            if not waits:
                 raise Overloaded(
                     f"{self._expected} questions are being answered or wait already; ask again later, or another server"
                 )
-            self._room.wait_for(lambda: self._expected < self._most or self._is_closed)
-            if self._is_closed:
-                raise EngineError("the pipeline was closed and answers no more questions; load another")
-            self._expected += 1
-            self._start_thread()
-        ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
-        deadline = None if question.timeout is None else time.monotonic() + question.timeout
-        meter = Meter()
-        task = Task(answer(question, self._pair, ticket.put, meter), partial(self._end, ticket), deadline, meter)
-        self._inbox.put(partial(self._admit, task))
-        return ticket
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise QuestionTimedOut(TIMED_OUT)
+            self._room.wait(_seconds(left))
+        if self._is_closed:
+            raise EngineError("the pipeline was closed and answers no more questions; load another")
 
     def _admit(self, task: Task) -> None:
         try:
+            if self._end is not None:
+                raise self._end
             self._scheduler.submit(task)
-        except Overloaded as error:
+        except EngineError as error:
             task.on_done(error)
 
-    def _end(self, ticket: Ticket, outcome: Outcome) -> None:
+    def _tell(self, ticket: Ticket, outcome: Outcome) -> None:
         with self._room:
             self._expected -= 1
             self._room.notify_all()
+        # Without the lock, and with room for another question: listeners may ask one.
         ticket.put(outcome)
+        with self._room:
+            self._untold -= 1
+            self._room.notify_all()
 
     def load(self) -> Load:
         """How busy it is, at some moment lately."""
@@ -81,7 +99,7 @@ class Loop:
         with self._room:
             self._is_closed = True
             self._room.notify_all()
-            return self._room.wait_for(lambda: not self._expected, timeout)
+            return self._room.wait_for(lambda: not self._untold, timeout)
 
     def close(self) -> None:
         """Refuse new questions, end those that were asked, and the thread."""
@@ -94,8 +112,8 @@ class Loop:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _stop(self) -> None:
-        self._ends = True
-        self._scheduler.cancel_all(QuestionCancelled(CLOSED))
+        self._end = QuestionCancelled(CLOSED)
+        self._scheduler.cancel_all(self._end)
 
     def _start_thread(self) -> None:
         if self._thread is None:
@@ -106,7 +124,7 @@ class Loop:
     def _run(self) -> None:
         is_busy = False
         try:
-            while not self._ends:
+            while self._end is None:
                 self._take_word(is_busy)
                 is_busy = self._scheduler.iterate()
         except BaseException as error:  # a fault of ours; nobody is to wait for ever
@@ -114,12 +132,14 @@ class Loop:
             with self._room:
                 self._is_closed = True
                 self._room.notify_all()
-            self._scheduler.cancel_all(ModelFailed(f"answering ended ({error!r}); load the engine again"))
+            self._end = ModelFailed(f"answering ended ({error!r}); load the engine again")
+            self._scheduler.cancel_all(self._end)
+            self._take_word(is_busy=True)
 
     def _take_word(self, is_busy: bool) -> None:
         """What others left, without waiting if there is something to do."""
         due = self._scheduler.next_deadline()
-        timeout = None if due is None else max(0.0, due - time.monotonic())
+        timeout = None if due is None else _seconds(due - time.monotonic())
         try:
             word = self._inbox.get(block=not is_busy, timeout=timeout)
             while True:
@@ -132,6 +152,11 @@ class Loop:
         future = self._pool.submit(run)
         future.add_done_callback(lambda _: self._inbox.put(_nothing))
         return future
+
+
+def _seconds(left: float | None) -> float | None:
+    """As long as a thread can wait, and not less than no time."""
+    return None if left is None else min(max(0.0, left), threading.TIMEOUT_MAX)
 
 
 def _nothing() -> None:

@@ -20,7 +20,6 @@ from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
 from engine.runtime.prompt import Need, PromptTokens, Rows
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
-from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
@@ -97,19 +96,19 @@ class VisionLanguageModel:
     def load(
         cls, directory: Path, manifest: Manifest, role: str, running: Running, ranks: Ranks | None
     ) -> "VisionLanguageModel":
-        """`role` is small or large; `ranks` run a large model built for several, None starts them.
-
-        Raises EngineError.
-        """
+        """`role` is small or large; `ranks` run a large model built for several. Raises EngineError."""
         model, limits, root = manifest.models[role], manifest.limits(role), directory / role
         places = running.serving.max_running
         places = min(places, limits.max_batch) if limits.planned else places
         vision: Vision
         language: Language
         if role == SHARDED and manifest.world_size > 1:
-            ranks = Group() if ranks is None else ranks
+            assert ranks is not None
             ranks.open(directory, manifest, running.threads, places)
-            vision, language = ShardedVision(ranks, limits, manifest.world_size), ShardedLanguage(ranks, places)
+            vision, language = (
+                ShardedVision(ranks, limits, manifest.world_size),
+                ShardedLanguage(ranks, manifest, places),
+            )
         else:
             config, rank = model.config, root / "rank0"
             where = running.threads, running.device
@@ -168,7 +167,7 @@ class VisionLanguageModel:
     def _tokenize(self, question: str, tiles: Sequence[Tiles], max_new_tokens: int, history: Sequence[Turn]) -> Encoded:
         """The rendered prompt."""
         prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in tiles], history)
-        ids = np.array(self.tokenizer.encode(prompt.text), np.int64)
+        ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
         assert len(positions) == self._tokens(tiles), "a family's prompt holds one image token per visual token"

@@ -25,6 +25,7 @@ from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.question import OnText, Question
 from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import Ranks
+from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.ticket import Ticket
 from engine.target import Device
 from engine.verification import verify
@@ -34,8 +35,10 @@ class LoadedPair:
     """Both models of an engine directory, each loaded when it is first asked for."""
 
     def __init__(self, directory: Path, manifest: Manifest, running: Running, ranks: Ranks | None) -> None:
+        """ranks: of a large model built for several; None makes a group of its own, which starts when it is loaded."""
         self.directory, self.manifest = directory, manifest
         self._running, self._ranks = running, ranks
+        self._own = Group() if ranks is None and manifest.world_size > 1 else None
         self._models: dict[str, VisionLanguageModel] = {}
         self._loading = threading.RLock()
 
@@ -49,7 +52,12 @@ class LoadedPair:
         """The guided model."""
         if self._ranks is not None:
             self._load("small")  # one of the ranks is this process, which from here on has no threads for it
-        return self._load("large", self._ranks)
+        return self._load("large", self._ranks or self._own)
+
+    def close(self) -> None:
+        """End the ranks that it started."""
+        if self._own is not None:
+            self._own.end()
 
     def _load(self, role: str, ranks: Ranks | None = None) -> VisionLanguageModel:
         with self._loading:
@@ -69,8 +77,8 @@ class SglPipeline:
         self._loop = Loop(pair, serving.max_running, serving.max_waiting, kv_memory)
         self._at_once = 2 * serving.max_running
         """Questions of one call that are asked at once: enough that the next one's pictures are open in time."""
-        self.close = weakref.finalize(self, self._loop.close)
-        """End what is being answered, and the thread; also at the interpreter's end."""
+        self.close = weakref.finalize(self, _close, self._loop, pair)
+        """End what is being answered, the thread and the ranks that were started; also at the interpreter's end."""
 
     @classmethod
     def load(
@@ -155,7 +163,7 @@ class SglPipeline:
         try:
             while len(outcomes) < len(questions):
                 for index, question in islice(left, self._at_once - len(asked)):
-                    asked[index] = self._ask(question, waits=True)
+                    asked[index] = self._ask_anyhow(question)
                     asked[index].on_change(partial(news.put, index))
                 index = news.get()
                 ticket = asked.get(index)
@@ -179,7 +187,7 @@ class SglPipeline:
         asked: deque[Ticket] = deque()
         try:
             for question in questions:
-                asked.append(self._ask(question, waits=True))
+                asked.append(self._ask_anyhow(question))
                 if len(asked) == self._at_once:
                     yield asked.popleft().wait()
             while asked:
@@ -191,6 +199,8 @@ class SglPipeline:
     def submit(self, question: Question) -> Ticket:
         """Ask, and go on. Raises Overloaded where too many wait already, RequestError for a question with `on_text`,
         which nobody would call: the ticket has the text.
+
+        Keep the pipeline, too: when nobody holds it any more, it is closed, and its tickets end.
         """
         if question.on_text is not None:
             raise RequestError("on_text is called by answer_batch and answer_each; iterate over the ticket instead")
@@ -214,6 +224,20 @@ class SglPipeline:
         # Whoever opened a picture may go on with it.
         images = tuple(open_image(image) if isinstance(image, Image.Image) else image for image in question.images)
         return self._loop.submit(replace(question, images=images), waits)
+
+    def _ask_anyhow(self, question: Question) -> Ticket:
+        """What is wrong with the question at once is its outcome."""
+        try:
+            return self._ask(question, waits=True)
+        except EngineError as error:
+            ticket = Ticket(lambda: None)
+            ticket.put(error)
+            return ticket
+
+
+def _close(loop: Loop, pair: LoadedPair) -> None:
+    loop.close()
+    pair.close()
 
 
 def _tell(ticket: Ticket, on_text: OnText | None) -> EngineError | None:

@@ -129,6 +129,26 @@ def answer_rows(start: int, tokens: np.ndarray) -> Rows:
     return Rows(tokens, positions, positions + 1, np.full(len(tokens), -1), NO_FEATURES)
 
 
+@dataclass(frozen=True)
+class Reread:
+    """An answer read once more behind a pruned prompt: what is to follow the first `length` rows of a slot that holds
+    both. wanted: int64 [G], the rows whose logits say how likely each of its tokens is.
+    """
+
+    length: int
+    rows: Rows
+    wanted: np.ndarray
+
+
+def reread(prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray) -> Reread:
+    """kept: rows of the prompt, sorted, all text among them; answer: [G]. The text before the pictures stays."""
+    pruned = prompt_rows(prompt, Pruning(0, kept))
+    length = min(prompt.prefix(), len(pruned) - 1)
+    rows = pruned.part(slice(length, len(pruned)))
+    wanted = len(rows) - 1 + np.arange(len(answer))
+    return Reread(length, rows.then(answer_rows(len(prompt.ids), answer[:-1])), wanted)
+
+
 def within(rows: np.ndarray, part: slice) -> slice:
     """Which of these rows (sorted) lie in a part."""
     return slice(*(int(place) for place in np.searchsorted(rows, [part.start, part.stop])))

@@ -33,6 +33,10 @@ class Question:
     history: tuple[Turn, ...] = ()
     timeout: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise RequestError(f"timeout {self.timeout} is not a number above 0; give seconds, or none")
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -26,6 +26,7 @@ ROLES = ("small", "large")
 PATIENCE = 8
 """Runs for others that pass a question over before it comes first, whatever its model."""
 GIB = 2**30
+TIMED_OUT = "the question was not answered in its time; give it more"
 
 Outcome = Answer | EngineError
 """What became of a question."""
@@ -106,12 +107,12 @@ class Scheduler:
         self._admit()
 
     def cancel(self, task: Task, error: EngineError) -> None:
-        """End a question that has not ended yet."""
-        if task in self._running:
-            self._throw(task, error)
-        elif task in self._waiting:
+        """End a question that has not ended yet, whatever it would make of the error."""
+        if task in self._waiting:
             self._waiting.remove(task)
-            self._finish(task, error)
+        elif task not in self._running:
+            return
+        self._finish(task, error)
 
     def cancel_all(self, error: EngineError) -> None:
         for task in [*self._waiting, *self._running]:
@@ -147,45 +148,48 @@ class Scheduler:
         now = self._clock()
         for task in self._tasks():
             if task.deadline is not None and task.deadline <= now:
-                self.cancel(task, QuestionTimedOut("the question was not answered in its time; give it more"))
+                self.cancel(task, QuestionTimedOut(TIMED_OUT))
 
     def _take_results(self) -> bool:
         """Of work outside."""
         done = [task for task in self._running if isinstance(task.work, Outside) and task.work.future.done()]
         for task in done:
             assert isinstance(task.work, Outside)
-            error = task.work.future.exception()
-            if error is not None:
+            try:
+                result = task.work.future.result()
+            except BaseException as error:
                 self._throw(task, error)
             else:
-                self._send(task, task.work.future.result())
+                self._send(task, result)
         return bool(done)
 
     def _open_slots(self) -> bool:
-        """Give slots to those that ask for one, in the order of their arrival, while there is memory."""
-        opened = False
+        """Give slots to those that ask for one, in the order of their arrival, while there is memory.
+
+        -> whether any was given one, or ended, which lets others in.
+        """
+        progress = False
         for task in [task for task in self._running if isinstance(task.work, Open)]:
             work = task.work
             assert isinstance(work, Open)
             language = work.model.language
-            size = language.nbytes(work.need)
-            if self._kv_memory is not None and size > self._kv_memory:
-                self._throw(task, _too_large(size, self._kv_memory))
-                continue
-            if self._kv_memory is not None and self._kv_used + size > self._kv_memory:
-                break
-            if not language.has_place():
-                continue
-            opened = True
             try:
+                size = language.nbytes(work.need)
+                if self._kv_memory is not None and size > self._kv_memory:
+                    raise _too_large(size, self._kv_memory)
+                if self._kv_memory is not None and self._kv_used + size > self._kv_memory:
+                    break
+                if not language.has_place():
+                    continue
                 lease = Lease(work, size, lambda lease, task=task: self._release(task, lease))  # type: ignore[misc]
             except Exception as error:
                 self._throw(task, error)
-                continue
-            task.leases.append(lease)
-            self._kv_used += size
-            self._send(task, lease)
-        return opened
+            else:
+                task.leases.append(lease)
+                self._kv_used += size
+                self._send(task, lease)
+            progress = True
+        return progress
 
     def _release(self, task: Task, lease: Lease) -> None:
         if lease not in task.leases:
@@ -257,8 +261,6 @@ class Scheduler:
         self._resume(task, lambda: task.conversation.throw(error))
 
     def _resume(self, task: Task, resume: Callable[[], Work]) -> None:
-        if isinstance(task.work, Outside):
-            task.work.future.cancel()
         task.work = None
         try:
             task.work = resume()
@@ -268,13 +270,18 @@ class Scheduler:
             self._finish(task, done.value)
         except EngineError as error:
             self._finish(task, error)
-        except Exception as error:
+        except BaseException as error:  # a panic of the tokenizer's library, say, is no Exception
             LOG.error("a question failed", exc_info=error)
             self._finish(task, ModelFailed(f"the answer failed ({error!r}); ask again, or see the log"))
 
     def _finish(self, task: Task, outcome: Outcome) -> None:
         self._running.pop(task, None)
-        task.conversation.close()
+        if isinstance(task.work, Outside):
+            task.work.future.cancel()
+        try:
+            task.conversation.close()
+        except Exception as error:
+            LOG.error("a question did not end well", exc_info=error)
         for lease in [*task.leases]:
             self._release(task, lease)
         task.on_done(outcome)

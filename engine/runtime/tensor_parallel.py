@@ -7,6 +7,7 @@ all ranks agree.
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,9 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 
 import engine
+from engine.bindings import segment_of
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import CONVERTER, Manifest
+from engine.parallel import SHARDED, Mapping
 from engine.runtime.language import Language
 from engine.runtime.prompt import Need, Rows
 from engine.runtime.vision import TILES_PER_CALL
@@ -31,6 +34,7 @@ VERSIONED = {
     Device.CUDA: ("numpy", "torch", "mpi4py", "nccl4py", "nvidia-nccl-cu13"),
 }
 """Packages that must be the same on all ranks; the version of a plan's library is the manifest's."""
+FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,14 @@ class Identity:
 
 
 class RanksDiedError(EngineError):
-    """The ranks ended before they answered."""
+    """The ranks died, or were given up, before they answered; slots ended with them."""
+
+
+class AgreedError(EngineError):
+    """What one rank saw that it cannot do, such as for lack of memory, raised on all: they stay in step and go on.
+
+    Of what all ranks enter at once, such as a sum, an error ends them instead: nothing else frees those that wait.
+    """
 
 
 def identify(manifest: Manifest) -> Identity:
@@ -84,13 +95,15 @@ class Ranks(Protocol):
     """The ranks of one model. Whatever is said to them, all of them do."""
 
     epoch: int
-    """How often they were started: what was said to earlier ones is forgotten."""
+    """How often they ended: what was said to earlier ones is forgotten."""
+    death: str
+    """How they ended last, in a sentence."""
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
         """Load the model on every rank; `threads` are shared by those of one machine. Raises EngineError."""
 
     def do(self, message: "Message") -> Any:
-        """What rank 0 makes of it. Raises RanksDiedError when a rank died."""
+        """What rank 0 makes of it. Raises RanksDiedError when a rank died, AgreedError when one could not do it."""
 
 
 class Message(Protocol):
@@ -109,9 +122,13 @@ class Rank(Protocol):
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray: ...
 
+    def open(self, need: Need) -> int: ...
+
     def whole(self, logits: Any) -> np.ndarray: ...
 
     def visual_scores(self, slot: int) -> np.ndarray: ...
+
+    def truncate(self, slot: int, length: int) -> None: ...
 
     def seconds_in_sums(self) -> float: ...
 
@@ -141,7 +158,7 @@ class OpenSlot:
     need: Need
 
     def on(self, rank: Rank) -> int:
-        return rank.language.open(self.need)
+        return rank.open(self.need)
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ class Truncate:
     length: int
 
     def on(self, rank: Rank) -> None:
-        rank.language.truncate(self.slot, self.length)
+        rank.truncate(self.slot, self.length)
 
 
 @dataclass(frozen=True)
@@ -198,35 +215,28 @@ class SecondsInSums:
         return rank.seconds_in_sums()
 
 
-@dataclass(frozen=True)
-class NumBytes:
-    need: Need
-
-    def on(self, rank: Rank) -> int:
-        return rank.language.nbytes(self.need)
-
-
-FIRST = (Load, Encode, OpenSlot, NumBytes)
+FIRST = (Load, Encode, OpenSlot)
 """Messages that need nothing of an earlier one: when the ranks died meanwhile, they are started and told once more."""
 
 
 class ShardedLanguage:
     """Like `LanguageModel`; slots stay with the ranks, and end with them."""
 
-    def __init__(self, ranks: Ranks, places: int) -> None:
+    def __init__(self, ranks: Ranks, manifest: Manifest, places: int) -> None:
         self._ranks, self._places = ranks, places
         self._epochs: dict[int, int] = {}
         """Of each open slot: of the ranks that have it."""
-        self._token_bytes: dict[tuple[int, ...], int] = {}
+        self._token_bytes, limits = token_bytes(manifest), manifest.limits(SHARDED)
+        planned = tuple(limits.segment_tokens(segment) for segment in range(len(self._token_bytes)))
+        self._planned = planned if limits.planned else None
 
     def nbytes(self, need: Need) -> int:
-        """Of rank 0; the others hold as much."""
-        if need.lengths not in self._token_bytes:
-            self._token_bytes[need.lengths] = self._ranks.do(NumBytes(Need(need.lengths)))
-        return self._token_bytes[need.lengths]
+        """Of a rank on its GPU; on CPUs, of all ranks, as if they shared one memory."""
+        lengths = self._planned or need.lengths
+        return sum(length * size for length, size in zip(lengths, self._token_bytes, strict=True))
 
     def has_place(self) -> bool:
-        return len(self._epochs) < self._places
+        return sum(epoch == self._ranks.epoch for epoch in self._epochs.values()) < self._places
 
     def open(self, need: Need) -> int:
         slot: int = self._ranks.do(OpenSlot(need))
@@ -252,8 +262,19 @@ class ShardedLanguage:
     def _on(self, slots: Sequence[int], message: Message) -> Any:
         """Raises RanksDiedError for a slot of ranks that are gone."""
         if any(self._epochs[slot] != self._ranks.epoch for slot in slots):
-            raise RanksDiedError("a rank of the large model died, and with it the question; ask again")
+            raise RanksDiedError(self._ranks.death)
         return self._ranks.do(message)
+
+
+def token_bytes(manifest: Manifest) -> tuple[int, ...]:
+    """Of a token's keys and values in the layers of each segment; see `ShardedLanguage.nbytes`."""
+    model, world_size = manifest.models[SHARDED], manifest.world_size
+    config = model.config.language
+    heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
+    layer_bytes = 2 * heads * config.head_dim * FLOAT_BYTES[manifest.precision.activations(manifest.target)]
+    layers = Counter(segment_of(layer, model.prune_layers) for layer in range(config.num_layers))
+    sharing = world_size if rank_device(manifest) is Device.CPU else 1
+    return tuple(layers[segment] * layer_bytes * sharing for segment in range(len(model.prune_layers) + 1))
 
 
 class ShardedVision:

@@ -6,6 +6,7 @@ and rank 0 answers over a unix socket, so that a dead group is an end of file.
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -37,13 +39,23 @@ LAUNCHER_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDRA_", "MPI_LOCAL")
 """Of a launcher that started this process; the group has its own."""
 
 
+class GivenUpError(RanksDiedError):
+    """Ranks that did not answer in time; told at once, as new ones might take as long."""
+
+
 class Group(Ranks):
-    """The ranks of one engine directory on this machine. They end with this object, and with this process."""
+    """The ranks of one engine directory on this machine. They end with this object, and with this process.
+
+    One thread says messages; any may close the group meanwhile.
+    """
 
     def __init__(self, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._answer_seconds = answer_seconds
-        self._running: _Running | None = None
-        self.epoch = 0
+        self._started: list[_Running] = []
+        """Those that run now: none, or one."""
+        self.epoch, self.death = 0, ""
+        self.end = weakref.finalize(self, _stop_all, self._started)
+        """End the ranks for good; also at the interpreter's end, after what was made later, such as whoever asks."""
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
         self._directory, self._world_size = directory, manifest.world_size
@@ -51,55 +63,72 @@ class Group(Ranks):
         self._start()
 
     def do(self, message: Message) -> Any:
-        if isinstance(message, FIRST) and self._running is not None:
-            with suppress(RanksDiedError):  # most likely since the last message; a second death is told
-                return self._ask(self._running, message)
-        return self._ask(self._running or self._start(), message)
+        running = self._running()
+        if not isinstance(message, FIRST):
+            if running is None:
+                raise RanksDiedError(self.death)
+            return self._ask(running, message)
+        if running is not None:
+            try:
+                return self._ask(running, message)
+            except GivenUpError:
+                raise
+            except RanksDiedError:
+                pass  # most likely since the last message; a second death is told
+        return self._ask(self._start(), message)
 
     def close(self) -> None:
-        """End the ranks; the next call starts them again."""
-        if self._running is not None:
-            self._running.finalizer()
-            self._running = None
+        """End the ranks; the next question starts them again."""
+        if (running := self._running()) is not None:
+            self._close(running, f"the ranks of {self._directory} were closed; ask again: they are started anew")
 
     def process_ids(self) -> tuple[int, ...]:
         """Of the ranks that run now."""
-        return self._running.ranks if self._running is not None else ()
+        return tuple(rank for running in self._started for rank in running.ranks)
+
+    def _running(self) -> "_Running | None":
+        return next(iter(self._started), None)
+
+    def _close(self, running: "_Running", death: str) -> None:
+        """End these ranks, unless somebody else did."""
+        with suppress(ValueError):
+            self._started.remove(running)
+            self.epoch, self.death = self.epoch + 1, death
+        running.stop()
 
     def _start(self) -> "_Running":
         running = _launch(self._directory, self._world_size)
-        running.finalizer = weakref.finalize(self, running.stop)
-        self._running = running
-        self.epoch += 1
+        self._started.append(running)
+        if not self.end.alive:
+            _stop_all(self._started)
+            raise RanksDiedError(f"the ranks of {self._directory} have ended with who asked them; open them again")
         self._ask(running, self._load)
         return running
 
     def _ask(self, running: "_Running", message: Message) -> Any:
-        assert running.connection is not None
         try:
             running.connection.send(message)
             if not self._answers(running, message):
                 raise TimeoutError(f"did not answer within {self._answer_seconds:g} s")
             outcome = running.connection.recv()
         except (EOFError, OSError) as error:
-            self.close()
             is_dead = not isinstance(error, TimeoutError)
+            running.stop()  # then everything is in the log
             reason = f"died{running.last_words()}" if is_dead else str(error)
-            raise (RanksDiedError if is_dead else EngineError)(
-                f"a rank of {self._directory} {reason} during {_verb(message)}; ask again: the ranks are started anew"
-            ) from None
+            sentence = f"a rank of {self._directory} {reason} during {_verb(message)}"
+            self._close(running, f"{sentence}; ask again: the ranks are started anew")
+            raise (RanksDiedError if is_dead else GivenUpError)(self.death) from None
         except BaseException:
             self.close()  # interrupted: what the ranks say next would answer another call
             raise
         if isinstance(outcome, EngineError):
             if isinstance(message, Load):
-                self.close()
+                self._close(running, str(outcome))
             raise outcome
         return outcome
 
     def _answers(self, running: "_Running", message: Message) -> bool:
         """Whether the ranks answer in time."""
-        assert running.connection is not None
         before = running.ticks()
         while not running.connection.poll(self._answer_seconds):
             now = running.ticks()
@@ -109,43 +138,55 @@ class Group(Ranks):
         return True
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _Running:
-    """A started group. log: what its processes print; ranks: process ids."""
+    """A started group. log: what its processes print; channel: to rank 0, as is the connection; ranks: process ids."""
 
     process: subprocess.Popen[bytes]
     log: BinaryIO
-    connection: Connection | None = None
-    ranks: tuple[int, ...] = ()
-    finalizer: Any = None
+    channel: socket.socket
+    connection: Connection
+    ranks: tuple[int, ...]
 
     def stop(self) -> None:
-        """Let rank 0 see the end of its socket, then insist. mpiexec gives each rank a session of its own."""
-        if self.connection is not None:
-            self.connection.close()
-        for end in (None, signal.SIGTERM, signal.SIGKILL):
-            if end is not None:
-                self._signal(end)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
-                return
+        """Let rank 0 see the end of its socket, as does who waits for an answer here, then insist."""
+        with suppress(OSError):
+            self.channel.shutdown(socket.SHUT_RDWR)
+        _stop(self.process, self.ranks)
 
     def ticks(self) -> list[int]:
         """Of processor time that each rank has used; 0 where that cannot be known."""
         return [_ticks(rank) for rank in self.ranks]
 
     def last_words(self) -> str:
-        """The last exception that a rank printed, in brackets; nothing if there was none."""
-        self.log.seek(0)
-        found = EXCEPTION.findall(self.log.read().decode(errors="replace"))
-        return f" ({found[-1]})" if found else ""
+        """See `_last_words`."""
+        return _last_words(self.log)
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-        for rank in self.ranks if number is signal.SIGKILL else ():
+
+def _stop_all(started: list[_Running]) -> None:
+    while started:
+        started.pop().stop()
+
+
+def _stop(process: subprocess.Popen[bytes], ranks: Sequence[int] = ()) -> None:
+    """Wait for the end of a group, and insist. mpiexec gives each rank a session of its own."""
+    for end in (None, signal.SIGTERM, signal.SIGKILL):
+        if end is not None:
             with suppress(ProcessLookupError):
-                os.kill(rank, number)
+                os.killpg(process.pid, end)
+        for rank in ranks if end is signal.SIGKILL else ():
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+            return
+
+
+def _last_words(log: BinaryIO) -> str:
+    """The last exception that a rank printed, in brackets; nothing if there was none."""
+    log.seek(0)
+    found = EXCEPTION.findall(log.read().decode(errors="replace"))
+    return f" ({found[-1]})" if found else ""
 
 
 def _verb(message: Message) -> str:
@@ -170,19 +211,21 @@ def _launch(directory: Path, world_size: int) -> _Running:
             env=_environment(),
             start_new_session=True,
         )
-        running = _Running(process, log)
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            with suppress(TimeoutError, EOFError):
-                connection, _ = listener.accept()
-                connection.setblocking(True)
-                running.connection = Connection(connection.detach())
-                running.ranks = tuple(running.connection.recv())
-                return running
-        running.stop()
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while process.poll() is None and time.monotonic() < deadline:
+                with suppress(TimeoutError, EOFError):
+                    channel, _ = listener.accept()
+                    channel.setblocking(True)
+                    connection = Connection(os.dup(channel.fileno()))
+                    return _Running(process, log, channel, connection, tuple(connection.recv()))
+        except BaseException:  # interrupted
+            _stop(process)
+            raise
+        _stop(process)
         raise EngineError(
-            f"mpiexec could not start {world_size} ranks of {directory}{running.last_words()}; see that it runs "
-            f"`{' '.join(program[:3])}`"
+            f"mpiexec could not start {world_size} ranks of {directory}{_last_words(log)}; see that it runs "
+            f"`{shlex.join(program[:3])}`"
         )
 
 

@@ -1,6 +1,7 @@
 """One rank of a tensor-parallel model, linked to the others by MPI; `python -m` runs the ranks of a `Group`."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -8,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
@@ -21,11 +22,14 @@ from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor
 from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load, load_rank, load_scoring, take_gpu
+from engine.runtime.prompt import Need
 from engine.runtime.tensor_parallel import (
+    AgreedError,
     Identity,
     Load,
     Message,
     Ranks,
+    RanksDiedError,
     announced_sizes,
     identify,
     rank_device,
@@ -43,6 +47,10 @@ COMMAND = 1
 """Tag of what announces a message."""
 ABORT_SECONDS = 1.0
 """For a GPU to leave a sum; then its process ends anyway."""
+STOP_SECONDS = 3.0
+"""For the message that is being done when the leader stops."""
+ORPHAN_SECONDS = 10
+"""For ranks to end after whoever asked them."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 1e-5, 5e-3
 """Seconds between two looks for a command, longer and longer. MPI itself would look all the time, on a busy core."""
 
@@ -76,8 +84,23 @@ class RankModel:
             thread.start()
             thread.join(ABORT_SECONDS)
 
+    def open(self, need: Need) -> int:
+        """Like `Language.open`: a slot of the same number on all ranks, or none on any."""
+        opened: list[int] = []
+        try:
+            on_all(self._world, lambda: opened.append(self.language.open(need)))
+        except AgreedError:
+            for slot in opened:
+                self.language.close(slot)
+            raise
+        return opened[0]
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Like `Language.truncate`; after an AgreedError the slot is good for nothing but to be closed."""
+        on_all(self._world, lambda: self.language.truncate(slot, length))
+
     def visual_scores(self, slot: int) -> np.ndarray:
-        scores = np.array(to_host(self.language.visual_scores(slot)))
+        scores = on_all(self._world, lambda: np.array(to_host(self.language.visual_scores(slot))))
         if self.language.scoring is not None:  # else the plan has summed
             self._sum(scores)
         return scores
@@ -85,7 +108,7 @@ class RankModel:
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
         mine = np.array_split(pixel_values, self._world.size)[self._world.rank]
-        parts = self._world.gather(to_host(self._vision.encode(mine)))
+        parts = self._world.gather(on_all(self._world, lambda: to_host(self._vision.encode(mine))))
         return np.concatenate(parts) if parts is not None else np.empty(0, np.float32)
 
     def seconds_in_sums(self) -> float:
@@ -145,10 +168,12 @@ class RankModel:
 class World(Ranks):
     """The ranks that one `mpiexec` started, this process among them."""
 
-    epoch = 0
+    epoch, death = 0, ""
 
     def __init__(self, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> None:
         self._world, self._rank = world, RankModel(world, directory)
+        self._speaking, self._has_stopped = Lock(), False
+        """One message at a time, whichever thread has it."""
         _forget_segments(world)
         self.process_ids: list[int] = world.allgather(os.getpid())
         """By rank."""
@@ -160,38 +185,52 @@ class World(Ranks):
         self.do(Load(identify(manifest), threads, places))
 
     def do(self, message: Message) -> Any:
-        self._announce(message)
-        return self._do(message)
+        with self._speaking:
+            if self._has_stopped:
+                raise RanksDiedError("the ranks have ended with the command that mpiexec started; start it again")
+            self._announce(message)
+            return self._do(message)
 
     def stop(self) -> None:
-        """The leader's last word."""
-        self._announce(None)
-        self._rank.close()
+        """The leader's last word. A message that is still being done then, and goes on for long, ends all ranks."""
+        if not self._speaking.acquire(timeout=STOP_SECONDS):
+            self._abort()
+        try:
+            self._has_stopped = True
+            self._announce(None)
+            self._rank.close()
+        finally:
+            self._speaking.release()
 
     def serve(self) -> None:
-        """What the other ranks do until the leader stops them."""
+        """What the other ranks do until the leader stops them. Ctrl-C, which all of them get, is the leader's."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             self._wait()
             message: Message | None = self._world.bcast(None)
             if message is None:
                 self._rank.close()
                 return
-            with suppress(EngineError):  # the leader has the same one and says it
+            with suppress(AgreedError):  # the leader has the same one and says it
                 self._do(message)
 
     def _do(self, message: Message) -> Any:
         try:
             return message.on(self._rank)
+        except AgreedError:
+            raise
         except BaseException as error:
-            if isinstance(error, EngineError) and isinstance(message, Load):
-                raise
-            # The others wait for this rank in a sum; nothing but the end of all of them frees them.
+            # The others may wait for this rank in a sum; nothing but the end of all of them frees them.
             if not isinstance(error, KeyboardInterrupt):
                 traceback.print_exc()
                 sys.stderr.flush()
-            self._rank.abort()
-            self._world.Abort(1)
-            os._exit(1)  # MPICH may return from there
+            self._abort()
+
+    def _abort(self) -> NoReturn:
+        """End all ranks."""
+        self._rank.abort()
+        self._world.Abort(1)
+        os._exit(1)  # MPICH may return from there
 
     def _announce(self, message: Message | None) -> None:
         for rank in range(1, self._world.size):
@@ -259,11 +298,12 @@ def main(directory: str, socket: str, log: str) -> int:
                 message: Message = connection.recv()
                 try:
                     outcome = world.do(message)
-                except EngineError as error:
+                except AgreedError as error:
                     outcome = error
                 connection.send(outcome)
-        except (EOFError, OSError):
-            world.stop()  # whoever asked has gone
+        except (EOFError, OSError):  # whoever asked has gone
+            signal.alarm(ORPHAN_SECONDS)  # ends this process, and with it all, whatever it waits for
+            world.stop()
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from mpi4py import MPI
 
 from engine.errors import EngineError
+from engine.runtime.tensor_parallel import AgreedError
 
 Made = TypeVar("Made")
 FAILED = 2
@@ -20,14 +21,14 @@ PAUSE = 1e-3
 
 
 def on_all(world: MPI.Comm, step: Callable[[], Made]) -> Made:
-    """What the step, which waits for no other rank, made here. Raises EngineError on all ranks when it did on one."""
+    """What the step, which waits for no other rank, made here. Raises AgreedError on all when one has EngineError."""
     made = error = None
     try:
         made = step()
     except EngineError as problem:
         error = f"rank {world.rank} on {MPI.Get_processor_name()}: {problem}"
     if errors := [said for said in world.allgather(error) if said is not None]:
-        raise EngineError(errors[0])
+        raise AgreedError(errors[0])
     return made  # type: ignore[return-value]
 
 

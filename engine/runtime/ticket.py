@@ -1,14 +1,18 @@
 """What whoever asks a question holds while it is answered."""
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 
 from engine.errors import EngineError
 from engine.runtime.answer import Answer
 from engine.runtime.scheduler import Outcome
+
+LOG = logging.getLogger(__name__)
 
 Event = str | Outcome
 """A piece of the answer's text; at last, the outcome."""
@@ -53,7 +57,10 @@ class Ticket:
         return pieces
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call it when a piece or the outcome comes, and now: in the thread that answers, so it must return at once."""
+        """Call it when a piece or the outcome comes, and now: in the thread that answers, so it must return at once.
+
+        What it raises there is logged.
+        """
         with self._changed:
             self._listeners.append(listener)
         listener()
@@ -64,7 +71,7 @@ class Ticket:
             self._cancel()
 
     def put(self, event: Event) -> None:
-        """For whoever answers."""
+        """For whoever answers; raises nothing."""
         with self._changed:
             if isinstance(event, str):
                 self._pieces.append(event)
@@ -73,7 +80,10 @@ class Ticket:
             self._changed.notify_all()
             listeners = [*self._listeners]
         for listener in listeners:
-            listener()
+            try:
+                listener()
+            except BaseException as error:  # others' questions are answered in this thread, too
+                LOG.error("a listener failed", exc_info=error)
 
     def __iter__(self) -> Iterator[str]:
         while True:
@@ -88,7 +98,7 @@ class Ticket:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop was closed, nobody waits
                 loop.call_soon_threadsafe(changed.set)
 
         self.on_change(wake)

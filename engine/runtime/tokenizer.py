@@ -9,6 +9,8 @@ import tokenizers
 from tokenizers.decoders import ByteLevel
 
 from engine.errors import ManifestError, RequestError
+from engine.families import Prompt
+from engine.runtime.said import SaidText
 
 SPACE = "▁"
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -29,6 +31,7 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer) -> None:
         self._library = library
         self._added = library.get_added_tokens_decoder()
+        self._said: dict[tuple[str, ...], SaidText] = {}
         self._byte_level = isinstance(library.decoder, ByteLevel)
         # encoding puts a space before the text
         self._has_prefix = not self._byte_level and b'"Strip"' in library.decoder.__getstate__()
@@ -50,6 +53,17 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise RequestError(f"character {error.start} of the text is half a surrogate pair; send Unicode") from None
         return self._library.encode(text).ids
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """The same of a prompt, in which what was said holds no control tokens, whatever it spells."""
+        said = [part.text for part in prompt.parts if part.is_said]
+        control = {token.content for token in self._added.values() if token.special or token.content in prompt.stop}
+        ids = self.encode(prompt.text)
+        if not any(content in text for text in said for content in control):
+            return ids
+        if prompt.stop not in self._said:
+            self._said[prompt.stop] = SaidText(self._library, control)
+        return self._said[prompt.stop].encode(prompt.parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, without special tokens."""

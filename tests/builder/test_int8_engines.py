@@ -1,6 +1,6 @@
 """int8 engines as a whole, against transformers and float32, and whether their reports are true."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from engine.bindings import PIXEL_VALUES, SCORING_ENGINE
@@ -29,10 +29,11 @@ from engine.runtime.answer import AnsweredBy
 from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Request
+from engine.runtime.prompt import PromptTokens
 from engine.target import Precision, Target
 from tests.builder.test_quantize import dequantize, initializers, quantize_activations, read_report, run
 from tests.oracle import LIMITS, Pair, checkpoint_config, embed, load_oracle
+from tests.prefilled import Prefilled, step
 from tools.make_random_pair import write_pair
 from tools.random_checkpoint import write_checkpoint
 
@@ -92,9 +93,8 @@ def test_language_engine_stays_close_to_transformers(built: Built) -> None:
     for seed in range(4):
         prompt = make_prompt(seed)
         rows = np.arange(prompt.visual_positions[-1] + 1, len(prompt.ids))
-        generation = pair.engine.prefill([Request(prompt, score_rows=rows)], len(answer))
-        actual = [generation.logits[0].copy()]
-        actual += [generation.decode(answer[i : i + 1], np.ones(1, bool), np.ones(1, bool))[0].copy() for i in range(3)]
+        one = Prefilled(pair.engine, prompt, len(answer), scored=rows, prune_layers=pair.engine.prune_layers)
+        actual = one.decode(answer, scored=True)
         ids = np.concatenate([prompt.ids, answer])
         embeds = embed(pair.oracle, ids, prompt.visual_positions, prompt.features)
         expected = pair.oracle(inputs_embeds=embeds, use_cache=False, output_attentions=True)
@@ -102,20 +102,49 @@ def test_language_engine_stays_close_to_transformers(built: Built) -> None:
         cosines += [cosine(*rows) for rows in zip(actual, logits, strict=True)]
         received = torch.stack(expected.attentions)[:, 0, :, rows[0] :, prompt.visual_positions].double()
         importance = received.sum((0, 1, 2)).numpy()
-        scores = generation.visual_scores(0).sum(0)
+        scores = one.visual_scores().sum(0)
+        one.close()
         overlaps.append(len(np.intersect1d(np.argsort(-scores)[:8], np.argsort(-importance)[:8])) / 8)
         assert_allclose(scores, importance, rtol=0.05)
     assert min(cosines) > 0.999
     assert np.mean(overlaps) >= 0.9
 
 
-def test_padded_rows_do_not_coarsen_the_others(built: Built) -> None:
-    """A short request beside a long one: one scale for all rows of a call, padding included."""
+def say(engine: LanguageModel, prompts: list[PromptTokens]) -> list[tuple[np.ndarray, ...]]:
+    """Of each: logits after its prompt and after each step, what was scored, logits of the consistency pass."""
+    answer, scored = np.array([5, 17, 99]), np.arange(40, 44)
+    several = [
+        Prefilled(engine, prompt, len(answer), scored=scored, prune_layers=engine.prune_layers) for prompt in prompts
+    ]
+    steps = [[one.logits for one in several]]
+    steps += [[*step(several, int(token), [True] * len(several))] for token in answer]
+    said = [
+        (np.stack([row[index] for row in steps]), one.visual_scores(), one.score(np.arange(0, 32, 3), answer))
+        for index, one in enumerate(several)
+    ]
+    for one in several:
+        one.close()
+    return said
+
+
+def test_company_changes_no_bit_of_an_answer(built: Built) -> None:
+    """Alone and beside prompts of other lengths, one of them louder than all: it would coarsen a scale in common."""
     engine = built.language.engine
-    prompts = [make_prompt(1, 60), make_prompt(2, 44)]
-    together = engine.prefill([Request(prompt) for prompt in prompts], 1).logits.copy()
-    for row, prompt in zip(together, prompts, strict=True):
-        assert cosine(row, engine.prefill([Request(prompt)], 1).logits[0]) > 0.998
+    prompts = [make_prompt(seed, length) for seed, length in enumerate((60, 44, 53, 60))]
+    prompts[3] = replace(prompts[3], features=1000 * prompts[3].features)
+    alone = [say(engine, [prompt])[0] for prompt in prompts]
+    for order in ((0, 1, 2, 3), (3, 2), (1, 1, 0)):
+        for index, together in zip(order, say(engine, [prompts[index] for index in order]), strict=True):
+            for ours, expected in zip(together, alone[index], strict=True):
+                assert_array_equal(ours, expected)
+
+
+def test_tiles_are_encoded_alone_as_together(built: Built) -> None:
+    tiles = built.pixels
+    together = run(built.directory / "vision.onnx", pixel_values=tiles)
+    for index in range(len(tiles)):
+        alone = run(built.directory / "vision.onnx", pixel_values=tiles[index : index + 1])
+        assert_array_equal(alone[0], together[index])
 
 
 def test_report_is_true_of_the_whole_engine(built: Built) -> None:
@@ -132,7 +161,7 @@ def test_report_is_true_of_the_whole_engine(built: Built) -> None:
     assert report["fidelity"]["relative_error"] == pytest.approx(errors.mean(), abs=5e-4)
 
 
-@pytest.mark.parametrize("kernel", [Kernel.PER_TENSOR, Kernel.PER_BLOCK])
+@pytest.mark.parametrize("kernel", [Kernel.PER_ROW, Kernel.PER_BLOCK])
 def test_report_is_true_of_a_matrix(built: Built, kernel: Kernel) -> None:
     """The second layer's fc1: its input tapped from the whole float32 engine, its kernels recomputed in float64."""
     name = "encoder.layers.1.mlp.fc1.weight"
@@ -156,9 +185,9 @@ def test_every_matrix_is_reported_and_int8(built: Built) -> None:
         weights = initializers(path)
         assert len(report["matrices"]) == count
         for name, entry in report["matrices"].items():
-            assert entry["kernel"] in ("per_tensor", "per_block")
+            assert entry["kernel"] in ("per_row", "per_block")
             assert name not in weights
-            assert weights[f"{name}.int8"].dtype == (np.int8 if entry["kernel"] == "per_tensor" else np.uint8)
+            assert weights[f"{name}.int8"].dtype == (np.int8 if entry["kernel"] == "per_row" else np.uint8)
         assert not [node.op_type for node in onnx.load(path).graph.node if node.op_type == "MatMul"]
 
 

@@ -89,21 +89,23 @@ def test_ranks_are_built_at_the_same_time(out: Path) -> None:
     assert_engine(out)
 
 
-def test_who_finishes_at_the_same_instant_is_waited_for(out: Path) -> None:
+def test_who_finishes_at_the_same_instant_is_waited_for(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is built, but another build has not yet let go."""
     build(out, SHARED)
-    letting_go = threading.Event()
+    holding, waited_for = threading.Event(), threading.Event()
 
     def hold() -> None:
         with locked(out, shared=True):
-            letting_go.set()
-            time.sleep(0.2)
+            holding.set()
+            assert waited_for.wait(60)
 
     other = threading.Thread(target=hold)
     other.start()
-    assert letting_go.wait(60)
+    assert holding.wait(60)
+    monkeypatch.setattr(time, "sleep", lambda seconds: waited_for.set())
     assert build(out, RANKS[1:]).missing == ()
     other.join()
+    assert waited_for.is_set()
     assert_engine(out)
 
 

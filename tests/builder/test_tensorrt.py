@@ -11,7 +11,6 @@ from unittest.mock import MagicMock
 import pytest
 
 from engine import gpu
-from engine.build import builder
 from engine.build.builder import build_pair
 from engine.build.language import language_graph
 from engine.build.targets import tensorrt, tensorrt_compiler
@@ -40,7 +39,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: GPU)
     monkeypatch.setattr(tensorrt, "triton_version", lambda: "some")
     # TensorRT-RTX takes no plugins.
-    monkeypatch.setattr(builder, "lowering_for", lambda target, precision: lowering.TENSORRT)
+    monkeypatch.setitem(lowering.LOWERINGS, Target.TENSORRT, lowering.TENSORRT)
 
 
 def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_graphs_of_full_tensorrt_use_plugins(scores: bool, prune_layers: tuple[i
     config = LanguageConfig(64, 2, 4, 2, 16, 160, 96, 1e-5, RopeConfig(1e6, 8192))
     limits = Limits(max_tokens=64, max_batch=2, max_tiles=4, planned=True)
     for target in Target:
-        bodies = lowering.lowering_for(target, target.precisions()[0])
+        bodies = lowering.LOWERINGS[target]
         graph = language_graph(config, limits, prune_layers, scores, lowering=bodies)
         assert uses_plugins(graph) is (target is Target.TENSORRT)
 

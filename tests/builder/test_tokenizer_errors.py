@@ -73,7 +73,7 @@ def half(data: bytes) -> bytes:
         (break_file(write_qwen2, "added_tokens.json", lambda data: b'{"<img>": 3}'), "the id 3, against another"),
         (
             break_llama(lambda config: config.update(tokenizer_class="T5Tokenizer")),
-            "class T5Tokenizer, which is not read",
+            "class 'T5Tokenizer', which is not read",
         ),
         (break_llama(lambda config: config.update(bos_token=None)), "adds bos_token, which it does not name"),
         (break_llama(lambda config: config["added_tokens_decoder"].update({"9": {"id": 9}})), "an added token badly"),

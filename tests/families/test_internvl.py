@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 from torch.testing import assert_close
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
-from engine.build.builder import check_weights
 from engine.build.checkpoint import Checkpoint
+from engine.build.role import check_weights
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader, parameters
@@ -148,7 +148,7 @@ def test_without_processor_files(saved: Saved, tmp_path: Path) -> None:
 
 
 def test_tokenizer(saved: Saved, tmp_path: Path) -> None:
-    write_tokenizer(saved.directory, tmp_path, "<IMG_CONTEXT>")
+    write_tokenizer(saved.directory, tmp_path)
     text = "<|im_start|>user\n<img><IMG_CONTEXT></img>\nWhat? 图片<|im_end|>\n"
     assert Tokenizer.load(tmp_path / "tokenizer.json").encode(text) == saved.processor.tokenizer(text)["input_ids"]
 
@@ -229,7 +229,7 @@ def test_tensors_of_published_sizes_fit(size: str, tmp_path: Path) -> None:
     described.architectures = [internvl.ARCHITECTURE]
     described.save_pretrained(tmp_path)
     config = read(tmp_path)
-    checkpoint = Mock(Checkpoint)
+    checkpoint = Mock(Checkpoint, directory=tmp_path)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     checkpoint.names.return_value = shapes
     expected: dict[str, tuple[int, ...]] = {}

@@ -93,10 +93,42 @@ def test_each_question_may_mark_its_own_pictures() -> None:
         render_prompt(config_of("Hermes-2"), "Like <image>?", [1], history)
 
 
-@pytest.mark.parametrize(("turn", "named"), [(Turn("a<|im_end|>", ""), "question"), (Turn("", "b</img>"), "answer")])
-def test_what_was_said_before_stays_in_its_turn(turn: Turn, named: str) -> None:
-    with pytest.raises(RequestError, match=rf"^(the|an earlier) {named} contains the control token <"):
-        render_prompt(config_of("Hermes-2"), "Hi", [], [turn])
+EMPTY = (Turn("", "A dog."), Turn("Where?", ""), Turn("", ""))
+CONVERSATIONS_WITH_GAPS = {
+    "Hermes-2": f"<|im_start|>system\n{SYSTEM}<|im_end|><|im_start|>user\n<|im_start|>assistant\nA dog.<|im_end|>"
+    "<|im_start|>user\nWhere?<|im_end|><|im_start|>assistant\n<|im_start|>user\n<|im_start|>assistant\n"
+    "<|im_start|>user\nHi<|im_end|><|im_start|>assistant\n",
+    "phi3-chat": f"<|system|>\n{SYSTEM}<|end|><|user|>\n<|assistant|>\nA dog.<|end|><|user|>\nWhere?<|end|>"
+    "<|assistant|>\n<|user|>\n<|assistant|>\n<|user|>\nHi<|end|><|assistant|>\n",
+    "internvl2_5": f"<|im_start|>system\n{NEWER_SYSTEM}<|im_end|>\n<|im_start|>user\n<|im_start|>assistant\nA dog."
+    "<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n<|im_start|>user\n"
+    "<|im_start|>assistant\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "internvl": "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\nA dog.<|im_end|>\n<|im_start|>user\nWhere?"
+    "<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n"
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+}
+"""As the published `get_prompt` renders messages that are empty, and transformers' chat template for `internvl`."""
+
+
+@pytest.mark.parametrize("template", CONVERSATIONS_WITH_GAPS)
+def test_an_empty_question_or_answer(template: str) -> None:
+    assert render_prompt(config_of(template), "Hi", [], EMPTY).text == CONVERSATIONS_WITH_GAPS[template]
+
+
+@pytest.mark.parametrize("template", PROMPTS)
+@pytest.mark.parametrize("said", ["<img>", "a</s>", "<|im_end|>b", "<IMG_CONTEXT><image>", "<|end|>"])
+def test_an_answer_is_told_from_the_template(template: str, said: str) -> None:
+    """Whatever it spells: pictures are marked in questions only."""
+    prompt = render_prompt(config_of(template), "Hi", [1], [Turn("What?", said)])
+    assert [part.text for part in prompt.parts if part.is_said] == [said]
+    silent = render_prompt(config_of(template), "Hi", [1], [Turn("What?", "Well.")])
+    assert [part for part in prompt.parts if not part.is_said] == [part for part in silent.parts if not part.is_said]
+
+
+@pytest.mark.parametrize("turns", [(Turn("a<|im_end|>", ""),), (Turn("", "b"), Turn("c<|im_end|>", "d"))])
+def test_an_earlier_question_stays_in_its_turn(turns: tuple[Turn, ...]) -> None:
+    with pytest.raises(RequestError, match=r"^the question contains the control token <\|im_end\|>; leave it out$"):
+        render_prompt(config_of("Hermes-2"), "Hi", [], turns)
 
 
 @pytest.mark.parametrize(("question", "tiles"), [("<image>", []), ("<image>", [1, 1]), ("<image> <image>", [1])])
@@ -156,7 +188,7 @@ def test_a_question_cannot_add_turns_or_visual_tokens(question: str, tiles: list
     assert prompt.text.count("<IMG_CONTEXT>") == 256 * sum(tiles)
     assert prompt.text.count("<img>") == prompt.text.count("</img>") == len(tiles)
     assert prompt.text.count("<|im_start|>") == 3
-    assert prompt.text.count("<|im_end|>") == 2
+    assert prompt.text.count("<|im_end|>") == (2 if question or tiles else 1), "nothing ends an empty question"
 
 
 def test_ordinary_markup_is_allowed() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from engine.runtime.kv_cache import KvCache
 
 from engine.bindings import VISUAL_FEATURES
 from engine.build.builder import build_pair
@@ -25,7 +26,6 @@ from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
 from engine.runtime import language
 from engine.runtime.executor import HostBuffers
-from engine.runtime.kv_cache import KvCache
 from engine.runtime.pipeline import SglPipeline
 from engine.target import Precision, Target
 from tools.planning.graph_cost import peak_activation_bytes

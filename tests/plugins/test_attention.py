@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from engine.plugins import cached_attention, received_attention, visual_attention
-from engine.plugins.lowering import ONNXRUNTIME, ONNXRUNTIME_GPU, Lowering
-from tests.plugins.run_function import run_attention, run_function
+from engine.plugins.lowering import ONNXRUNTIME
+from tests.plugins.run_function import attention_session, run_function
 from tests.tolerance import TOLERANCE
 from tools.gpu_check.parity import valid_rows
 
@@ -58,12 +58,11 @@ def make(heads: tuple[int, int, int], call: Call, seed: int = 0) -> dict[str, np
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.parametrize("lowering", [ONNXRUNTIME, ONNXRUNTIME_GPU], ids=["cpu", "gpu"])
-def test_cached_attention(heads: tuple, call: Call, lowering: Lowering) -> None:
-    """One request by many rows, many that start empty, or many by one row; the GPU's nodes on the CPU."""
+def test_cached_attention(heads: tuple, call: Call) -> None:
+    """One request by many rows, many that start empty, or many by one row."""
     inputs = make(heads, call)
     expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run_attention(lowering, heads, inputs)
+    actual = attention_session(ONNXRUNTIME, heads).run(None, inputs)
     rows = valid_rows(inputs)
     assert_allclose(actual[0][rows], expected[0][rows], **TOLERANCE["op"])
     for b, length in enumerate(inputs["kv_length"]):
@@ -71,14 +70,13 @@ def test_cached_attention(heads: tuple, call: Call, lowering: Lowering) -> None:
             assert_allclose(actual[cache][b, :, :length], expected[cache][b, :, :length])
 
 
-@pytest.mark.parametrize("lowering", [ONNXRUNTIME, ONNXRUNTIME_GPU], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("call", [(5, 31, [11, 3], [16, 8]), (5, 31, [0, 3], [5, 8])])
-def test_many_rows_after_several_caches_are_refused(call: Call, lowering: Lowering) -> None:
+def test_many_rows_after_several_caches_are_refused(call: Call) -> None:
     """Not computed wrongly."""
     with pytest.raises(
         InvalidArgument, match="batch_size must be 1 when sequence_length > 1 and past context is given"
     ):
-        run_attention(lowering, HEADS[1], make(HEADS[1], call))
+        attention_session(ONNXRUNTIME, HEADS[1]).run(None, make(HEADS[1], call))
 
 
 @pytest.mark.parametrize("heads", HEADS)

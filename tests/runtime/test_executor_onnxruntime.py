@@ -16,10 +16,10 @@ from engine.errors import EngineError
 from engine.runtime import loading, model
 from engine.runtime.executor_onnxruntime import CPU
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
-from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from engine.target import Precision, Target
-from tests.fake_device import DEVICE, FakeDevice
+from tests.fake_device import DEVICE, answer_on
 from tests.runtime.test_executor_tensorrt import bind, check_host_arrays, make_plan
 from tests.tolerance import TOLERANCE
 from tools.gpu_check.engine_checks import prefill
@@ -111,7 +111,7 @@ def test_a_batch_stays_on_the_gpu(half: Path, picture: Image.Image, monkeypatch:
     expected = [answer.token_ids for answer in SglPipeline.load(half, threads=1).answer_batch(questions)]
 
     put_gpu(monkeypatch, DEVICE.type)
-    with FakeDevice():
+    with answer_on(monkeypatch):
         answers = SglPipeline.load(half, threads=1).answer_batch(questions)
     assert [answer.token_ids for answer in answers] == expected
 

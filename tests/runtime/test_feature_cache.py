@@ -9,17 +9,20 @@ from PIL import Image
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.runtime.feature_cache import FeatureCache
-from engine.runtime.job import Question
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from engine.runtime.vision import VisionEncoder
+from engine.runtime.work import Encode
 from tests.fake_device import DEVICE, FakeDevice
 
 TOKENS, WIDTH = 2, 3
 TILE_BYTES = TOKENS * WIDTH * 4
 
 
-class Encoder:
+class Vision:
     """Each feature is the mean of its tile. `calls`: tiles of each call."""
+
+    tiles_per_call = 2
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -34,59 +37,61 @@ def picture(value: float, tiles: int = 1) -> np.ndarray:
     return np.full((tiles, 3, 4, 4), value, np.float32)
 
 
-def keep(tiles: int) -> tuple[Encoder, FeatureCache]:
-    encoder = Encoder()
-    return encoder, FeatureCache(encoder, TOKENS, capacity=tiles * TILE_BYTES)
+class Model:
+    """As far as pictures go."""
+
+    def __init__(self, tiles: int, vision: Vision | None = None) -> None:
+        self.vision, self.features = vision or Vision(), FeatureCache(tiles * TILE_BYTES)
+
+    def encode(self, *pictures: np.ndarray) -> list[np.ndarray]:
+        works = [Encode(self, pixels) for pixels in pictures]  # type: ignore[arg-type]
+        for work in works:
+            while not work.advance():
+                pass
+        return [work.result for work in works]
 
 
 def test_a_picture_is_encoded_once() -> None:
-    encoder, cache = keep(tiles=10)
-    first = cache.encode([picture(1), picture(2, tiles=3), picture(1)])
-    again = cache.encode([picture(2, tiles=3), picture(5)])
-    assert encoder.calls == [4, 1]
+    model = Model(tiles=10)
+    first = model.encode(picture(1), picture(2, tiles=3), picture(1))
+    again = model.encode(picture(2, tiles=3), picture(5))
+    assert model.vision.calls == [1, 2, 1, 1], "at most so many tiles in a call, and no picture twice"
     assert [len(part) for part in (*first, *again)] == [2, 6, 2, 6, 2]
     for part, value in zip((*first, *again), (1, 2, 1, 2, 5), strict=True):
         assert_array_equal(part, np.full_like(part, value))
 
 
 def test_as_many_tiles_of_another_picture_are_another_picture() -> None:
-    encoder, cache = keep(tiles=10)
+    model = Model(tiles=10)
     changed = picture(1, tiles=2)
     changed[1, 2, 3, 3] = np.nextafter(np.float32(1), np.float32(2))
-    cache.encode([picture(1, tiles=2)])
-    cache.encode([changed])
-    assert encoder.calls == [2, 2]
+    model.encode(picture(1, tiles=2))
+    model.encode(changed)
+    assert model.vision.calls == [2, 2]
 
 
 def test_what_was_used_longest_ago_is_forgotten() -> None:
-    encoder, cache = keep(tiles=3)
-    cache.encode([picture(1), picture(2), picture(3)])
-    cache.encode([picture(1)])
-    cache.encode([picture(4)])  # 2 goes
-    assert encoder.calls == [3, 1]
-    cache.encode([picture(1), picture(3), picture(4)])
-    assert encoder.calls == [3, 1]
-    cache.encode([picture(2)])
-    assert encoder.calls == [3, 1, 1]
+    model = Model(tiles=3)
+    model.encode(picture(1), picture(2), picture(3))
+    model.encode(picture(1))
+    model.encode(picture(4))  # 2 goes
+    model.encode(picture(1), picture(3), picture(4))
+    assert model.vision.calls == [1] * 4
+    model.encode(picture(2))
+    assert model.vision.calls == [1] * 5
 
 
 @pytest.mark.parametrize("tiles", [0, 1])
 def test_more_than_is_kept_is_still_encoded(tiles: int) -> None:
-    encoder, cache = keep(tiles)
+    model = Model(tiles)
     for _ in range(2):
-        (features,) = cache.encode([picture(7, tiles=2)])
+        (features,) = model.encode(picture(7, tiles=2))
         assert_array_equal(features, np.full((4, WIDTH), 7))
-    assert encoder.calls == [2, 2]
-
-
-def test_nothing_is_no_call() -> None:
-    encoder, cache = keep(tiles=1)
-    assert cache.encode([]) == []
-    assert encoder.calls == []
+    assert model.vision.calls == [2, 2]
 
 
 def test_features_stay_on_the_gpu() -> None:
-    class OnGpu(Encoder):
+    class OnGpu(Vision):
         def encode(self, pixel_values: np.ndarray) -> np.ndarray:
             import torch
 
@@ -94,8 +99,8 @@ def test_features_stay_on_the_gpu() -> None:
             return features
 
     with FakeDevice() as device:
-        cache = FeatureCache(OnGpu(), TOKENS, capacity=TILE_BYTES)
-        kept = [cache.encode([picture(1), picture(2)])[1] for _ in range(2)]
+        model = Model(1, OnGpu())
+        kept = [model.encode(picture(1), picture(2, tiles=3))[1] for _ in range(2)]
         assert all(part.device == DEVICE for part in kept)
         assert device.waits == 0
 
@@ -120,4 +125,4 @@ def test_answers_are_the_same(engine_directory: Path, picture: Image.Image, monk
     questions = [Question(images, "What is there?", **settings) for images in pictures]  # type: ignore[arg-type]
     for _ in range(2):
         assert [answer.token_ids for answer in pipeline.answer_batch(questions)] == expected
-    assert len(calls) - before == 2, "each model once"
+    assert sum(calls[before:]) == sum(calls[:before]) / 2, "each model each picture once; two of them come twice"

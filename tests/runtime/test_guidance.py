@@ -48,7 +48,7 @@ def received(attentions: np.ndarray, rows: np.ndarray, visual: np.ndarray) -> np
 @pytest.mark.parametrize("layers", [0.2, 0.5, 1.0])
 def test_all_prompt_text_counts(attentions: np.ndarray, visual: np.ndarray, layers: float) -> None:
     """Rows that are left out add nothing: the sum over ALL text rows is the same."""
-    guidance = GuidanceConfig(score_layers=layers)
+    guidance = GuidanceConfig(score_rows=ScoreRows.PROMPT, score_layers=layers)
     rows = score_rows(visual, LENGTH, guidance.score_rows)
     scores = received(attentions, rows, visual)
     text = np.setdiff1d(np.arange(LENGTH), visual)
@@ -62,9 +62,10 @@ def test_all_prompt_text_counts(attentions: np.ndarray, visual: np.ndarray, laye
 @pytest.mark.parametrize(
     ("rows", "one_image", "two_images"),
     [
+        (ScoreRows.BEHIND_LAST, range(8, 14), [11, 12, 13]),
         (ScoreRows.PROMPT_AND_GENERATED, range(8, 14), [5, 6, 11, 12, 13]),
         (ScoreRows.PROMPT, range(8, 14), [5, 6, 11, 12, 13]),
-        (ScoreRows.RELEASED, range(7, 14), [5, 6, 10, 11, 12, 13]),
+        (ScoreRows.RELEASED, range(7, 14), [10, 11, 12, 13]),
         (ScoreRows.LAST_PROMPT, [13], [13]),
         (ScoreRows.GENERATED, [], []),
     ],
@@ -76,6 +77,47 @@ def test_rows(rows: ScoreRows, one_image: list[int], two_images: list[int]) -> N
         assert chosen.tolist() == list(expected)
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.booleans())
+def test_rows_against_the_words_that_define_them(visual: list[bool], shuffled: bool) -> None:
+    positions = np.flatnonzero(visual)
+    given = positions[::-1].copy() if shuffled else positions
+    behind_first = [row for row, is_visual in enumerate(visual) if not is_visual and any(visual[:row])]
+    behind_last = [row for row in behind_first if not any(visual[row:])]
+    last = [row for row, is_visual in enumerate(visual) if is_visual][-1:]
+    expected = {
+        ScoreRows.PROMPT: behind_first,
+        ScoreRows.PROMPT_AND_GENERATED: behind_first,
+        ScoreRows.BEHIND_LAST: behind_last,
+        ScoreRows.LAST_PROMPT: behind_first[-1:],
+        ScoreRows.GENERATED: [],
+        ScoreRows.RELEASED: last + behind_last,
+    }
+    assert {rows: score_rows(given, len(visual), rows).tolist() for rows in ScoreRows} == expected
+
+
+def test_the_authors_count_from_the_last_visual_token_on() -> None:
+    assert score_rows(np.array([2, 3, 6, 7]), 10, ScoreRows.RELEASED).tolist() == [7, 8, 9]
+
+
+@given(st.integers(0, 10), st.integers(1, 10), st.integers(0, 10))
+def test_of_one_picture_nothing_stands_between_pictures(before: int, picture: int, behind: int) -> None:
+    """The default is what the paper sums."""
+    positions, length = np.arange(before, before + picture), before + picture + behind
+    default = score_rows(positions, length, GuidanceConfig().score_rows)
+    np.testing.assert_array_equal(default, score_rows(positions, length, ScoreRows.PROMPT_AND_GENERATED))
+    assert counts_decode(GuidanceConfig().score_rows)
+
+
+def test_rows_behind_the_last_picture_are_fair_to_all() -> None:
+    """Where every row looks at all that it sees alike, all pictures are equally important."""
+    visual, length = np.array([1, 2, 5, 6, 9, 10]), 14
+    attention = np.tril(np.ones((length, length))) / np.arange(1, length + 1)[:, None]
+    received = {rows: attention[score_rows(visual, length, rows)][:, visual].sum(axis=0) for rows in ScoreRows}
+    assert np.ptp(received[ScoreRows.BEHIND_LAST]) == 0
+    first, _, _, _, _, last = received[ScoreRows.PROMPT_AND_GENERATED]
+    assert first > 2 * last
+
+
 @pytest.mark.parametrize("rows", ScoreRows)
 def test_a_prompt_without_pictures_scores_nothing(rows: ScoreRows) -> None:
     assert len(score_rows(np.zeros(0, np.int64), LENGTH, rows)) == 0
@@ -83,6 +125,7 @@ def test_a_prompt_without_pictures_scores_nothing(rows: ScoreRows) -> None:
 
 def test_which_rows_count_generated_tokens() -> None:
     assert {rows for rows in ScoreRows if counts_decode(rows)} == {
+        ScoreRows.BEHIND_LAST,
         ScoreRows.PROMPT_AND_GENERATED,
         ScoreRows.GENERATED,
         ScoreRows.RELEASED,

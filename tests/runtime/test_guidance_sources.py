@@ -16,8 +16,8 @@ from engine.errors import RequestError
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.guidance import keep_rows
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.question import Question
 from engine.runtime.prompt import PromptTokens, Pruning
+from engine.runtime.question import Question
 from tests.oracle import embed
 from tests.runtime.test_oracle_pipeline import NEW_TOKENS, QUESTION, Oracle
 from tests.runtime.test_tome import plain_merge

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import Request
+from tests.prefilled import Prefilled
 from tests.saved_internvl import LARGE_VISION, VISION, Saved, save
 from tests.tolerance import TOLERANCE
 
@@ -53,18 +53,17 @@ def test_prompt_pixels_features_and_logits(
     images = [picture, picture.rotate(90, expand=True)][:pictures]
     inputs = saved.inputs(images, QUESTION)
     model = built.large
-    visuals = model.split(images)
-    encoded = model.tokenize(QUESTION, visuals, NEW_TOKENS)
-    assert_array_equal(encoded.ids, inputs["input_ids"][0].numpy())
-    features = model.encode([visuals])[0]
+    seen = model.look(images, QUESTION, NEW_TOKENS)
+    assert_array_equal(seen.encoded.ids, inputs["input_ids"][0].numpy())
+    prompt = seen.prompt([model.vision.encode(tiles.pixel_values) for tiles in seen.tiles], 48)
     if images:
-        pixels = np.concatenate([tiles.pixel_values for tiles in visuals.tiles])
+        pixels = np.concatenate([tiles.pixel_values for tiles in seen.tiles])
         assert_allclose(pixels, inputs["pixel_values"].numpy(), rtol=0, atol=2e-6)
         expected = saved.model.get_image_features(inputs["pixel_values"]).pooler_output
-        assert_allclose(features, expected.reshape(-1, 48).numpy(), **TOLERANCE["fp32"])
-    prompt = encoded.prompt(features)
-    logits = model.language.prefill([Request(prompt)], NEW_TOKENS).logits
-    assert_allclose(logits, saved.model(**inputs).logits[:, -1].numpy(), **TOLERANCE["fp32"])
+        assert_allclose(prompt.features, expected.reshape(-1, 48).numpy(), **TOLERANCE["fp32"])
+    one = Prefilled(model.language, prompt, NEW_TOKENS, prune_layers=built.manifest.models["large"].prune_layers)
+    one.close()
+    assert_allclose(one.logits, saved.model(**inputs).logits[0, -1].numpy(), **TOLERANCE["fp32"])
 
 
 @torch.no_grad()

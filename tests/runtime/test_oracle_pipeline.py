@@ -41,14 +41,13 @@ class Oracle:
     @torch.no_grad()
     def prompt(self, model: VisionLanguageModel, image: Image.Image) -> PromptTokens:
         """The engine's own tiles and token ids, and transformers' features."""
-        visuals = model.split([image])
-        encoded = model.tokenize(QUESTION, visuals, NEW_TOKENS)
-        pixels = torch.from_numpy(visuals.tiles[0].pixel_values)
+        seen = model.look([image], QUESTION, NEW_TOKENS)
+        pixels = torch.from_numpy(seen.tiles[0].pixel_values)
         features = self.vision.get_image_features(
             pixels, vision_feature_layer=-1, vision_feature_select_strategy="default"
         )
         features = getattr(features, "pooler_output", features)
-        return encoded.prompt(features.reshape(-1, features.shape[-1]).numpy())
+        return seen.prompt([features.reshape(-1, features.shape[-1]).numpy()], features.shape[-1])
 
     def generate(self, prompt: PromptTokens, pruning: Pruning, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Greedy tokens and their probabilities."""

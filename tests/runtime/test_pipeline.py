@@ -10,10 +10,10 @@ from PIL import Image
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, Normalise, SamplingConfig, ScoreRows
 from engine.errors import ImageError, RequestError
 from engine.runtime.answer import Answer, AnsweredBy
-from engine.runtime.generate import FinishReason
 from engine.runtime.guidance import select
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.runtime.utterance import FinishReason
 from tests.tolerance import TOLERANCE
 
 ALWAYS = ExitConfig(exit_threshold=0.0)

@@ -14,11 +14,12 @@ from engine import dims
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
 from engine.errors import RequestError
-from engine.runtime.job import Question
+from engine.runtime.language import LanguageModel
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from engine.target import Precision, Target
 from engine.verification import verify
-from tests.fake_device import DEVICE, FakeDevice
+from tests.fake_device import DEVICE, answer_on
 from tests.fake_tensorrt import RuntimeCache
 from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.tolerance import TOLERANCE
@@ -130,18 +131,19 @@ def test_more_kept_tokens_than_planned_are_refused(planned: SglPipeline, picture
 def test_the_host_waits_once_a_token(
     cpu: SglPipeline, planned: SglPipeline, picture: Image.Image, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For all questions together; and once for what each question scored, once for what its consistency pass found."""
+    """For all questions together; and once for each prompt, for what each question scored, and for what its consistency
+    pass found.
+    """
     put_gpus(monkeypatch, device=DEVICE.type)
-    texts = (QUESTION, "Hello?", "What else?")
+    texts, steps, step = (QUESTION, "Hello?", "What else?"), [], LanguageModel.step
+    monkeypatch.setattr(LanguageModel, "step", lambda *arguments: steps.append(1) or step(*arguments))
     settings = {"sampling": SHORT} | CASES[name]
     questions = [Question((picture,), text, **settings) for text in texts]  # type: ignore[arg-type]
-    with FakeDevice() as device:
-        pipeline = SglPipeline.load(planned.directory, threads=1)
-        answers = pipeline.answer_batch(questions)
-        waits = device.waits
+    with answer_on(monkeypatch) as device:
+        answers = SglPipeline.load(planned.directory, threads=1).answer_batch(questions)
+        waits, stepped = device.waits, len(steps)
     same_answers(cpu.answer_batch(questions), answers)
-    models = [pipeline.small, *([pipeline.large] if any(answer.kept is not None for answer in answers) else [])]
-    steps = [1 + part.language.executor._engine.runs[DECODE] for part in models]  # type: ignore[attr-defined]
+    models = 1 + any(answer.kept is not None for answer in answers)
     passes = sum(answer.decision is not None and answer.decision.consistency is not None for answer in answers)
-    assert min(steps) > 3
-    assert waits == sum(steps) + len(questions) + passes
+    assert stepped > 3
+    assert waits == stepped + models * len(questions) + len(questions) + passes

@@ -62,7 +62,7 @@ def long_rope(head_dim: int, max_positions: int = MAX_POSITIONS) -> RopeConfig:
 
 def assert_same(rope: RopeConfig, head_dim: int, positions: np.ndarray, oracle: torch.nn.Module) -> None:
     length = int(positions.max()) + 1
-    cos, sin = RopeTable(rope, head_dim).cos_sin(positions, length)
+    cos, sin = RopeTable(rope, head_dim).cos_sin(positions, np.full_like(positions, length))
     expected = oracle(torch.zeros(1), torch.from_numpy(positions))
     assert cos.dtype == sin.dtype == np.float32
     assert cos.shape == sin.shape == (*positions.shape, head_dim // 2)
@@ -114,21 +114,21 @@ def test_internlm2_at_its_published_size(length: int) -> None:
     rope = RopeConfig(1e6, 32768, RopeScaling.DYNAMIC_NTK, factor=2.0)
     parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}
     expected, _ = ROPE_INIT_FUNCTIONS["dynamic"](llama_config(128, 32768, **parameters), "cpu", seq_len=length)
-    frequencies = RopeTable(rope, 128).frequencies(length)
+    frequencies = RopeTable(rope, 128).frequencies(np.array([[length]]))
     np.testing.assert_allclose(frequencies[0, 0], expected.numpy(), rtol=1e-6)
 
 
 def test_far_positions_keep_their_precision() -> None:
     """The turn of the first frequency is 1 radian a position, whatever the position."""
-    cos, sin = RopeTable(RopeConfig(THETA, 2**20), 8).cos_sin(np.array([[1_000_003]]), 1_000_004)
+    cos, sin = RopeTable(RopeConfig(THETA, 2**20), 8).cos_sin(np.array([[1_000_003]]), np.array([[1_000_004]]))
     np.testing.assert_allclose(np.arctan2(sin, cos)[0, 0, 0], np.angle(np.exp(1j * 1_000_003)), atol=1e-6)
 
 
 def test_gapped_positions_are_those_of_the_unpruned_prompt() -> None:
     table = RopeTable(long_rope(6), 6)
     kept = np.array([0, 3, 4, 11, 29])
-    every = table.cos_sin(np.arange(30)[None], 30)
-    for some, all_rows in zip(table.cos_sin(kept[None], 30), every, strict=True):
+    every = table.cos_sin(np.arange(30)[None], np.full((1, 30), 30))
+    for some, all_rows in zip(table.cos_sin(kept[None], np.full((1, 5), 30)), every, strict=True):
         np.testing.assert_array_equal(some, all_rows[:, kept])
 
 
@@ -137,8 +137,8 @@ def test_a_request_is_rotated_as_if_it_were_alone(scaling: RopeScaling) -> None:
     table = RopeTable(replace(long_rope(8), scaling=scaling, factor=2.0), 8)
     lengths = np.array([5, MAX_POSITIONS * 2, ORIGINAL + 1])
     positions = lengths[:, None] - 1
-    together = table.cos_sin(positions, lengths)
-    for row, length in enumerate(lengths):
-        alone = table.cos_sin(positions[row : row + 1], int(length))
+    together = table.cos_sin(positions, lengths[:, None])
+    for row in range(len(lengths)):
+        alone = table.cos_sin(positions[row : row + 1], lengths[row : row + 1, None])
         for ours, expected in zip(together, alone, strict=True):
             np.testing.assert_array_equal(ours[row : row + 1], expected)

@@ -10,8 +10,8 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from engine.config import SamplingConfig
 from engine.errors import EngineError
-from engine.runtime.arrays import to_host
-from engine.runtime.sampling import Choice, Sampler, candidates, read, token_probabilities
+from engine.runtime.arrays import Array, to_host
+from engine.runtime.sampling import Choice, Sampler, candidates, log_probabilities, read, read_probabilities
 
 LOGITS = arrays(np.float32, st.integers(1, 60), elements=st.floats(-20, 20, width=32))
 VOCAB = 300
@@ -143,6 +143,10 @@ def test_masked_logits_are_never_drawn_and_add_no_entropy() -> None:
     choices = [choose(sampler, logits) for _ in range(50)]
     assert {choice.token for choice in choices} == {0, 2}
     assert choices[0].entropy == pytest.approx(np.log(2))
+
+
+def token_probabilities(logits: Array, tokens: np.ndarray) -> np.ndarray:
+    return read_probabilities(to_host(log_probabilities(logits, tokens)))
 
 
 @given(st.integers(1, 6), st.integers(2, 30), st.integers(0, 2**32 - 1), st.floats(0, 50))

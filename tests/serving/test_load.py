@@ -67,7 +67,7 @@ def test_fifty_at_once_none_is_lost_or_mixed_up(server: Server, pipeline: SglPip
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"image_bytes_input": [b"no picture"]}, "is not a picture that Pillow can read"),
+        ({"image_bytes_input": [b"no picture"]}, "is not a picture; JPEG"),
         ({"image_bytes_input": ["truncated"]}, "damaged or cut off"),
         ({"image_bytes_input": ["bomb"]}, "more than can be decoded safely"),
         ({"image_url_input": ["http://127.0.0.1/x.png"]}, "leads to the private address 127.0.0.1"),

@@ -20,6 +20,7 @@ LANGUAGE = LARGE["llm_config"] | {
     "num_hidden_layers": 4,
     "vocab_size": 517,
 }
+PRUNE_LAYERS = (1, 2)
 Engines = Callable[[int], Path]
 
 
@@ -37,7 +38,7 @@ def config(checkpoints: Path) -> Callable[..., BuildConfig]:
     """What is built of the pair, apart from what a test says."""
 
     def make(out: Path, **options: object) -> BuildConfig:
-        fixed = {"max_tokens": 1024, "max_batch": 3, "prune_layers": (1, 2), "large_scores": True}
+        fixed = {"max_tokens": 1024, "max_batch": 3, "prune_layers": PRUNE_LAYERS, "large_scores": True}
         return BuildConfig(checkpoints / "small", checkpoints / "large", out, **fixed | options)  # type: ignore[arg-type]
 
     return make

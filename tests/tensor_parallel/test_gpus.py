@@ -22,14 +22,15 @@ from engine.manifest import read_manifest
 from engine.runtime import tensor_parallel_group
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
-from engine.runtime.tensor_parallel import identify
+from engine.runtime.tensor_parallel import Message, Step, identify
 from engine.runtime.tensor_parallel_group import Group
 from engine.target import Precision, Target
 from tests import fake_nccl
 from tests.stand_in_gpu import put_compiler, put_gpus
+from tests.stand_in_python import stand_in_python
 from tests.tensor_parallel import gpu_rank
 from tests.tensor_parallel.conftest import Engines
-from tests.tensor_parallel.test_failure import wait_until_gone
+from tests.tensor_parallel.test_failure import PATIENCE_SECONDS, wait_until_gone
 from tests.tolerance import TOLERANCE
 from tests.tools import fake_triton
 from tools.export_triton_repository import write_repository
@@ -64,10 +65,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def group(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
     """Started by a process that has two GPUs, as the ranks do."""
     put_gpus(monkeypatch, 2)
-    python = place / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {gpu_rank.__file__} "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(tensor_parallel_group, "_python", lambda: str(python))
+    python = stand_in_python(place, Path(gpu_rank.__file__))
+    monkeypatch.setattr(tensor_parallel_group, "_python", lambda: python)
     group = Group()
     yield group
     group.close()
@@ -83,7 +82,7 @@ def ask(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`mpiexec -n 2 sgl ask …` on such a machine."""
     launch = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable, gpu_rank.__file__]
     command = [*launch, "-m", "tools.sgl", "ask", *map(str, arguments), "--no-early-exit", "--max-new-tokens", "6"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
 def test_mpiexec_answers_like_one_process(
@@ -185,7 +184,7 @@ def test_other_versions_are_refused(plans: Path, group: Group, monkeypatch: pyte
     other = replace(mine, versions=mine.versions | {"nccl4py": "0.0"})
     monkeypatch.setattr(tensor_parallel_group, "identify", lambda manifest: other)
     with pytest.raises(EngineError, match=r"rank 0 on .*tp2 is run by nccl4py .* instead of 0.0; give all ranks"):
-        group.open(plans, manifest, threads=1)
+        group.open(plans, manifest, threads=1, places=1)
 
 
 @pytest.mark.parametrize(("first", "seen", "ranks_on"), [("0", None, "01"), ("3", None, "32"), ("3", "4,5,6,7", "76")])
@@ -240,7 +239,7 @@ def test_a_failed_rank_leaves_the_sum_and_ends_the_others(
     pipeline = SglPipeline.load(plans, threads=1, ranks=group)
     ranks = group.process_ids()
     with pytest.raises(
-        EngineError, match=r"died \(RuntimeError: .*rank1/language.plan failed on the GPU\) during deco"
+        EngineError, match=r"died \(RuntimeError: .*rank1/language.plan failed on the GPU\) during step"
     ):
         pipeline.answer([picture], "What?", exit=NEVER)
     wait_until_gone(ranks)
@@ -249,16 +248,22 @@ def test_a_failed_rank_leaves_the_sum_and_ends_the_others(
     assert not any(event.startswith("destroy") for event in happened)
 
 
-def test_a_killed_rank_ends_the_request_and_the_next_one_works(plans: Path, group: Group, picture: Image.Image) -> None:
+def test_a_killed_rank_ends_the_request_and_the_next_one_works(
+    plans: Path, group: Group, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = SglPipeline.load(plans, threads=1, ranks=group)
     first = group.process_ids()
 
-    def kill(piece: str) -> None:
-        if group.process_ids() == first:
-            os.kill(first[1], signal.SIGKILL)
+    do = group.do
 
+    def kill_before_a_step(message: Message) -> object:
+        if isinstance(message, Step) and group.process_ids() == first:
+            os.kill(first[1], signal.SIGKILL)
+        return do(message)
+
+    monkeypatch.setattr(group, "do", kill_before_a_step)
     sampling = SamplingConfig(max_new_tokens=5)
-    with pytest.raises(EngineError, match=r"a rank of .*tp2 died during decode; ask again: the ranks are started anew"):
-        pipeline.answer([picture], "What?", exit=NEVER, sampling=sampling, on_text=kill)
+    with pytest.raises(EngineError, match=r"a rank of .*tp2 died during step; ask again: the ranks are started anew"):
+        pipeline.answer([picture], "What?", exit=NEVER, sampling=sampling)
     wait_until_gone(first)
     assert len(pipeline.answer([picture], "What?", exit=NEVER, sampling=sampling).token_ids) == 5

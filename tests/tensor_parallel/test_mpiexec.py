@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from engine.manifest import read_manifest, write_manifest
+from tests.tensor_parallel import held as held_program
 from tests.tensor_parallel.conftest import Engines
-from tests.tensor_parallel.test_failure import wait_until_gone
+from tests.tensor_parallel.test_failure import PATIENCE_SECONDS, wait_until_gone
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
 
@@ -23,6 +24,14 @@ pytestmark = pytest.mark.xdist_group("tensor parallel")
 def mpiexec(size: int, *arguments: object) -> list[str]:
     here = Path(sys.executable).parent
     return [str(here / "mpiexec"), "-n", str(size), sys.executable, "-m", "tools.sgl", "ask", *map(str, arguments)]
+
+
+def held(command: list[str], place: Path) -> tuple[list[str], dict[str, str]]:
+    """The same, with its environment: after its first words it waits for `place / "go on"`."""
+    program = command.index(sys.executable) + 1
+    # the package is found as `-m` would find it
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "GO_ON": str(place / "go on")}
+    return [*command[:program], held_program.__file__, *command[program:]], environment
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ def test_mpiexec_answers_like_one_process(engines: Engines, drawn: Path) -> None
         mpiexec(2, engines(2), *options),
         mpiexec(4, engines(4), *options),
     ):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert (done.returncode, done.stderr) == (0, "")
         answers.append({name: value for name, value in json.loads(done.stdout).items() if name != "seconds"})
     assert answers[0]["answered_by"] == "large"
@@ -55,7 +64,9 @@ def test_mpiexec_answers_like_one_process(engines: Engines, drawn: Path) -> None
     ],
 )
 def test_mpiexec_with_another_number_is_refused(engines: Engines, built: int, started: int, said: str) -> None:
-    done = subprocess.run(mpiexec(started, engines(built), "What?"), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        mpiexec(started, engines(built), "What?"), capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{engines(built)} {said}"
 
@@ -64,7 +75,7 @@ def test_the_mpiexec_of_another_mpi_is_refused(engines: Engines) -> None:
     """To mpi4py, every process that it starts is alone."""
     command = mpiexec(2, engines(2), "What?")[3:]
     environment = os.environ | {"OMPI_COMM_WORLD_SIZE": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
         "mpiexec started 2 processes, and mpi4py sees 1: they are of different MPIs; "
@@ -84,26 +95,29 @@ def test_an_environment_without_mpi_says_so(engines: Engines, tmp_path: Path, br
     (tmp_path / "mpi4py" / "__init__.py").write_text(broken)
     command = mpiexec(2, engines(2), "What?")[3:]
     environment = os.environ | {"PMI_SIZE": "2", "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"mpiexec started this, but MPI does not work in this environment ({reason}); pip install 'sgl-engine[mpi]'\n"
     )
 
 
-def test_an_error_in_the_middle_of_the_text_starts_a_line(engines: Engines, drawn: Path) -> None:
-    command = mpiexec(2, engines(2), "What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 800)[3:]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+def test_an_error_in_the_middle_of_the_text_starts_a_line(engines: Engines, drawn: Path, tmp_path: Path) -> None:
+    asked = mpiexec(2, engines(2), "What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 800)[3:]
+    command, environment = held(asked, tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as job:
         assert job.stdout is not None and job.stderr is not None
         job.stdout.read(1)
         processes = map(int, filter(str.isdecimal, os.listdir("/proc")))
         ranks = [process for process in processes if is_rank_of(process, job.pid, above=3)]
         os.kill(ranks[1], signal.SIGKILL)
+        wait_until_gone((ranks[1],))
+        (tmp_path / "go on").touch()
         assert job.stdout.read().endswith(b"\n")
         assert job.stderr.read().decode() == (
-            f"a rank of {engines(2)} died during decode; ask again: the ranks are started anew\n"
+            f"a rank of {engines(2)} died during step; ask again: the ranks are started anew\n"
         )
-        assert job.wait(20) == 2
+        assert job.wait(PATIENCE_SECONDS) == 2
 
 
 def test_ranks_with_other_engines_are_refused(engines: Engines, drawn: Path, tmp_path: Path) -> None:
@@ -121,7 +135,7 @@ def test_ranks_with_other_engines_are_refused(engines: Engines, drawn: Path, tmp
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     parts = [["-n", "1", "-wdir", str(tmp_path / place), *program] for place in ("here", "there")]
     command = [launch, *parts[0], ":", *parts[1]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
         r"rank 1 on \S+: pair has other fingerprints than the engine that was opened; give all ranks the same .*\n",
@@ -129,16 +143,18 @@ def test_ranks_with_other_engines_are_refused(engines: Engines, drawn: Path, tmp
     )
 
 
-def test_mpiexec_ends_when_a_rank_is_killed(engines: Engines, drawn: Path) -> None:
-    command = mpiexec(2, engines(2), "What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 800)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as job:
+def test_mpiexec_ends_when_a_rank_is_killed(engines: Engines, drawn: Path, tmp_path: Path) -> None:
+    """In the middle of an answer, which would never end."""
+    asked = mpiexec(2, engines(2), "What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 800)
+    command, environment = held(asked, tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as job:
         assert job.stdout is not None
         job.stdout.read(1)
         processes = map(int, filter(str.isdecimal, os.listdir("/proc")))
         ranks = tuple(process for process in processes if is_rank_of(process, job.pid))
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
-        assert job.wait(20) != 0
+        assert job.wait(PATIENCE_SECONDS) != 0
     wait_until_gone(ranks)
 
 

@@ -1,8 +1,10 @@
 """Two and four ranks compute what one does: features, logits, scores, answers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ from engine.build.builder import build_pair
 from engine.build.quantize import Kernel, fidelity
 from engine.config import BuildConfig, ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.manifest import read_manifest
-from engine.runtime.job import Question
+from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Pruning, Request
+from engine.runtime.prompt import Need, PromptTokens, Pruning, answer_rows, prompt_rows
+from engine.runtime.question import Question
+from engine.runtime.work import NONE
 from engine.target import Precision
+from tests.tensor_parallel.conftest import PRUNE_LAYERS, Engines
 from tests.tolerance import TOLERANCE
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
@@ -35,31 +40,53 @@ def make_prompt(length: int, visual: list[int], seed: int) -> PromptTokens:
 PROMPTS = (make_prompt(23, list(range(4, 16)), 0), make_prompt(7, [3], 1), make_prompt(9, [], 2))
 
 
-def run(model: VisionLanguageModel, requests: list[Request]) -> list[np.ndarray]:
-    """Logits of a prefill and of decode steps, what was scored, and the scoring pass of the first request."""
-    batch = len(requests)
-    generation = model.language.prefill(requests, len(TOKENS) + 1)
-    results = [generation.logits.copy()]
+def prefill(
+    model: VisionLanguageModel, prompts: Sequence[PromptTokens], **pruning: Any
+) -> tuple[list[int], np.ndarray]:
+    """Slots, and logits [B,vocab] of the last tokens. pruning: of all; without, the last two rows are scored."""
+    slots, logits = [], []
+    for prompt in prompts:
+        rows = prompt_rows(prompt, Pruning(**pruning) if pruning else None)
+        columns, scored = (None, NONE) if pruning else (prompt.visual_positions, np.arange(len(rows) - 2, len(rows)))
+        lengths = tuple(len(kept) + len(TOKENS) + 1 for kept in rows.kept(PRUNE_LAYERS))
+        slots.append(model.language.open(Need(lengths, columns)))
+        logits.append(model.language.extend(slots[-1], rows, np.array([len(rows) - 1]), scored)[0].copy())
+    return slots, np.array(logits)
+
+
+def run(model: VisionLanguageModel, prompts: Sequence[PromptTokens], **pruning: Any) -> list[np.ndarray]:
+    """Logits of prompts and of steps, which one slot after the other joins; what was scored; logits of a second answer
+    to the first prompt.
+    """
+    language = model.language
+    slots, logits = prefill(model, prompts, **pruning)
+    results = [logits]
     for step, token in enumerate(TOKENS):
-        active = np.arange(batch) <= step
-        results.append(generation.decode(np.full(batch, token), active, active)[active].copy())
-    results += [generation.visual_scores(index).copy() for index in range(batch)]
-    if requests[0].pruning is None:
-        results.append(generation.score(0, np.array([1, 3]), np.array(TOKENS)).copy())
+        joined = slots[: step + 1]
+        counts = np.full(len(joined), not pruning)
+        results.append(np.array(language.step(joined, np.full(len(joined), token), counts)))
+    if not pruning:
+        results += [np.array(language.visual_scores(slot)) for slot in slots]
+    length = len(prompt_rows(prompts[0], Pruning(**pruning) if pruning else None))
+    language.truncate(slots[0], length)
+    again = answer_rows(length, np.array(TOKENS))
+    results.append(np.array(language.extend(slots[0], again, np.array([1, 3]), NONE)))
+    for slot in slots:
+        language.close(slot)
     return results
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("prune_layer", [None, 0, 1, 2])
 def test_logits_and_scores(pipelines: Pipelines, world_size: int, prune_layer: int | None) -> None:
-    if prune_layer is None:
-        requests = [Request(prompt, score_rows=np.arange(len(prompt.ids) - 2, len(prompt.ids))) for prompt in PROMPTS]
-    else:
+    prompts, pruning = PROMPTS, {}
+    if prune_layer is not None:
         kept = np.setdiff1d(np.arange(23), [4, 5, 8, 9, 10, 14])
-        requests = [Request(PROMPTS[0], Pruning(prune_layer, kept)), Request(PROMPTS[2])]
-    expected = run(pipelines(1).large, requests)
-    actual = run(pipelines(world_size).large, requests)
+        prompts, pruning = PROMPTS[:1], {"prune_layer": prune_layer, "rows": kept}
+    expected = run(pipelines(1).large, prompts, **pruning)
+    actual = run(pipelines(world_size).large, prompts, **pruning)
     for one, other in zip(actual, expected, strict=True):
+        assert one.shape == other.shape
         assert_allclose(one, other, **TOLERANCE["fp32"])
 
 
@@ -95,6 +122,44 @@ def test_answers(pipelines: Pipelines, picture: Image.Image, world_size: int, so
             assert_array_equal(one.kept, other.kept)
 
 
+def test_many_at_once_are_answered_like_each_alone(engines: Engines, picture: Image.Image) -> None:
+    """To the last bit: prompts in chunks, slots that join and leave, large models that read twice, drawn tokens."""
+    sources = (GuidanceSource.SMALL, GuidanceSource.FASTV, GuidanceSource.ORACLE, GuidanceSource.TOME)
+    questions = [
+        Question(
+            (picture, picture.rotate(90, expand=True), picture)[: index % 3],
+            "What is in the picture?" + " Say more." * (7 * index % 5),
+            GuidanceConfig(source=sources[index % 4], retention_ratio=0.2 + 0.1 * index, prune_layer=1 + index % 2),
+            ExitConfig(criterion=ExitCriterion.CONFIDENCE, exit_threshold=0.0 if index == 4 else 1.0),
+            SamplingConfig(max_new_tokens=3 + 5 * index % 11, temperature=index % 2 * 0.8, top_k=4, seed=index),
+        )
+        for index in range(6)
+    ]
+    with SglPipeline.load(engines(2), threads=1, prefill_chunk=48) as pipeline:
+        together = pipeline.answer_batch(questions)
+        alone = [pipeline.answer_batch([question])[0] for question in questions]
+    with SglPipeline.load(engines(1), threads=1, prefill_chunk=48) as pipeline:
+        on_one_rank = pipeline.answer_batch(questions)
+    assert [answer.answered_by is AnsweredBy.SMALL for answer in together] == [index == 4 for index in range(6)]
+    for answer, same, near in zip(together, alone, on_one_rank, strict=True):
+        assert same_but_for_time(answer, same)
+        assert (answer.text, answer.token_ids, answer.finish_reason) == (near.text, near.token_ids, near.finish_reason)
+        assert_allclose(answer.probabilities, near.probabilities, **TOLERANCE["fp32"])
+
+
+def same_but_for_time(one: Answer, other: Answer) -> bool:
+    """To the last bit."""
+    fields = [replace(answer, seconds={}, engine_seconds={}, kept=None, importance=None) for answer in (one, other)]
+    arrays = ((one.kept, other.kept), (one.importance, other.importance))
+    return fields[0] == fields[1] and all(np.array_equal(*pair) for pair in arrays)  # type: ignore[arg-type]
+
+
+def test_slots_of_all_ranks_take_the_memory_of_one(pipelines: Pipelines) -> None:
+    """Where each has key and value heads of its own."""
+    need = Need((40, 30, 20))
+    assert pipelines(2).large.language.nbytes(need) == pipelines(1).large.language.nbytes(need) > 0
+
+
 def test_int8(pipelines: Pipelines, config: Callable[..., BuildConfig], tmp_path: Path) -> None:
     """Both ranks got the kernels that one rank would, and compute what float32 does as closely as int8 can."""
     out = tmp_path / "int8"
@@ -106,10 +171,11 @@ def test_int8(pipelines: Pipelines, config: Callable[..., BuildConfig], tmp_path
     assert kernels - {Kernel.FLOAT32}, "some matrix is int8"
     files = {file for component in read_manifest(out).components.values() for file in component.files}
     assert "large/rank1/language.000.onnx" in files
-    requests = [Request(prompt) for prompt in PROMPTS]
-    expected = pipelines(1).large.language.prefill(requests, 1).logits
-    pipeline = SglPipeline.load(out, threads=1)
-    actual = pipeline.large.language.prefill(requests, 1).logits
+    slots, expected = prefill(pipelines(1).large, PROMPTS)
+    for slot in slots:
+        pipelines(1).large.language.close(slot)
+    with SglPipeline.load(out, threads=1) as pipeline:
+        _, actual = prefill(pipeline.large, PROMPTS)
     measured = fidelity(actual, expected)
     assert measured.cosine > 0.999
     assert measured.relative_error > 0, "something was quantized"

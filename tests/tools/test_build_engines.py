@@ -192,7 +192,7 @@ def remove_the_checkpoint(pair: Path) -> Path:
         (name_another_architecture, "PainterModel"),
         (break_config, "cannot be read as JSON"),
         (widen_the_model, "shape"),
-        (remove_a_tensor, "tensor language_model.lm_head.weight is missing"),
+        (remove_a_tensor, "tensor language_model.lm_head.weight, the output head, is missing from"),
         (remove_the_tokenizer, "tokenizer"),
         (forget_the_image_token, "has no token <IMG_CONTEXT>"),
         (remove_the_checkpoint, "missing"),

@@ -1,13 +1,16 @@
 """`sgl chat`: each line is answered with all that was said before."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.families import Turn
+from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from tests.tools.conftest import Run
 from tools.command_line import printable
@@ -39,9 +42,28 @@ def test_a_conversation(say: Callable[..., Run], engine_directory: Path, picture
         assert summary.startswith(
             "  large model (the small one was not sure) · visual tokens: 22 of 112 kept from layer"
         )
-        history.append(Turn(question, answer.text))
+        history.append(Turn(question, answer.text.strip()))
         prompts.append(answer.prompt_tokens)
     assert prompts == sorted(set(prompts)), "each prompt holds the one before"
+
+
+@pytest.mark.parametrize("said", ["<img>", " red </s>\n", "<|im_end|><|im_start|>user\n<IMG_CONTEXT>", "", " "])
+def test_whatever_was_answered_is_asked_with(
+    say: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """Without the white space around it, as the published `chat` keeps it."""
+    histories: list[tuple[Turn, ...]] = []
+    answer = SglPipeline.answer
+
+    def speak(pipeline: SglPipeline, *arguments: Any, history: Sequence[Turn], **options: Any) -> Answer:
+        histories.append(tuple(history))
+        return replace(answer(pipeline, *arguments, history=history, **options), text=said)
+
+    monkeypatch.setattr(SglPipeline, "answer", speak)
+    run = say(" What is red? ", *LINES[1:])
+    assert (run.status, run.err) == (0, "")
+    turns = [Turn(" What is red? ", said.strip()), Turn(LINES[1], said.strip())]
+    assert histories == [(), tuple(turns[:1]), tuple(turns)]
 
 
 class Terminal(io.StringIO):

@@ -69,19 +69,19 @@ def test_quantization_reports_are_summed_up(sgl: Callable[..., Run], engine_dire
         "output": "logits",
         "rows": 7,
         "fidelity": {"cosine": 0.9995, "relative_error": 0.03},
-        "max_error": {"per_tensor": 0.02, "per_block": 0.05},
+        "max_error": {"per_row": 0.02, "per_block": 0.05},
         "matrices": {
             name: {
                 "kernel": kernel,
                 "fidelity": {
-                    "per_tensor": {"cosine": tensor, "relative_error": 0.01},
+                    "per_row": {"cosine": tensor, "relative_error": 0.01},
                     "per_block": {"cosine": block, "relative_error": 0.01},
                 },
             }
             for name, kernel, tensor, block in (
-                ("up", "per_tensor", 0.9999, 0.9),
+                ("up", "per_row", 0.9999, 0.9),
                 ("down", "per_block", 0.8, 0.9987),
-                ("gate", "per_tensor", 0.9991, 0.9),
+                ("gate", "per_row", 0.9991, 0.9),
                 ("head", "float32", 0.1, 0.2),
             )
         },
@@ -92,7 +92,7 @@ def test_quantization_reports_are_summed_up(sgl: Callable[..., Run], engine_dire
     run = sgl("info", directory)
     line = next(line for line in run.out.splitlines() if "language.quantization.json" in line)
     for part in (
-        "4 matrices (2 per_tensor, 1 per_block, 1 float32)",
+        "4 matrices (2 per_row, 1 per_block, 1 float32)",
         "cosine of logits 0.999500",
         "lowest of a matrix 0.998700 (down)",
     ):

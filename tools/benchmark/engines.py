@@ -13,7 +13,7 @@ from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
-from engine.config import BuildConfig
+from engine.config import MAX_TOKENS, BuildConfig
 from engine.dims import Limits
 from engine.families import family_of
 from engine.model_config import ModelConfig
@@ -93,4 +93,4 @@ def build_vision(model: Model, out: Path, threads: int, on_progress: OnProgress)
 def _limits(model: Model) -> Limits:
     """Of a build that names none."""
     tiling = model.config.tiling
-    return Limits(BuildConfig.max_tokens, BuildConfig.max_batch, tiling.max_tiles + int(tiling.thumbnail))
+    return Limits(MAX_TOKENS, BuildConfig.max_batch, tiling.max_tiles + int(tiling.thumbnail))

@@ -1,52 +1,105 @@
-"""Many questions to a served model, some at a time: how many are answered a second, and how long each takes."""
+"""Many questions to one pipeline, some at a time or as they come: when each was answered, and how fast."""
 
-import json
+import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from tools.benchmark.worker import WorkerError
+import numpy as np
 
-SECONDS = 300.0
-"""Until a question counts as lost."""
+from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, SamplingConfig
+from engine.runtime.pipeline import SglPipeline
+
+
+@dataclass(frozen=True)
+class Asked:
+    """exits: whether the small model's answer is taken; None lets the large model answer alone, unpruned."""
+
+    question: str
+    picture: Path | None
+    tokens: int
+    exits: bool | None
+
+
+@dataclass(frozen=True)
+class Served:
+    """Of one question: seconds to the first text and to the end, from when it was to be asked."""
+
+    first: float
+    last: float
+    tokens: int
 
 
 @dataclass(frozen=True)
 class Load:
-    """latencies: seconds of each question. seconds: from the first question to the last answer."""
+    """seconds: from the first question to the last answer."""
 
-    latencies: tuple[float, ...]
+    served: tuple[Served, ...]
     seconds: float
 
-    def throughput(self) -> float:
-        """Questions per second."""
-        return len(self.latencies) / self.seconds
+    def tokens_per_second(self) -> float:
+        return sum(one.tokens for one in self.served) / self.seconds
+
+    def questions_per_second(self) -> float:
+        return len(self.served) / self.seconds
 
 
-def measure_load(url: str, model: str, questions: Sequence[Mapping[str, Any]], concurrency: int) -> Load:
-    """Ask over HTTP, `concurrency` at a time. Raises WorkerError for a question that is not answered."""
+@dataclass(frozen=True)
+class LoadServing:
+    """An engine directory; called, it is opened for so many questions at once."""
 
-    def ask(question: Mapping[str, Any]) -> float:
+    directory: Path
+    threads: int
+    max_running: int
+
+    def __call__(self) -> "Serving":
+        return Serving(SglPipeline.load(self.directory, self.threads, max_running=self.max_running))
+
+
+class Serving:
+    """A pipeline under load."""
+
+    def __init__(self, pipeline: SglPipeline) -> None:
+        self._pipeline = pipeline
+
+    def closed(self, asked: Sequence[Asked], at_once: int) -> Load:
+        """The next question comes when one is answered."""
         start = time.perf_counter()
-        _generate(url, model, question)
-        return time.perf_counter() - start
+        with ThreadPoolExecutor(at_once) as pool:
+            served = tuple(pool.map(self._ask, asked))
+        return Load(served, time.perf_counter() - start)
 
-    with ThreadPoolExecutor(concurrency) as pool:
+    def arriving(self, asked: Sequence[Asked], rate: float, seed: int) -> Load:
+        """Questions come at random (Poisson), so many a second on average, whoever is being answered."""
+        at = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(asked)))
+        served: list[Served | None] = [None] * len(asked)
         start = time.perf_counter()
-        latencies = tuple(pool.map(ask, questions))
-        return Load(latencies, time.perf_counter() - start)
 
+        def run(index: int) -> None:
+            served[index] = self._ask(asked[index], start + at[index])
 
-def _generate(url: str, model: str, question: Mapping[str, Any]) -> None:
-    request = urllib.request.Request(f"{url}/v2/models/{model}/generate", json.dumps(question).encode())
-    try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as response:
-            response.read()
-    except urllib.error.HTTPError as error:
-        raise WorkerError(f"{model} answers with an error: {error.read().decode(errors='replace')}") from None
-    except OSError as error:
-        raise WorkerError(f"{model} does not answer ({error})") from None
+        threads = [threading.Thread(target=run, args=(index,)) for index in range(len(asked))]
+        for index, thread in enumerate(threads):
+            time.sleep(max(0.0, start + at[index] - time.perf_counter()))
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return Load(tuple(one for one in served if one is not None), time.perf_counter() - start)
+
+    def _ask(self, asked: Asked, start: float | None = None) -> Served:
+        start = time.perf_counter() if start is None else start
+        first: list[float] = []
+        # A criterion without the consistency pass: this is about how questions share the engines.
+        exit = ExitConfig(asked.exits is not None, -1.0 if asked.exits else 2.0, criterion=ExitCriterion.CONFIDENCE)
+        answer = self._pipeline.answer(
+            [asked.picture] if asked.picture else [],
+            asked.question,
+            guidance=GuidanceConfig(enabled=asked.exits is not None),
+            exit=exit,
+            sampling=SamplingConfig(max_new_tokens=asked.tokens),
+            on_text=lambda piece: first.append(time.perf_counter() - start),
+        )
+        last = time.perf_counter() - start
+        return Served(first[0] if first else last, last, len(answer.token_ids))

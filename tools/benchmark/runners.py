@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.bindings import SCORING_ENGINE
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
-from engine.manifest import read_manifest
+from engine.manifest import Manifest, read_manifest
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.answer import Answer
@@ -106,14 +106,14 @@ class ShardedEngine:
     def __call__(self) -> "ShardedRunner":
         ranks, manifest = Group(), read_manifest(self.directory)
         ranks.open(self.directory, manifest, self.threads, places=1)
-        return ShardedRunner(ranks, manifest.models[SHARDED].prune_layers)
+        return ShardedRunner(ranks, manifest)
 
 
 class ShardedRunner(EngineRunner):
     """Several ranks at work on one prompt at a time."""
 
-    def __init__(self, ranks: Group, prune_layers: Sequence[int]) -> None:
-        super().__init__(ShardedLanguage(ranks, places=1), prune_layers)
+    def __init__(self, ranks: Group, manifest: Manifest) -> None:
+        super().__init__(ShardedLanguage(ranks, manifest, places=1), manifest.models[SHARDED].prune_layers)
         self._ranks = ranks
 
     def seconds_in_sums(self) -> float:

@@ -164,7 +164,8 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
     tokens = draw_figure(study.pipeline, example.picture(), example.question, shown, RETENTIONS, sampling)
     save(tokens, figures[2])
-    rows = {rows.value: {"score_rows": rows} for rows in ScoreRows}
+    # of one picture, what is behind it is the whole prompt
+    rows = {rows.value: {"score_rows": rows} for rows in ScoreRows if rows is not ScoreRows.BEHIND_LAST}
     layers = {f"first {share:.0%} of the layers": {"score_layers": share} for share in LAYERS}
     questions = f"{len(study.examples)} test questions of {study.benchmark.name}"
     several = len(studies) > 1

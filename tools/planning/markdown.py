@@ -52,10 +52,10 @@ def plan_markdown(on_progress: OnProgress) -> str:
         _fill(
             f""""language" to "activations" are of the large model on every rank, for one question; "rank 0" adds the
             small model, and {size_text(2 * ServingConfig.feature_cache)} of visual features that both keep. The
-            vision encoder is whole on each rank. "At once" are such questions; "context" is the longest single question with its answer
-            (* the most that both models were published for). "Prompt" and "token" are what each rank sends for a prompt
-            and for each token after it. KV buffers are as long as such questions need; prompts are fed at most two at a
-            time, as TensorRT engines are built for."""
+            vision encoder is whole on each rank. "At once" are such questions; "context" is the longest single question
+            with its answer (* the most that both models were published for). "Prompt" and "token" are what each rank
+            sends for a prompt and for each token after it. KV buffers are as long as such questions need; prompts are
+            fed at most two at a time, as TensorRT engines are built for."""
         ),
         _memory(on_progress),
         f"## {LARGEST}: predicted latency, not measured",

@@ -4,6 +4,8 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +47,13 @@ class Environment:
     libraries: str
 
     def command(self, repository: Path, backends: Path) -> list[str]:
-        """Start arguments without addresses; writes the backend directory."""
+        """Start arguments without addresses; writes the backend directory. Raises ServerError."""
+        for directory in (repository, backends):
+            if re.search(r"\s", str(directory)):
+                raise ServerError(
+                    f"the server's Python backend cannot start from {directory}: a path with spaces is split; "
+                    "choose another directory"
+                )
         python = backends / "python"
         python.mkdir(parents=True)
         for file in (self.server / "backends" / "python").iterdir():
@@ -104,5 +112,5 @@ def _make(interpreter: str, version: str) -> None:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
             reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-            raise ServerError(f"{' '.join(command)} failed ({reason[0]}); run it by hand")
+            raise ServerError(f"{shlex.join(command)} failed ({reason[0]}); run it by hand")
     stamp.write_text(wanted)

@@ -72,35 +72,46 @@ def load_initializer(value: ir.Value, reader: WeightReader) -> np.ndarray:
     return value.const_value.numpy()
 
 
-def run_node(
-    node: ir.Node, arguments: Sequence[np.ndarray | None], model: ir.Model, constant: bool = False
-) -> list[np.ndarray]:
-    """All outputs of one node. `constant`: its inputs after the first are weights that the kernel may pack."""
-    names = [f"input_{index}" for index in range(len(arguments))]
-    given = {name: array for name, array in zip(names, arguments, strict=True) if array is not None}
-    weights = {name: array for name, array in given.items() if constant and name != names[0]}
-    values = {name: _value(name, array) for name, array in given.items()}
+def run_node(node: ir.Node, arguments: Sequence[np.ndarray | None], model: ir.Model) -> list[np.ndarray]:
+    """All outputs of one node."""
+    inputs = {ir.Value(name=f"input_{index}"): array for index, array in enumerate(arguments)}
     copy = ir.Node(
         node.domain,
         node.op_type,
-        [values.get(name) for name in names],
+        [None if array is None else value for value, array in inputs.items()],
         node.attributes.values(),
         num_outputs=len(node.outputs),
     )
-    for index, output in enumerate(copy.outputs):
+    given = {value: array for value, array in inputs.items() if array is not None}
+    return run_nodes([copy], copy.outputs, given, functions=list(model.functions.values()))
+
+
+def run_nodes(
+    nodes: Sequence[ir.Node],
+    outputs: Sequence[ir.Value],
+    inputs: Mapping[ir.Value, np.ndarray],
+    weights: Mapping[ir.Value, np.ndarray] | None = None,
+    functions: Sequence[ir.Function] = (),
+) -> list[np.ndarray]:
+    """What nodes that belong to no graph compute. `weights` never change: a kernel may pack them."""
+    weights = weights or {}
+    for value, array in {**inputs, **weights}.items():
+        value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
+    for index, output in enumerate(outputs):
         output.name = f"output_{index}"
+    constants = {value: None for node in nodes for value in node.inputs if value is not None and value.const_value}
     graph = ir.Graph(
-        [value for name, value in values.items() if name not in weights],
-        copy.outputs,
-        nodes=[copy],
-        initializers=[_elsewhere(values[name]) for name in weights],
+        list(inputs),
+        outputs,
+        nodes=nodes,
+        initializers=[*constants, *map(_elsewhere, weights)],
         opset_imports={**OPSET, DOMAIN: 1},
-        name="node",
+        name="nodes",
     )
-    small = ir.Model(graph, ir_version=IR_VERSION, functions=list(model.functions.values()))
-    message = ir.to_proto(small).SerializeToString()
-    session = _load(message, weights) if weights else _load_again(message)
-    return session.run(None, {name: array for name, array in given.items() if name not in weights})
+    message = ir.to_proto(ir.Model(graph, ir_version=IR_VERSION, functions=functions)).SerializeToString()
+    handed = {_name(value): array for value, array in weights.items()}
+    session = _load(message, handed) if handed else _load_again(message)
+    return session.run(None, {_name(value): array for value, array in inputs.items()})
 
 
 @lru_cache(maxsize=64)
@@ -120,17 +131,17 @@ def _load(message: bytes, weights: Mapping[str, np.ndarray]) -> onnxruntime.Infe
     return onnxruntime.InferenceSession(message, options, providers=["CPUExecutionProvider"])
 
 
-def _value(name: str, array: np.ndarray) -> ir.Value:
-    dtype = ir.DataType.from_numpy(array.dtype)
-    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(array.shape))
-
-
 def _elsewhere(value: ir.Value) -> ir.Value:
     """The value as an initializer whose data is handed over in memory: a message may not hold 2 GB."""
     assert value.shape is not None
     assert value.dtype is not None
     value.const_value = ir.ExternalTensor("memory", 0, 0, value.dtype, shape=value.shape, name=value.name or "")
     return value
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name
 
 
 def _ancestors(graph: ir.Graph, output: ir.Value) -> list[ir.Node]:

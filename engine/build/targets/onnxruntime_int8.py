@@ -17,7 +17,6 @@ from onnx_ir.convenience import replace_nodes_and_values
 
 from engine.build.layers import Weight
 from engine.build.quantize import (
-    BLOCK,
     MAX_ERROR,
     Fidelity,
     Kernel,
@@ -28,10 +27,10 @@ from engine.build.quantize import (
     fidelity,
     pack,
 )
-from engine.build.targets.onnxruntime_evaluate import Progress, interpret, load_initializer, run_node
+from engine.build.targets.onnxruntime_evaluate import Progress, interpret, load_initializer, run_node, run_nodes
+from engine.build.targets.onnxruntime_kernels import Constants, Rows, multiply_blocks, multiply_rows, quantize_rows
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
-from engine.plugins.function import CONTRIB
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,11 @@ class _Quantizer:
     def __init__(self, model: ir.Model, whole: ir.Model, reader: WeightReader, file: WeightFile) -> None:
         self._model, self._whole, self._reader, self._file = model, whole, reader, file
         self.matrices: dict[str, MatrixReport] = {}
-        # Made at the end: the graph stays as it is while it is walked.
+        # Made at the end, in the order of the graph, which stays as it is while it is walked.
         self.replacements: list[Callable[[], None]] = []
+        self._constants = Constants()
+        self._rows: dict[ir.Value, Rows] = {}
+        """By the activations: matrices that read the same share them."""
 
     def load(self, value: ir.Value) -> Twin:
         array = load_initializer(value, self._reader)
@@ -137,34 +139,50 @@ class _Quantizer:
         return Twin(exact, quantized)
 
     def _run_kernel(self, kernel: Kernel, packed: Packed, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        names = ir.Value(name="x"), ir.Value(name="data"), ir.Value(name="scale")
-        node = _kernel_node(kernel, shape, *names)
-        arrays = [x, packed.data, packed.scale]
-        (result,) = run_node(node, arrays, self._whole, constant=True)
+        activations, data, scale = (ir.Value(name=name) for name in ("x", "data", "scale"))
+        if kernel is Kernel.PER_ROW:
+            rows = quantize_rows(activations, Constants())
+            nodes = [*rows.nodes, *multiply_rows(rows, data, scale)]
+        else:
+            nodes = [multiply_blocks(activations, data, scale, shape)]
+        weights = {data: packed.data, scale: packed.scale}
+        (result,) = run_nodes(nodes, nodes[-1].outputs, {activations: x}, weights)
         return result
 
     def _replace(self, node: ir.Node, weight: Weight, kernel: Kernel, packed: Packed, shape: tuple[int, ...]) -> None:
-        """Remember to put the kernel in the place of a MatMul and of the bias after it."""
-        graph = self._model.graph
+        """Remember to put the kernel in the place of a MatMul, and of the bias after it if the kernel adds one."""
         data, scale = (
             ir.Value(name=f"{weight.name}.{part}", const_value=self._file.add(f"{weight.name}.{part}", array))
             for part, array in (("int8", packed.data), ("scale", packed.scale))
         )
-        add = _bias_after(node)
-        bias = add.inputs[1] if add else None
-        old = [node, add] if add else [node]
 
         def replace() -> None:
+            graph, x, old = self._model.graph, node.inputs[0], [node]
+            assert x is not None
             for value in (data, scale):
                 graph.register_initializer(value)
-            new = _kernel_node(kernel, shape, node.inputs[0], data, scale, bias)
-            last = old[-1].outputs[0]
-            result = new.outputs[0]
+            if kernel is Kernel.PER_ROW:
+                new = [*self._quantize_rows(x), *multiply_rows(self._rows[x], data, scale)]
+            else:
+                add = _bias_after(node)
+                new = [multiply_blocks(x, data, scale, shape, add.inputs[1] if add else None)]
+                old += [add] if add else []
+            last, result = old[-1].outputs[0], new[-1].outputs[0]
             result.name, result.type, result.shape = last.name, last.type, last.shape
-            replace_nodes_and_values(graph, node, old, [new], [last], [result])
+            replace_nodes_and_values(graph, node, old, new, [last], [result])
             del graph.initializers[weight.name or ""]
 
         self.replacements.append(replace)
+
+    def _quantize_rows(self, x: ir.Value) -> Sequence[ir.Node]:
+        """The nodes that quantize activations; none if those that read them before had it done."""
+        if x in self._rows:
+            return ()
+        if not self._rows:
+            for value in self._constants.values():
+                self._model.graph.register_initializer(value)
+        self._rows[x] = quantize_rows(x, self._constants)
+        return self._rows[x].nodes
 
     def _write(self, weight: Weight, array: np.ndarray) -> None:
         weight.const_value = self._file.add(weight.name or "", array)
@@ -182,20 +200,3 @@ def _bias_after(node: ir.Node) -> ir.Node | None:
         return None
     bias = consumers[0].inputs[1]
     return consumers[0] if isinstance(bias, Weight) and len(bias.stored) == 1 else None
-
-
-def _kernel_node(
-    kernel: Kernel,
-    shape: tuple[int, ...],
-    x: ir.Value | None,
-    data: ir.Value,
-    scale: ir.Value,
-    bias: ir.Value | None = None,
-) -> ir.Node:
-    """[...,K] times a packed matrix of `shape` [K,N], plus bias [N] -> [...,N]"""
-    if kernel is Kernel.PER_TENSOR:
-        # No zero point: the weights are symmetric.
-        return ir.node("DynamicQuantizeMatMul", [x, data, scale, None, bias], domain=CONTRIB)
-    attributes = {"K": shape[0], "N": shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
-    # No zero point, which then is the middle of uint8, and no index of groups.
-    return ir.node("MatMulNBits", [x, data, scale, None, None, bias], attributes, domain=CONTRIB)

@@ -7,11 +7,14 @@ from typing import Any
 
 from PIL.Image import Resampling
 
-from engine.families.internvl2.config import Layout, read_language, read_vision
-from engine.families.internvl2.fields import Fields, read_fields
+from engine.bounds import shown
+from engine.families.fields import Fields, read_fields
+from engine.families.internvl.chat_template import check_chat_template
+from engine.families.internvl2.config import Layout, read_language, read_vision, refuse_quantized
 from engine.families.internvl2.tiling import MEAN, STD
 from engine.model_config import LanguageConfig, ModelConfig, PromptConfig, TilingConfig, VisionConfig
 
+MOST_ENDS = 64
 ARCHITECTURE = "InternVLForConditionalGeneration"
 LAYOUTS = {"qwen2": Layout.QWEN2, "qwen3": Layout.QWEN3, "llama": Layout.LLAMA}
 """By `model_type`; InternLM2 is converted to Llama."""
@@ -25,7 +28,8 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     fields.only("vision_feature_layer", -1, None)
     fields.only("vision_feature_select_strategy", "default", None)
     fields.only("projector_hidden_act", "gelu", None)
-    fields.only("quantization_config", None)
+    refuse_quantized(fields)
+    check_chat_template(directory)
     language = _read_language(fields)
     vision = _read_vision(fields, language.hidden_size)
     return ModelConfig(
@@ -36,6 +40,16 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
         tiling=_read_tiling(directory, vision),
         prompt=PromptConfig("internvl"),
     )
+
+
+def end_ids(directory: Path) -> tuple[int, ...]:
+    """Those of `generation_config.json`, a number or a list."""
+    fields = read_fields(directory / "generation_config.json")
+    ids = fields.values.get("eos_token_id")
+    ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    if any(type(number) is not int or number < 0 for number in ids) or len(ids) > MOST_ENDS:
+        fields.refuse(f"eos_token_id {shown(ids)} is no token, and no list of some; download it again")
+    return tuple(dict.fromkeys(ids))
 
 
 def _read_language(fields: Fields) -> LanguageConfig:
@@ -72,11 +86,8 @@ def _read_tiling(directory: Path, vision: VisionConfig) -> TilingConfig:
     image.only("image_mean", MEAN, None)
     image.only("image_std", STD, None)
     image.only("resample", Resampling.BICUBIC.value, None)
-    defaults = TilingConfig()
-    tiling = TilingConfig(
-        image.integer("min_patches") if image.has("min_patches") else defaults.min_tiles,
-        image.integer("max_patches") if image.has("max_patches") else defaults.max_tiles,
-    )
-    if tiling.min_tiles > tiling.max_tiles:
-        image.refuse(f"min_patches {tiling.min_tiles} is above max_patches {tiling.max_tiles}; correct one of them")
-    return tiling
+    with image.named(min_tiles="min_patches", max_tiles="max_patches"):
+        return TilingConfig(
+            image.integer("min_patches") if image.has("min_patches") else TilingConfig.min_tiles,
+            image.integer("max_patches") if image.has("max_patches") else TilingConfig.max_tiles,
+        )

@@ -5,12 +5,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from engine.families.internvl2.fields import Fields
+from engine.bounds import shown
+from engine.families.fields import Fields
 from engine.families.internvl2.prompt import TEMPLATES
 from engine.families.internvl2.rope import read_rope
 from engine.model_config import LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig, VisionConfig
 
 ARCHITECTURE = "InternVLChatModel"
+NAMES = {
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "max_positions": "max_position_embeddings",
+    "original_max_positions": "original_max_position_embeddings",
+    "theta": "rope_theta",
+}
+"""Our names of fields -> those of a `config.json`."""
 
 
 class Layout(StrEnum):
@@ -29,9 +39,13 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     fields.only("ps_version", "v2")
     fields.only("select_layer", -1)
     fields.only("pad2square", False, None)
-    fields.only("use_backbone_lora", 0, None)
-    fields.only("use_llm_lora", 0, None)
-    fields.only("quantization_config", None)
+    for adapter in ("use_backbone_lora", "use_llm_lora"):
+        if fields.values.get(adapter) not in (0, None):
+            fields.refuse(
+                f"{adapter} {shown(fields.values[adapter])} is a LoRA adapter beside the weights, which is not applied "
+                "here; merge it into the model and save that"
+            )
+    refuse_quantized(fields)
     fields.only("flash_relative_threshold", None)  # InternVL3.5-Flash drops visual tokens by itself
     llm = fields.section("llm_config")
     language = read_language(llm, Layout(llm.only("architectures", *([layout.value] for layout in Layout))[0]))
@@ -48,45 +62,52 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     )
 
 
+def end_ids(directory: Path) -> tuple[int, ...]:
+    """None but the template's: the published `chat` takes its separator, whatever `generation_config.json` says."""
+    return ()
+
+
 def read_language(language: Fields, layout: Layout) -> LanguageConfig:
     """The section of the language model, which is of this layout. Raises CheckpointError."""
     language.only("hidden_act", "silu")
-    language.only("quantization_config", None)
+    refuse_quantized(language)
     language.only("attention_bias", False, None)
     language.only("mlp_bias", False, None)
     if layout is Layout.INTERNLM2:
         language.only("bias", False)
     hidden_size, num_heads = language.integer("hidden_size"), language.integer("num_attention_heads")
-    num_kv_heads = language.integer("num_key_value_heads")
-    if num_heads % num_kv_heads:
-        language.refuse(
-            f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads {num_kv_heads}; "
-            "download the published config.json again"
-        )
     if not language.has("head_dim") and hidden_size % num_heads:
         language.refuse(
             f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}; "
             "download the published config.json again"
         )
     head_dim = language.integer("head_dim") if language.has("head_dim") else hidden_size // num_heads
-    if head_dim % 2:
-        language.refuse(f"head_dim {head_dim} is odd, which rotary embedding cannot use; choose another checkpoint")
-    rope = read_rope(language, head_dim)
-    _refuse_sliding_window(language, layout, rope.max_positions)
-    return LanguageConfig(
-        hidden_size=hidden_size,
-        num_layers=language.integer("num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        intermediate_size=language.integer("intermediate_size"),
-        vocab_size=language.integer("vocab_size"),
-        norm_eps=language.number("rms_norm_eps"),
-        rope=rope,
-        qkv_bias=layout is Layout.QWEN2,
-        qk_norm=layout is Layout.QWEN3,
-        tie_word_embeddings=language.has("tie_word_embeddings") and language.boolean("tie_word_embeddings"),
-    )
+    with language.named(**NAMES):
+        rope = read_rope(language, head_dim)
+        _refuse_sliding_window(language, layout, rope.max_positions)
+        return LanguageConfig(
+            hidden_size=hidden_size,
+            num_layers=language.integer("num_hidden_layers"),
+            num_heads=num_heads,
+            num_kv_heads=language.integer("num_key_value_heads"),
+            head_dim=head_dim,
+            intermediate_size=language.integer("intermediate_size"),
+            vocab_size=language.integer("vocab_size"),
+            norm_eps=language.number("rms_norm_eps"),
+            rope=rope,
+            qkv_bias=layout is Layout.QWEN2,
+            qk_norm=layout is Layout.QWEN3,
+            tie_word_embeddings=language.has("tie_word_embeddings") and language.boolean("tie_word_embeddings"),
+        )
+
+
+def refuse_quantized(fields: Fields) -> None:
+    """Raises CheckpointError for weights that are quantized already."""
+    if fields.has("quantization_config"):
+        fields.refuse(
+            f"quantization_config {shown(fields.values['quantization_config'])} says that the weights are quantized "
+            "already; give the checkpoint that they were made from, and choose a --precision"
+        )
 
 
 def _refuse_sliding_window(language: Fields, layout: Layout, max_positions: int) -> None:
@@ -115,51 +136,29 @@ def read_vision(
     vision.only("use_moe", False, None)
     vision.only("num_channels", 3, None)
     vision.only("norm_type", *(str(norm) for norm in Norm))
-    config = VisionConfig(
-        image_size=vision.side("image_size"),
-        patch_size=vision.side("patch_size"),
-        hidden_size=vision.integer("hidden_size"),
-        num_layers=vision.integer("num_hidden_layers"),
-        num_heads=vision.integer("num_attention_heads"),
-        intermediate_size=vision.integer("intermediate_size"),
-        norm=Norm(vision.text("norm_type")),
-        norm_eps=vision.number("layer_norm_eps"),
-        qkv_bias=vision.boolean(qkv_bias),
-        qk_norm=vision.boolean(qk_norm),
-        downsample_ratio=fields.number("downsample_ratio"),
-        output_size=output_size,
-    )
-    if config.image_size % config.patch_size:
-        vision.refuse(
-            f"image_size {config.image_size} is not a multiple of patch_size {config.patch_size}; "
-            "download the published config.json again"
+    with vision.named(**NAMES):
+        return VisionConfig(
+            image_size=vision.side("image_size"),
+            patch_size=vision.side("patch_size"),
+            hidden_size=vision.integer("hidden_size"),
+            num_layers=vision.integer("num_hidden_layers"),
+            num_heads=vision.integer("num_attention_heads"),
+            intermediate_size=vision.integer("intermediate_size"),
+            norm=Norm(vision.text("norm_type")),
+            norm_eps=vision.number("layer_norm_eps"),
+            qkv_bias=vision.boolean(qkv_bias),
+            qk_norm=vision.boolean(qk_norm),
+            downsample_ratio=fields.number("downsample_ratio"),
+            output_size=output_size,
         )
-    if config.hidden_size % config.num_heads:
-        vision.refuse(
-            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_heads}; "
-            "download the published config.json again"
-        )
-    patches = config.image_size // config.patch_size
-    step = 1 / config.downsample_ratio
-    if not step.is_integer() or patches % step:
-        fields.refuse(
-            f"downsample_ratio {config.downsample_ratio} does not divide the {patches} patches of a tile's side; "
-            "download the published config.json again"
-        )
-    return config
 
 
 def _read_tiling(fields: Fields) -> TilingConfig:
     thumbnail = fields.boolean("use_thumbnail")
     if not fields.boolean("dynamic_image_size"):
         return TilingConfig(min_tiles=1, max_tiles=1, thumbnail=thumbnail)
-    tiling = TilingConfig(fields.integer("min_dynamic_patch"), fields.integer("max_dynamic_patch"), thumbnail)
-    if tiling.min_tiles > tiling.max_tiles:
-        fields.refuse(
-            f"min_dynamic_patch {tiling.min_tiles} is above max_dynamic_patch {tiling.max_tiles}; "
-            "download the published config.json again"
-        )
-    return tiling
+    with fields.named(min_tiles="min_dynamic_patch", max_tiles="max_dynamic_patch"):
+        return TilingConfig(fields.integer("min_dynamic_patch"), fields.integer("max_dynamic_patch"), thumbnail)
 
 
 def _read_prompt(fields: Fields) -> PromptConfig:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
-from engine.families.base import Prompt, Turn
+from engine.families.base import Part, Prompt, Turn
 from engine.model_config import ModelConfig
 
 PICTURE = "<image>"
@@ -34,6 +34,13 @@ class Template:
     """None: no system turn."""
     numbers_pictures: bool = True
     """Several pictures before a question are called Image-1, Image-2 and so on."""
+    separates_empty: bool = False
+    """Whether the separator also follows an empty question or answer."""
+
+    def turn(self, role: str, text: str, is_said: bool = False) -> list[Part]:
+        """A question or an answer, to its end."""
+        said = [Part(text, is_said), Part(self.separator)] if text or self.separates_empty else []
+        return [Part(role), *said]
 
 
 def _chatml(stop: tuple[str, ...], separator: str = "<|im_end|>", system_message: str = SYSTEM_MESSAGE) -> Template:
@@ -50,7 +57,7 @@ TEMPLATES = {
     "internlm2-chat": _chatml(stop=("<|im_end|>", "</s>")),
     "internvl2_5": INTERNVL2_5,
     # The chat template of transformers' converted checkpoints.
-    "internvl": replace(INTERNVL2_5, system_message=None, numbers_pictures=False),
+    "internvl": replace(INTERNVL2_5, system_message=None, numbers_pictures=False, separates_empty=True),
     "phi3-chat": Template(
         "<|system|>\n", "<|user|>\n", "<|assistant|>\n", "<|end|>", stop=("<|end|>", "<|endoftext|>", "</s>")
     ),
@@ -64,9 +71,8 @@ def render_prompt(
     pictures go first.
     """
     template = TEMPLATES[config.prompt.template]
-    _refuse_control_tokens([turn.answer for turn in history], "an earlier answer", template)
     questions = [*(turn.question for turn in history), question]
-    _refuse_control_tokens(questions, "the question", template)
+    _refuse_control_tokens(questions, template)
     pictures = len(tiles_per_image)
     marks = sum(question.count(PICTURE) for question in questions)
     if pictures and not marks:
@@ -79,11 +85,11 @@ def render_prompt(
     places = (IMAGE_START + of_picture + IMAGE_END for of_picture in tokens)
     questions = [re.sub(PICTURE, lambda mark: next(places), question) for question in questions]
     message = template.system_message if config.prompt.system_message is None else config.prompt.system_message
-    parts = [] if message is None else [template.system + message]
+    parts = [] if message is None else [Part(template.system + message + template.separator)]
     for turn, asked in zip(history, questions, strict=False):
-        parts += [template.user + asked, template.assistant + turn.answer]
-    parts += [template.user + questions[-1], template.assistant]
-    return Prompt(template.separator.join(parts), image_token=IMAGE_TOKEN, stop=template.stop)
+        parts += template.turn(template.user, asked) + template.turn(template.assistant, turn.answer, is_said=True)
+    parts += [*template.turn(template.user, questions[-1]), Part(template.assistant)]
+    return Prompt(tuple(parts), image_token=IMAGE_TOKEN, stop=(*template.stop, *config.prompt.stop))
 
 
 def _picture_marks(pictures: int, template: Template) -> str:
@@ -93,10 +99,10 @@ def _picture_marks(pictures: int, template: Template) -> str:
     return "".join(f"Image-{number}: {PICTURE}\n" for number in range(1, pictures + 1))
 
 
-def _refuse_control_tokens(texts: Sequence[str], name: str, template: Template) -> None:
-    """A text must not close its own turn, open another one, or stand for a picture."""
-    for text in texts:
+def _refuse_control_tokens(questions: Sequence[str], template: Template) -> None:
+    """A question must not close its own turn, open another one, or stand for a picture."""
+    for text in questions:
         reserved = [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END, *template.stop) if token in text]
         reserved += CONTROL_TOKEN.findall(text)
         if reserved:
-            raise RequestError(f"{name} contains the control token {reserved[0]}; leave it out")
+            raise RequestError(f"the question contains the control token {reserved[0]}; leave it out")

@@ -1,6 +1,6 @@
 """Published rotary embedding settings -> RopeConfig."""
 
-from engine.families.internvl2.fields import Fields
+from engine.families.fields import Fields
 from engine.model_config import RopeConfig, RopeScaling
 
 SCALINGS = {

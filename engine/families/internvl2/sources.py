@@ -1,6 +1,7 @@
 """Our parameter names -> where an InternVL2 checkpoint keeps them, whichever its language model."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from engine.families.base import Source
 from engine.model_config import LanguageConfig, ModelConfig, Norm
@@ -17,13 +18,17 @@ def language_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str,
     names = {
         "model.embed_tokens.weight": Source(f"{embedding}.weight"),
         "model.norm.weight": Source("model.norm.weight"),
-        "lm_head.weight": Source(f"{embedding if language.tie_word_embeddings else head}.weight"),
+        "lm_head.weight": Source(f"{head}.weight"),
     }
     layer = read_layer(language)
     for index in range(language.num_layers):
         prefix = f"model.layers.{index}"
         names |= {f"{prefix}.{name}": Source(f"{prefix}.{at.tensor}", at.rows) for name, at in layer.items()}
-    return {name: Source(f"language_model.{at.tensor}", at.rows) for name, at in names.items()}
+    sources = {name: Source(f"language_model.{at.tensor}", at.rows) for name, at in names.items()}
+    if language.tie_word_embeddings:
+        copies = tuple({sources["lm_head.weight"].tensor}.intersection(tensors))
+        sources["lm_head.weight"] = replace(sources["model.embed_tokens.weight"], copies=copies)
+    return sources
 
 
 def vision_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.build.builder import language_part, open_compiler, read_role, vision_part
+from engine.build.builder import language_part, open_compiler, vision_part
 from engine.build.layer_report import REPORT_SUFFIX, LayerReport
+from engine.build.role import read_role
 from engine.build.targets.tensorrt_plan import PLAN_SUFFIX
 from engine.config import BuildConfig
 from engine.manifest import read_json

@@ -1,13 +1,16 @@
-"""Typed access to a parsed JSON file like `config.json`: what is missing or of the wrong type is a CheckpointError."""
+"""Typed access to the JSON files of a checkpoint: what is missing or of the wrong type is a CheckpointError."""
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.errors import CheckpointError
-from engine.families.json_file import read_object
+from engine.bounds import shown
+from engine.errors import CheckpointError, EngineError
+from engine.json_file import MOST_BYTES, Unreadable, read_bytes, read_json
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,19 @@ class Fields:
         value = self.values.get(name)
         if value not in computed:
             allowed = " or ".join(repr(choice) for choice in computed if choice is not None) or "its absence"
-            self.refuse(f"{name} {_shown(value)} is not supported, only {allowed}; choose another checkpoint")
+            self.refuse(f"{name} {shown(value)} is not supported, only {allowed}; choose another checkpoint")
         return value
+
+    @contextmanager
+    def named(self, **theirs: str) -> Iterator[None]:
+        """Around what makes a configuration of these fields: our name of a field -> its name here, for messages."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except EngineError as error:
+            sentence = re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), str(error))
+            self.refuse(f"{sentence}; download the published config.json again")
 
     def refuse(self, sentence: str) -> NoReturn:
         """Raise the CheckpointError that names this place."""
@@ -85,19 +99,36 @@ class Fields:
         return self.values[name]
 
     def _wrong_type(self, name: str, wanted: str) -> NoReturn:
-        self.refuse(f"{name} is {_shown(self.values[name])}, not {wanted}; download the published config.json again")
+        self.refuse(f"{name} is {shown(self.values[name])}, not {wanted}; download the published config.json again")
 
 
-def read_fields(path: Path) -> Fields:
+def read_fields(path: Path, most: int = MOST_BYTES) -> Fields:
     """Of a JSON file; none if there is no such file. Raises CheckpointError."""
-    return Fields(read_object(path), str(path))
+    return Fields(read_object(path, most), str(path))
+
+
+def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """A JSON object; empty if there is no such file. Raises CheckpointError."""
+    try:
+        value = read_json(path, most)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except Unreadable as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object; download it again")
+    return value
+
+
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Any other file. Raises CheckpointError."""
+    try:
+        return read_bytes(path, most)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path} is missing; download it") from None
+    except Unreadable as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); download it again") from None
 
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
-
-
-def _shown(value: Any) -> str:
-    """A value in a sentence, shortened."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

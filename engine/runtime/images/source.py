@@ -1,0 +1,78 @@
+"""Where a picture comes from: a file, its bytes, what a command line names."""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from PIL import Image
+
+from engine.errors import ImageError
+from engine.runtime.images.limits import MAX_BYTES
+from engine.runtime.images.stored import Stored
+from engine.runtime.words import short
+
+ImageSource = Path | str | bytes | Image.Image | np.ndarray
+"""A file, the bytes of one, a picture that is open already, or numbers: uint8, [H,W] or [H,W,C] with 1, 3 or 4
+channels."""
+
+STDIN = "-"
+
+
+def read_source(text: str, allow_http: bool) -> ImageSource:
+    """What `text` names: a path, in which ~ is the home directory, a URL, or - for standard input. Raises ImageError.
+
+    allow_http: whether http and https URLs are fetched, too.
+    """
+    if text == STDIN:
+        return _stdin()
+    scheme = text.partition(":")[0].lower()
+    if scheme in ("data", "http", "https"):
+        from engine.runtime.image_url import fetch  # what speaks HTTP takes a while to import
+
+        return fetch(text, allow_http)
+    try:
+        return Path(unquote(urlsplit(text).path) if scheme == "file" else text).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise ImageError(f"{short(text)} is no path ({error}); write it out") from None
+
+
+@contextmanager
+def stored_file(path: Path, name: str) -> Iterator[Stored]:
+    """The bytes of a file, unless they are too many. Raises ImageError."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise ImageError(_missing(name)) from None
+    except (OSError, ValueError) as error:
+        raise ImageError(_unreadable(name, error)) from None
+    with file:
+        try:
+            status = os.fstat(file.fileno())
+            # What is no ordinary file, such as a pipe, can be read once only.
+            ordinary = stat.S_ISREG(status.st_mode)
+            stored = Stored(file, status.st_size) if ordinary else Stored.of(file.read(MAX_BYTES + 1))
+        except OSError as error:
+            raise ImageError(_unreadable(name, error)) from None
+        yield stored
+
+
+def _stdin() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ImageError(f"{STDIN} is the picture on standard input, and there is none; send one with a pipe or <")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)  # one more is refused when it is opened
+
+
+def _missing(name: str) -> str:
+    if name.partition(":")[0].lower() in ("data", "http", "https", "file"):
+        return f"{name} is a URL, and a path was expected; fetch it first (engine.runtime.image_url.fetch)"
+    return f"{name} does not exist; give the path of a picture"
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"{name} cannot be read ({reason}); give the path of a picture"
