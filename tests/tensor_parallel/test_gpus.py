@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -33,8 +32,10 @@ from tests.tensor_parallel import gpu_rank
 from tests.tensor_parallel.conftest import Engines
 from tests.tensor_parallel.test_failure import PATIENCE_SECONDS, wait_until_gone
 from tests.tolerance import TOLERANCE
+from tests.tools import fake_triton
 from tools.export_triton_repository import write_repository
 from tools.triton.serve_config import ServeConfig
+from tools.triton.tensors import MODEL
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
 NEVER = ExitConfig(enabled=False)
@@ -204,31 +205,30 @@ def test_a_served_instance_is_on_the_gpus_it_was_placed_on(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
     if seen is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake_triton.make_module())
+    monkeypatch.delitem(sys.modules, "tools.triton.backend", raising=False)
     backend = importlib.import_module("tools.triton.backend")
     monkeypatch.delitem(sys.modules, "tools.triton.backend")
-    write_repository(plans, place / "repository", ServeConfig(threads=1, large_gpus=(0, 1, 3, 2)), link=True)
-    text = (place / "repository" / "large_vlm" / "config.pbtxt").read_text()
+    write_repository(plans, place / "repository", ServeConfig(threads=1, gpus=(0, 1, 3, 2)), link=True)
+    text = (place / "repository" / MODEL / "config.pbtxt").read_text()
     assert "KIND_GPU count: 1 gpus: [ 0, 3 ]" in text
     parameters = re.findall(r'key: "(\w+)" value: { string_value: "(.*?)" }', text)
     args = {
-        "model_repository": str(place / "repository" / "large_vlm"),
+        "model_repository": str(place / "repository" / MODEL),
         "model_version": "1",
         "model_config": json.dumps({"parameters": {key: {"string_value": value} for key, value in parameters}}),
         "model_instance_kind": "GPU",
         "model_instance_device_id": first,
     }
-    pipeline = backend.open_pipeline(args, "large", backend.open_reader(args))
-    (outcome,) = pipeline.answer_large(
-        [Question((picture,), "What?", sampling=SamplingConfig(max_new_tokens=2))], [None]
-    )
-    assert outcome.answered_by == "large"
+    with backend.open_pipeline(args, backend.open_reader(args)) as pipeline:
+        sampling = SamplingConfig(max_new_tokens=2)
+        assert pipeline.answer([picture], "What?", exit=NEVER, sampling=sampling).answered_by == "large"
     assert {event for event in events(place) if event.startswith("gpu ")} == {f"gpu {gpu}" for gpu in ranks_on}
 
 
 def test_gpus_that_groups_cannot_share_out_are_refused(plans: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"--large-gpus names 3 GPUs, which groups of 2 ranks cannot share out; give"):
-        write_repository(plans, tmp_path / "repository", ServeConfig(large_gpus=(0, 1, 2)))
+    with pytest.raises(EngineError, match=r"--gpus names 3 GPUs, which groups of 2 ranks cannot share out; give"):
+        write_repository(plans, tmp_path / "repository", ServeConfig(gpus=(0, 1, 2)))
     assert not list(tmp_path.iterdir())
 
 

@@ -247,8 +247,8 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     """Neither the server's thread nor other questions wait; a client may go meanwhile, and time may be over."""
     go_on = threading.Event()
 
-    def fetch(url: str, allow_http: bool) -> bytes:
-        assert allow_http and go_on.wait(SECONDS)
+    def fetch(url: str, allow_http: bool, seconds: float) -> bytes:
+        assert allow_http and 0 < seconds <= 10 and go_on.wait(SECONDS)
         if url.endswith("gone"):
             raise ImageError("the picture is gone")
         return url.encode()

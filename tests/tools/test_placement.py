@@ -5,7 +5,7 @@ import os
 import pytest
 
 from engine.errors import EngineError
-from tools.triton.placement import GPUS, VISIBLE, take_gpus
+from tools.triton.placement import GPUS, VISIBLE, instances, take_gpus
 
 
 def take(monkeypatch: pytest.MonkeyPatch, gpu: int, ranks: int, given: str = "", seen: str | None = None) -> str | None:
@@ -32,6 +32,12 @@ def test_an_instance_sees_its_gpus(
     monkeypatch: pytest.MonkeyPatch, gpu: int, ranks: int, given: str, seen: str | None, expected: str
 ) -> None:
     assert take(monkeypatch, gpu, ranks, given, seen) == expected
+
+
+def test_the_server_is_told_of_the_first_of_each_instance() -> None:
+    assert instances((4, 1, 7), 1) == [4, 1, 7]
+    assert instances((2, 1, 0, 3), 2) == [2, 0]
+    assert instances((), 2) == []
 
 
 @pytest.mark.parametrize("seen", [None, "2,0"])

@@ -1,6 +1,7 @@
 """A request's tensors as a question with its settings."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.image_url import fetch
+from engine.runtime.image_url import SECONDS, fetch
 from engine.runtime.images import ImageSource
 from engine.runtime.question import Question
 from tools.triton.serve_config import ServeConfig, check_timeout, with_pruning, with_threshold
@@ -28,6 +29,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
     "UINT64": np.dtype(np.uint64),
 }
+LEAST_SECONDS = 0.001
+"""For a picture whose question has no time left: that ends it with what is wrong."""
 DECLARED = {tensor.name: tensor for tensor in INPUTS}
 
 
@@ -54,9 +57,11 @@ class Inquiry:
     return_log_probs: bool
 
     def question(self, timeout: float | None) -> Question:
-        """With all its pictures, which may take as long as fetching them. timeout: what is left of its own. Raises
-        ImageError."""
-        images = (*self.images, *(fetch(url, self.allow_http) for url in self.urls))
+        """With all its pictures, which are fetched, together within the time of one. timeout: what is left of its own.
+        Raises ImageError."""
+        end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
+        fetched = [fetch(url, self.allow_http, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
+        images = (*self.images, *fetched)
         settings = self.guidance, self.exit, self.sampling
         return Question(images, self.text, *settings, history=self.history, timeout=timeout)
 
