@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.runtime.answer import AnsweredBy
+from engine.runtime.job import Question
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import prompt_rows
@@ -91,9 +92,13 @@ def last_logits(model: VisionLanguageModel, image: Image.Image, question: str) -
     return np.array(logits, np.float64)
 
 
-def test_int8_hardly_moves_the_last_logits(pipeline: SglPipeline, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
+    return load(tmp_path_factory.mktemp("int8"), Precision.INT8)
+
+
+def test_int8_hardly_moves_the_last_logits(pipeline: SglPipeline, int8: SglPipeline) -> None:
     """Whole models, pictures to logits."""
-    int8 = load(tmp_path, Precision.INT8)
     for name in ("small", "large"):
         cosines = []
         for seed, question in exam(Split.TEST, 24):
@@ -101,3 +106,17 @@ def test_int8_hardly_moves_the_last_logits(pipeline: SglPipeline, tmp_path: Path
             exact, coarse = (last_logits(getattr(one, name), image, question.text) for one in (pipeline, int8))
             cosines.append(exact @ coarse / np.linalg.norm(exact) / np.linalg.norm(coarse))
         assert np.mean(cosines) >= 0.999, name
+
+
+def test_int8_answers_are_the_same_alone_and_together(int8: SglPipeline) -> None:
+    """With pruning and early exit on, bit by bit."""
+    sampling = SamplingConfig(max_new_tokens=8)
+    questions = [Question((picture(seed),), asked.text, sampling=sampling) for seed, asked in exam(Split.TEST, 24)]
+    together = int8.answer_batch(questions)
+    assert {answer.answered_by for answer in together} == set(AnsweredBy)
+    for question, answer in zip(questions, together, strict=True):
+        (alone,) = int8.answer_batch([question])
+        assert alone.token_ids == answer.token_ids
+        assert alone.probabilities == answer.probabilities
+        assert alone.decision == answer.decision
+        np.testing.assert_array_equal(alone.kept, answer.kept)
