@@ -4,12 +4,14 @@ The thread of the server only reads a request and asks the pipeline. One thread 
 by, senders and metrics; whatever happens to a question, it is told by a queue, and sends exactly one last response.
 """
 
+import ctypes
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -34,6 +36,8 @@ POLLS = 4
 GRACE_SECONDS = 5.0
 """For the pipeline to end a question whose time is over; then the desk does."""
 CLOSE_SECONDS = 5.0
+TRIM_SECONDS = 1.0
+"""Between two times that memory of questions that were answered is given back, when there are no others."""
 GONE = "the client has gone before the question was answered"
 STOPPED = "the server stopped before the question was answered; ask again, or another server"
 LATE = "the question was not answered in its time; give it more"
@@ -60,6 +64,12 @@ class Exchange:
         return self.arrived + self.inquiry.timeout - time.monotonic()
 
 
+def trim_memory() -> None:
+    """Give memory that is free to the machine: the C library keeps what lies between pieces that are not."""
+    with suppress(AttributeError):  # of another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Desk:
     """Of one served model."""
 
@@ -71,7 +81,7 @@ class Desk:
         """Those whose last response has not gone, the one that was looked after longest ago first."""
         self._fetchers = ThreadPoolExecutor(FETCHERS, "sgl-fetch")
         self._fetching = threading.Semaphore(reader.serve.max_running + reader.serve.max_waiting)
-        self._next_poll = 0.0
+        self._next_poll = self._next_trim = 0.0
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="sgl-desk", daemon=True)
         self._thread.start()
@@ -217,6 +227,9 @@ class Desk:
                 self._open[exchange] = self._open.pop(exchange)
                 self._look_at(exchange)
         self._metrics.hand_over(self._pipeline.load_now(), len(self._open), is_idle=not self._open)
+        if not self._open and now >= self._next_trim:
+            self._next_trim = now + TRIM_SECONDS
+            trim_memory()
 
     def _look_at(self, exchange: Exchange) -> None:
         left = exchange.left()
