@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine.runtime.job import Question
 from PIL import Image
 
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.runtime.answer import AnsweredBy
-from engine.runtime.job import Question
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import prompt_rows

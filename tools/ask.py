@@ -13,6 +13,7 @@ from engine.config import (
     GuidanceConfig,
     GuidanceSource,
     Normalise,
+    PictureConfig,
     SamplingConfig,
     ScoreRows,
 )
@@ -20,10 +21,11 @@ from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.runtime.answer import Answer
 from engine.runtime.early_exit import needs_consistency
+from engine.runtime.images import ImageSource, read_source
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import OnText
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
-from tools.command_line import add_running_arguments, names, positive, printable, read_device, run_command
+from tools.command_line import add_running_arguments, names, numbers, positive, printable, read_device, run_command
 from tools.describe import describe, to_json
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -43,7 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
     """What every question has but its text: pictures, where it runs, guidance, early exit, sampling."""
     add = parser.add_argument
-    add("--image", type=Path, action="append", default=[], metavar="FILE", help="a picture; give it again for more")
+    add(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture: a file, - for standard input, or a URL; give it again for more",
+    )
+    add("--allow-image-urls", action="store_true", help="fetch pictures over http and https, from public addresses")
+    add("--auto-orient", action="store_true", help="turn pictures as their EXIF orientation says")
+    add(
+        "--background",
+        type=numbers,
+        metavar="R,G,B",
+        help="what is seen through transparent pixels, such as 255,255,255",
+    )
     add_running_arguments(parser)
     add_guidance_arguments(parser)
     add_exit_arguments(parser)
@@ -125,17 +141,19 @@ class Opened:
     guidance: GuidanceConfig
     exit: ExitConfig
     sampling: SamplingConfig
+    images: tuple[ImageSource, ...]
+    picture: PictureConfig
 
-    def answer(
-        self, images: Sequence[Path], question: str, on_text: OnText | None, history: Sequence[Turn] = ()
-    ) -> Answer:
+    def answer(self, question: str, on_text: OnText | None, history: Sequence[Turn] = ()) -> Answer:
         settings: dict[str, Any] = {"guidance": self.guidance, "exit": self.exit, "sampling": self.sampling}
-        return self.pipeline.answer(images, question, on_text=on_text, history=history, **settings)
+        settings |= {"on_text": on_text, "history": history, "picture": self.picture}
+        return self.pipeline.answer(self.images, question, **settings)
 
 
 def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:
     """As `add_asking_arguments` asks for it. Raises EngineError."""
-    sampling = read_sampling(arguments)
+    sampling, picture = read_sampling(arguments), PictureConfig(arguments.auto_orient, arguments.background)
+    images = tuple(read_source(text, arguments.allow_image_urls) for text in arguments.image)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
     pipeline = SglPipeline.load(
         arguments.engine, arguments.threads, preload=False, ranks=ranks, device=read_device(arguments)
@@ -143,7 +161,7 @@ def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     exit = read_exit(arguments, pipeline.manifest.exit)
     refuse_unused(arguments, guidance, exit, draws=sampling.temperature > 0)
-    return Opened(pipeline, guidance, exit, sampling)
+    return Opened(pipeline, guidance, exit, sampling, images, picture)
 
 
 def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
@@ -159,7 +177,7 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
             streamed.append(piece)
 
         try:
-            answer = engine.answer(arguments.image, arguments.question, stream if streams else None)
+            answer = engine.answer(arguments.question, stream if streams else None)
         except EngineError:
             if streamed:
                 print(flush=True)  # what is said about the error starts a line of its own
@@ -171,7 +189,7 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
         if arguments.picture is not None:
             from tools.draw_pruning import draw_answer, save
 
-            save(draw_answer(engine.pipeline.manifest, arguments.image, answer), arguments.picture)
+            save(draw_answer(engine.pipeline.manifest, engine.images, answer, engine.picture), arguments.picture)
         if arguments.json:
             print(json.dumps(to_json(answer, engine.exit, arguments.picture), ensure_ascii=False, allow_nan=False))
         else:
@@ -261,7 +279,7 @@ def first_given(arguments: argparse.Namespace, *names: str) -> str | None:
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) is not None), None)
 
 
-def check_picture(path: Path | None, images: Sequence[Path]) -> None:
+def check_picture(path: Path | None, images: Sequence[str]) -> None:
     """Raises RequestError before any work is done for a drawing that could not be written."""
     if path is None:
         return
@@ -271,7 +289,7 @@ def check_picture(path: Path | None, images: Sequence[Path]) -> None:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if path.is_dir():
         raise RequestError(f"--picture {path} is a directory; give the name of a file")
-    if any(image.exists() and path.exists() and image.samefile(path) for image in images):
+    if any(path.exists() and Path(image).exists() and path.samefile(image) for image in images):
         raise RequestError(f"--picture {path} is a picture that is asked about; give the name of another file")
     if not path.parent.is_dir():
         raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")

@@ -31,7 +31,7 @@ def chat(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
         history: list[Turn] = []
         for question in questions():
             try:
-                answer = engine.answer(arguments.image, question, show, history)
+                answer = engine.answer(question, show, history)
             except RequestError as error:
                 if not sys.stdin.isatty():
                     raise

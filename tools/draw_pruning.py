@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
+from engine.config import PictureConfig
 from engine.errors import RequestError
 from engine.families import by_name
 from engine.manifest import Manifest
@@ -20,7 +21,12 @@ DARKEST, BRIGHTEST = 2, 98
 """Percentiles of importance that are drawn as least and most: a few attention sinks would leave all else dark."""
 
 
-def draw_answer(manifest: Manifest, images: Sequence[ImageSource], answer: Answer) -> Image.Image:
+def draw_answer(
+    manifest: Manifest,
+    images: Sequence[ImageSource],
+    answer: Answer,
+    picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
+) -> Image.Image:
     """The pictures of a question side by side, with what became of their visual tokens in the model that answered."""
     config = manifest.models[answer.answered_by].config
     family = by_name(config.family)
@@ -28,7 +34,7 @@ def draw_answer(manifest: Manifest, images: Sequence[ImageSource], answer: Answe
     kept = np.isin(tokens, tokens if answer.kept is None else answer.kept)
     columns, start = [], 0
     for source in images:
-        image = open_image(source)
+        image = open_image(source, picture)
         boxes = family.token_boxes(config, family.split_tiles(image, config).boxes)
         part = slice(start, start + len(boxes))
         columns.append(draw(image, boxes, kept[part], None if answer.importance is None else answer.importance[part]))

@@ -157,8 +157,8 @@ def look(
     model: VisionLanguageModel, question: Question, settings: Settings, tiles: Sequence[Tiles] | None = None
 ) -> Asking[tuple[Seen, PromptTokens]]:
     """Cut up the pictures, tokenize the prompt, encode what is seen. tiles: where another model cut them up alike."""
-    room = settings.sampling.max_new_tokens
-    seen: Seen = yield Outside(partial(model.look, question.images, question.text, room, question.history, tiles))
+    asked = question.images, question.text, settings.sampling.max_new_tokens, question.history, question.picture
+    seen: Seen = yield Outside(partial(model.look, *asked, tiles))
     features = []
     for part in seen.tiles:
         features.append((yield Encode(model, part.pixel_values)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ServingConfig
+from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Tiles, Turn, by_name
@@ -126,6 +126,7 @@ class VisionLanguageModel:
         question: str,
         max_new_tokens: int,
         history: Sequence[Turn] = (),
+        picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
         tiles: Sequence[Tiles] | None = None,
     ) -> Seen:
         """Open and cut up the pictures and tokenize the prompt; runs no engine. tiles: of another model that cuts
@@ -136,7 +137,7 @@ class VisionLanguageModel:
         cut = list(tiles or ())
         if tiles is None:
             for source in images:
-                cut.append(self._family.split_tiles(open_image(source), self.config))
+                cut.append(self._family.split_tiles(open_image(source, picture), self.config))
                 self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
         encoded = self._tokenize(question, cut, max_new_tokens, history)
         return Seen(tuple(cut), self.grid(cut), encoded)

@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from PIL import Image
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ServingConfig
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.manifest import Manifest, read_manifest
@@ -132,10 +133,11 @@ class SglPipeline:
         on_text: OnText | None = None,
         history: Sequence[Turn] = (),
         timeout: float | None = None,
+        picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
     ) -> Answer:
         """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        asked = Question(pictures, question, guidance, exit, sampling, history=tuple(history), timeout=timeout)
+        asked = Question(pictures, question, guidance, exit, sampling, None, tuple(history), timeout, picture)
         with self._ask(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:
@@ -221,8 +223,8 @@ class SglPipeline:
         self.close()
 
     def _ask(self, question: Question, waits: bool) -> Ticket:
-        # Whoever opened a picture may go on with it.
-        images = tuple(open_image(image) if isinstance(image, Image.Image) else image for image in question.images)
+        # Whoever holds an open picture may go on with it.
+        images = tuple(_own(image, question.picture) for image in question.images)
         return self._loop.submit(replace(question, images=images), waits)
 
     def _ask_anyhow(self, question: Question) -> Ticket:
@@ -233,6 +235,15 @@ class SglPipeline:
             ticket = Ticket(lambda: None)
             ticket.put(error)
             return ticket
+
+
+def _own(image: ImageSource, picture: PictureConfig) -> ImageSource:
+    """What nobody else changes. Raises ImageError."""
+    if not isinstance(image, Image.Image | np.ndarray):
+        return image
+    copied = open_image(image, picture)
+    copied.info.clear()  # it is turned as it says already
+    return copied
 
 
 def _close(loop: Loop, pair: LoadedPair) -> None:

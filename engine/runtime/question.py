@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
@@ -21,7 +21,8 @@ class Question:
     """One request. None stands for the engine's defaults.
 
     on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
-    answered before, about the same pictures. timeout: seconds after which it ends in an error.
+    answered before, about the same pictures. timeout: seconds after which it ends in an error. picture: how its files
+    become colours.
     """
 
     images: tuple[ImageSource, ...]
@@ -32,6 +33,7 @@ class Question:
     on_text: OnText | None = None
     history: tuple[Turn, ...] = ()
     timeout: float | None = None
+    picture: PictureConfig = field(default_factory=PictureConfig)
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:

@@ -1,5 +1,7 @@
 """`sgl ask`: what the options do, and what is printed."""
 
+import base64
+import io
 import json
 import re
 import subprocess
@@ -202,3 +204,36 @@ print(json.dumps([status, sorted(sys.modules)]))
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[2J\tb\n\x9bé汉\x00") == "a\ufffd[2J\tb\n\ufffdé汉\ufffd"
+
+
+def test_pictures_by_other_names(
+    sgl: Callable[..., Run], engine_directory: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the home directory, as a data: URL and on standard input; other URLs are asked for first."""
+    question = ("ask", engine_directory, QUESTION, "--max-new-tokens", 3, "--no-early-exit", "--json", "--image")
+    expected = json.loads(sgl(*question, picture).out)["keep_index"]
+    content = picture.read_bytes()
+    monkeypatch.setenv("HOME", str(picture.parent))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    for name in (f"~/{picture.name}", f"data:image/png;base64,{base64.b64encode(content).decode()}", "-"):
+        done = sgl(*question, name)
+        assert (done.status, done.err) == (0, "")
+        assert json.loads(done.out)["keep_index"] == expected
+    refused = sgl(*question, "https://example.com/a.png")
+    assert (refused.status, refused.out) == (2, "")
+    assert "image URLs are not allowed here" in refused.err
+
+
+def test_a_turned_picture(sgl: Callable[..., Run], engine_directory: Path, tmp_path: Path) -> None:
+    """As published, EXIF orientation is not looked at; `--auto-orient` turns."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 240)).save(tmp_path / "tall.jpg", exif=exif)
+    question = ("ask", engine_directory, QUESTION, "--image", tmp_path / "tall.jpg", "--max-new-tokens", 1)
+    sizes = []
+    for options in ((), ("--auto-orient",)):
+        done = sgl(*question, "--picture", tmp_path / "kept.png", *options)
+        assert (done.status, done.err) == (0, "")
+        with Image.open(tmp_path / "kept.png") as drawn:
+            sizes.append(drawn.size)
+    assert sizes[0] != sizes[1]
