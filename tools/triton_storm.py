@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m tools.triton_storm", description=__doc__)
     add, default = parser.add_argument, "(default: %(default)s)"
     add("--questions", type=positive, default=1000, help=default)
-    add("--parallel", type=positive, default=1000, help=f"questions at once {default}")
+    add("--parallel", type=positive, default=100, help=f"questions at once {default}")
     add("--busy", type=int, default=len(os.sched_getaffinity(0)), help=f"busy loops {default}")
     add("--times", type=positive, default=1, help=f"storms, each on a server of its own {default}")
     add("--seed", type=int, default=0, help=default)

@@ -77,8 +77,11 @@ class Ticket:
                 self._pieces.append(event)
             else:
                 self._outcome = event
+                self._cancel = _nothing  # what it would cancel refers to this ticket
             self._changed.notify_all()
             listeners = [*self._listeners]
+            if self._outcome is not None:
+                self._listeners.clear()
         for listener in listeners:
             try:
                 listener()
@@ -115,3 +118,7 @@ class Ticket:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.cancel()
+
+
+def _nothing() -> None:
+    """Cancelling what has ended."""

@@ -5,6 +5,7 @@ by, senders and metrics; whatever happens to a question, it is told by a queue, 
 """
 
 import ctypes
+import gc
 import logging
 import queue
 import threading
@@ -65,7 +66,9 @@ class Exchange:
 
 
 def trim_memory() -> None:
-    """Give memory that is free to the machine: the C library keeps what lies between pieces that are not."""
+    """Give memory that is free to the machine: the C library keeps what lies between pieces that are not. Errors refer
+    to what they ended, which only a collection finds."""
+    gc.collect()
     with suppress(AttributeError):  # of another C library
         ctypes.CDLL(None).malloc_trim(0)
 

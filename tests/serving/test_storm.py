@@ -1,0 +1,21 @@
+"""Many questions at once on a busy machine, some cancelled and some malformed; `tools/triton_storm.py` asks more."""
+
+from pathlib import Path
+
+import pytest
+
+from engine.runtime.pipeline import SglPipeline
+from tools.triton.server_environment import UnsuitableMachine
+from tools.triton_storm import check, draw, make_cases, storm
+
+pytestmark = pytest.mark.xdist_group("server")
+QUESTIONS, PARALLEL, BUSY = 150, 100, 2
+
+
+def test_a_storm(engine_directory: Path, pipeline: SglPipeline, tmp_path: Path) -> None:
+    shots = draw(list(make_cases(pipeline)), QUESTIONS, seed=1)
+    try:
+        report = storm(engine_directory, tmp_path / "storm", shots, PARALLEL, BUSY)
+    except UnsuitableMachine as error:
+        pytest.skip(str(error))
+    check(report)
