@@ -40,7 +40,7 @@ from tools.triton.control import await_idle
 from tools.triton.serve_config import ServeConfig
 from tools.triton.server_process import ServerProcess, serve
 from tools.triton.tensors import MODEL
-from tools.triton.watch import stubs
+from tools.triton.watch import shared_memory, stubs
 
 SIZES = ((40, 30), (112, 112), (200, 150), (150, 400), (400, 300))
 TEXTS = ("What colour is the large circle?", "How many shapes are there?", "What is on the left? " * 6)
@@ -227,11 +227,12 @@ def memory(server: ServerProcess) -> int:
     """Bytes of the server and its model's process once no question is in flight; what they share counts once."""
     if questions := await_idle(server.control, time.monotonic() + ANSWER_SECONDS, 60.0):
         raise StormError(f"{questions:g} questions are still in flight after {ANSWER_SECONDS:g} s")
-    total = 0
+    total = sum(file.stat().st_blocks * 512 for file in shared_memory(server.process.pid))
     for process in (server.process.pid, *stubs(server.process.pid)):
-        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-        total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total * 1024
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        # Pages of files come and go with the machine's other processes, and what is swapped out is not given back.
+        total += sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith(("Pss_Anon:", "SwapPss:")))
+    return total
 
 
 def shoot(server: ServerProcess, shot: Shot) -> Fate:

@@ -274,6 +274,16 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     assert waiting.outputs("text_output") == [b"Two"]
 
 
+def test_engines_that_hang_do_not_keep_a_client(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose question has a time: the pipeline is to end it, and the desk does where that does not."""
+    monkeypatch.setattr(service.module, "GRACE_SECONDS", 0.1)
+    sender = service.ask(text_input="What?", timeout=0.05)
+    wait_for(lambda: sender.finals)
+    said = sender.error()
+    assert said is not None and "not answered in its time" in said.message
+    wait_for(lambda: counted("failures_total", kind="timed out") == 1)
+
+
 def test_a_stop_is_no_cancellation(service: Service) -> None:
     sender = service.ask(text_input="What?")
     service.desk.close()

@@ -84,7 +84,9 @@ class Desk:
         """Those whose last response has not gone, the one that was looked after longest ago first."""
         self._fetchers = ThreadPoolExecutor(FETCHERS, "sgl-fetch")
         self._fetching = threading.Semaphore(reader.serve.max_running + reader.serve.max_waiting)
-        self._next_poll = self._next_trim = 0.0
+        self._next_poll, self._next_trim = 0.0, time.monotonic() + TRIM_SECONDS
+        self._has_waste = False
+        """Whether a question ended since memory was given back."""
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="sgl-desk", daemon=True)
         self._thread.start()
@@ -138,7 +140,7 @@ class Desk:
         """The desk's thread. Nothing that goes wrong with one exchange, or with a metric, ends it."""
         while True:
             try:
-                exchange = self._news.get(timeout=POLL_SECONDS if self._open else None)
+                exchange = self._news.get(timeout=self._patience())
             except queue.Empty:
                 pass
             else:
@@ -148,6 +150,12 @@ class Desk:
             self._try(self._look_after)
         for exchange in [*self._open]:
             self._try(partial(self._finish, exchange, EngineError(STOPPED)))
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do, if nothing happens."""
+        if self._open:
+            return POLL_SECONDS
+        return TRIM_SECONDS if self._has_waste else None
 
     def _try(self, run: Callable[[], None], otherwise: str = "the desk failed") -> None:
         try:
@@ -192,6 +200,7 @@ class Desk:
             return
         exchange.sender = exchange.ticket = None
         self._open.pop(exchange, None)
+        self._has_waste = True
         if ticket is not None:
             ticket.cancel()
         if isinstance(outcome, QuestionCancelled) and not exchange.is_cancelled:
@@ -230,8 +239,8 @@ class Desk:
                 self._open[exchange] = self._open.pop(exchange)
                 self._look_at(exchange)
         self._metrics.hand_over(self._pipeline.load_now(), len(self._open), is_idle=not self._open)
-        if not self._open and now >= self._next_trim:
-            self._next_trim = now + TRIM_SECONDS
+        if not self._open and self._has_waste and now >= self._next_trim:
+            self._next_trim, self._has_waste = now + TRIM_SECONDS, False
             trim_memory()
 
     def _look_at(self, exchange: Exchange) -> None:

@@ -89,7 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def watch(server: Server, command: list[str], pace: Pace) -> int:
     """Returns the server's exit status once it was told to stop. Raises WatchError where it cannot even start."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are waited for, below
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # they are waited for
+    try:
+        return keep_running(server, command, pace)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def keep_running(server: Server, command: list[str], pace: Pace) -> int:
+    """Start it, and again."""
     starts, was_ready = 0, False
     while True:
         if told_to_stop(DELAYS[min(starts, len(DELAYS) - 1)]):
