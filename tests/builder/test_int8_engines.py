@@ -63,7 +63,7 @@ def build(directory: Path, checkpoint: Path, published: dict[str, Any]) -> Built
     write_engine(language_graph(config.language, LIMITS, (2,), scores=True), reader, path, lambda f: None, inputs)
     write_scoring_engine(scoring_graph(config.language, LIMITS, (2,)), directory)
     executor, scoring = (load(Target.ONNXRUNTIME, directory / name, threads=1) for name in ("language", SCORING_ENGINE))
-    engine = LanguageModel(executor, config.language, (2,), scores=True, scoring=scoring)
+    engine = LanguageModel(executor, config.language, (2,), scores=True, scoring=scoring, places=4)
     return Built(directory, pixels[PIXEL_VALUES], Pair(engine, load_oracle(checkpoint, published["llm_config"])))
 
 
