@@ -21,11 +21,12 @@ from engine.dims import Limits
 from engine.families import family_of
 from engine.plugins.lowering import TENSORRT, TENSORRT_PLUGINS, Lowering
 from engine.runtime.language import LanguageModel
-from engine.runtime.prompt import PromptTokens, Pruning, Request
+from engine.runtime.prompt import PromptTokens, Pruning
 from engine.target import Precision
 from tests.oracle import Pair, build_pair
 from tests.plugins.simulated_tensorrt import plugin_ops
 from tests.plugins.tensorrt_stub import missing
+from tests.prefilled import NOTHING, Prefilled
 from tests.reference_executor import ReferenceExecutor
 from tests.tolerance import TOLERANCE
 
@@ -76,29 +77,32 @@ def make_prompt() -> PromptTokens:
     return PromptTokens(rng.integers(0, 131, 23), np.arange(4, 16), features)
 
 
-def answer(model: LanguageModel, request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of the prompt's last token and of each answer token, and the attention that visual tokens received."""
-    generation = model.prefill([request], len(ANSWER))
-    logits = [generation.logits[0].copy()]
-    for token in ANSWER:
-        logits.append(generation.decode(np.array([token]), np.ones(1, bool), np.ones(1, bool))[0].copy())
-    return np.stack(logits), generation.visual_scores(0)
+SCORED = np.arange(16, 23)
+PRUNED = Pruning(3, np.array([0, 1, 2, 3, 6, 11, 16, 17, 18, 19, 20, 21, 22]))
+
+
+def answer(model: LanguageModel, pruning: Pruning | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Logits after the prompt and each answer token, and what visual tokens received unless it is pruned."""
+    scored = None if pruning else SCORED
+    one = Prefilled(model, make_prompt(), len(ANSWER), pruning, scored, PRUNE_LAYERS)
+    logits = one.decode(ANSWER, scored=pruning is None)
+    scores = None if pruning else one.visual_scores()
+    one.close()
+    return logits, scores
 
 
 def test_prefill_decode_and_scores(twins: Twins, tmp_path: Path) -> None:
     model = lower(twins, Precision.BF16, tmp_path)
-    prompt = make_prompt()
-    request = Request(prompt, score_rows=np.arange(16, 23))
-    (logits, scores), (expected, expected_scores) = (answer(engine, request) for engine in (model, twins.pair.engine))
+    (logits, scores), (expected, expected_scores) = (answer(engine) for engine in (model, twins.pair.engine))
     assert_allclose(logits, expected, **TOLERANCE["fp32"])
+    assert scores is not None and expected_scores is not None
     assert_allclose(scores, expected_scores, **TOLERANCE["scores"])
     assert (scores > 0).all()
 
 
 def test_pruned(twins: Twins, tmp_path: Path) -> None:
     model = lower(twins, Precision.BF16, tmp_path)
-    request = Request(make_prompt(), Pruning(3, np.array([0, 1, 2, 3, 6, 11, 16, 17, 18, 19, 20, 21, 22])))
-    (logits, _), (expected, _) = (answer(engine, request) for engine in (model, twins.pair.engine))
+    (logits, _), (expected, _) = (answer(engine, PRUNED) for engine in (model, twins.pair.engine))
     assert_allclose(logits, expected, **TOLERANCE["fp32"])
 
 
@@ -106,8 +110,9 @@ def test_scoring_pass_over_a_cached_prefix(twins: Twins, tmp_path: Path) -> None
     kept = np.array([1, 7])
     results = []
     for engine in (lower(twins, Precision.BF16, tmp_path), twins.pair.engine):
-        generation = engine.prefill([Request(make_prompt())], len(ANSWER))
-        results.append(generation.score(0, kept, ANSWER).copy())
+        one = Prefilled(engine, make_prompt(), len(ANSWER), scored=NOTHING, prune_layers=PRUNE_LAYERS)
+        results.append(one.score(kept, ANSWER))
+        one.close()
     assert_allclose(results[0], results[1], **TOLERANCE["fp32"])
 
 
@@ -115,14 +120,12 @@ def test_with_our_kernels_as_plugins(twins: Twins, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="the compiler of the kernels is not installed")
     if reason := missing():
         pytest.skip(reason)
-    scored = Request(make_prompt(), score_rows=np.arange(16, 23))
-    pruned = Request(make_prompt(), Pruning(3, np.array([0, 1, 2, 3, 6, 11, 16, 17, 18, 19, 20, 21, 22])))
     with plugin_ops(tmp_path) as plugins:
         model = lower(twins, Precision.BF16, tmp_path, TENSORRT_PLUGINS, plugins)
-        for request in (scored, pruned):
-            (logits, scores), (expected, expected_scores) = (answer(x, request) for x in (model, twins.pair.engine))
+        for pruning in (None, PRUNED):
+            (logits, scores), (expected, expected_scores) = (answer(x, pruning) for x in (model, twins.pair.engine))
             assert_allclose(logits, expected, **TOLERANCE["fp32"])
-            if request is scored:
+            if scores is not None and expected_scores is not None:
                 assert_allclose(scores, expected_scores, **TOLERANCE["scores"])
 
 
@@ -133,8 +136,7 @@ def test_with_our_kernels_as_plugins(twins: Twins, tmp_path: Path) -> None:
 def test_quantized_weights(twins: Twins, tmp_path: Path, precision: Precision, stored: str, least: float) -> None:
     """Random weights: logits of prompt and answer stay in float32's direction; every matrix is stored in few bits."""
     model = lower(twins, precision, tmp_path)
-    request = Request(make_prompt(), score_rows=np.arange(16, 23))
-    (logits, _), (expected, _) = (answer(engine, request) for engine in (model, twins.pair.engine))
+    (logits, _), (expected, _) = (answer(engine) for engine in (model, twins.pair.engine))
     cosine = (logits * expected).sum(1) / np.linalg.norm(logits, axis=1) / np.linalg.norm(expected, axis=1)
     assert least < cosine.min() < 1 - 1e-7
     graph = model.executor._evaluator.proto_.graph
