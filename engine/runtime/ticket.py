@@ -1,6 +1,5 @@
 """What whoever asks a question holds while it is answered."""
 
-import asyncio
 import logging
 import threading
 from collections import deque
@@ -98,6 +97,8 @@ class Ticket:
             yield piece
 
     async def __aiter__(self) -> AsyncIterator[str]:
+        import asyncio  # takes longer than a short answer, and few need it
+
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
