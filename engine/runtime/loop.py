@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ OUTSIDE_THREADS = 2
 """That open pictures and tokenize beside the loop; what is decoded at once is in memory at once."""
 CLOSE_SECONDS = 10.0
 """For the run of an engine that is in progress when everything ends."""
+WORDS_AT_ONCE = 32
+"""That others left, between two turns: whoever asks and cancels as fast as they are taken keeps nobody from a turn."""
 CANCELLED = "the question was cancelled by whoever asked it"
 CLOSED = "the pipeline was closed before the question was answered"
 
@@ -134,19 +137,17 @@ class Loop:
                 self._room.notify_all()
             self._end = ModelFailed(f"answering ended ({error!r}); load the engine again")
             self._scheduler.cancel_all(self._end)
-            self._take_word(is_busy=True)
+            while not self._inbox.empty():
+                self._take_word(is_busy=True)
 
     def _take_word(self, is_busy: bool) -> None:
-        """What others left, without waiting if there is something to do."""
+        """Some of what others left, without waiting if there is something to do."""
         due = self._scheduler.next_deadline()
         timeout = None if due is None else _seconds(due - time.monotonic())
-        try:
-            word = self._inbox.get(block=not is_busy, timeout=timeout)
-            while True:
-                word()
-                word = self._inbox.get_nowait()
-        except queue.Empty:
-            pass
+        with suppress(queue.Empty):
+            self._inbox.get(block=not is_busy, timeout=timeout)()
+            for _ in range(WORDS_AT_ONCE - 1):
+                self._inbox.get_nowait()()
 
     def _outside(self, run: Callable[[], Any]) -> Future[Any]:
         try:
