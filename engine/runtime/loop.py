@@ -1,6 +1,7 @@
 """The thread that answers: it runs the scheduler, and with it both models; everybody else only leaves word."""
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -33,6 +34,7 @@ class Loop:
     def __init__(self, pair: Pair, max_running: int, max_waiting: int, kv_memory: int | None) -> None:
         """See `SglPipeline.load`."""
         self._pair = pair
+        self._process = os.getpid()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(OUTSIDE_THREADS, "sgl-outside")
         self._scheduler = Scheduler(self._outside, max_running, max_waiting, kv_memory)
@@ -49,6 +51,7 @@ class Loop:
 
     def submit(self, question: Question, waits: bool) -> Ticket:
         """Ask. waits: for room where too many wait already; else Overloaded is raised."""
+        self._check_process()
         deadline = None if question.timeout is None else time.monotonic() + question.timeout
         ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
         meter = Meter()
@@ -99,6 +102,7 @@ class Loop:
 
     def drain(self, timeout: float | None = None) -> bool:
         """Refuse new questions, wait for those that were asked -> whether all have ended."""
+        self._check_process()
         with self._room:
             self._is_closed = True
             self._room.notify_all()
@@ -106,6 +110,8 @@ class Loop:
 
     def close(self) -> None:
         """Refuse new questions, end those that were asked, and the thread."""
+        if os.getpid() != self._process:
+            return  # the thread is the parent's, and its locks are as they were when it forked
         with self._room:
             self._is_closed = True
             self._room.notify_all()
@@ -118,11 +124,24 @@ class Loop:
         self._end = QuestionCancelled(CLOSED)
         self._scheduler.cancel_all(self._end)
 
+    def _check_process(self) -> None:
+        """Raises EngineError."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"the pipeline was loaded by process {self._process}, whose threads did not come along when it forked; "
+                "load another in this process"
+            )
+
     def _start_thread(self) -> None:
+        """Raises ModelFailed."""
         if self._thread is None:
             # Not waited for when the interpreter ends: `close` is.
-            self._thread = threading.Thread(target=self._run, name="sgl-loop", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="sgl-loop", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise ModelFailed(f"no thread answers questions ({error}); ask again") from None
+            self._thread = thread
 
     def _run(self) -> None:
         is_busy = False

@@ -1,12 +1,15 @@
 """What whoever asks should not do, or cannot help: nobody else notices, and nobody waits for ever."""
 
 import logging
+import os
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from engine.config import ExitConfig, SamplingConfig
-from engine.errors import ModelFailed
+from engine.errors import EngineError, ModelFailed
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
@@ -48,3 +51,46 @@ def test_word_without_end_keeps_nobody_from_a_turn(pipeline: SglPipeline, short:
         assert ticket.result(SECONDS).token_ids == short.token_ids
     finally:
         over = True
+
+
+def test_forked_process_is_told_to_load_its_own(pipeline: SglPipeline, short: Answer) -> None:
+    """It hangs nowhere, not even where a thread of its parent held a lock; and the parent notices nothing."""
+    locked, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pipeline._loop._room:
+            locked.set()
+            goes_on.wait(SECONDS)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert locked.wait(SECONDS)
+    child = os.fork()
+    if child == 0:
+        told = 0
+        for wrong in (lambda: pipeline.submit(ask()), lambda: pipeline.answer([], "Hello"), pipeline.drain):
+            try:
+                wrong()  # type: ignore[no-untyped-call]
+            except EngineError as error:
+                told += "load another in this process" in str(error)
+        pipeline.close()
+        os._exit(told)
+    goes_on.set()
+    holder.join(SECONDS)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert pipeline.submit(ask()).result(SECONDS).token_ids == short.token_ids
+
+
+def test_thread_that_cannot_start_starts_later(
+    engine_directory: Path, short: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with SglPipeline.load(engine_directory, threads=1) as pipeline:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(ModelFailed, match=r"no thread answers questions \(can't start new thread\); ask again"):
+                pipeline.submit(ask())
+        assert pipeline.submit(ask()).result(SECONDS).token_ids == short.token_ids
+        assert pipeline.drain(SECONDS)
