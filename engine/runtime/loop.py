@@ -15,7 +15,7 @@ from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelle
 from engine.runtime.cascade import Pair, answer
 from engine.runtime.question import Meter, Question
 from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Task
-from engine.runtime.ticket import Ticket
+from engine.runtime.ticket import Ticket, waitable
 
 LOG = logging.getLogger(__name__)
 OUTSIDE_THREADS = 2
@@ -74,7 +74,7 @@ class Loop:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise QuestionTimedOut(TIMED_OUT)
-            self._room.wait(_seconds(left))
+            self._room.wait(waitable(left))
         if self._is_closed:
             raise EngineError("the pipeline was closed and answers no more questions; load another")
 
@@ -106,7 +106,7 @@ class Loop:
         with self._room:
             self._is_closed = True
             self._room.notify_all()
-            return self._room.wait_for(lambda: not self._untold, timeout)
+            return self._room.wait_for(lambda: not self._untold, waitable(timeout))
 
     def close(self) -> None:
         """Refuse new questions, end those that were asked, and the thread."""
@@ -162,7 +162,7 @@ class Loop:
     def _take_word(self, is_busy: bool) -> None:
         """Some of what others left, without waiting if there is something to do."""
         due = self._scheduler.next_deadline()
-        timeout = None if due is None else _seconds(due - time.monotonic())
+        timeout = None if due is None else waitable(due - time.monotonic())
         with suppress(queue.Empty):
             self._inbox.get(block=not is_busy, timeout=timeout)()
             for _ in range(WORDS_AT_ONCE - 1):
@@ -175,11 +175,6 @@ class Loop:
             raise ModelFailed(f"no thread takes the question's pictures ({error}); ask again") from None
         future.add_done_callback(lambda _: self._inbox.put(_nothing))
         return future
-
-
-def _seconds(left: float | None) -> float | None:
-    """As long as a thread can wait, and not less than no time."""
-    return None if left is None else min(max(0.0, left), threading.TIMEOUT_MAX)
 
 
 def _nothing() -> None:

@@ -18,10 +18,16 @@ Event = str | Outcome
 """A piece of the answer's text; at last, the outcome."""
 
 
+def waitable(seconds: float | None) -> float | None:
+    """As long as a thread can wait, and not less than no time."""
+    return None if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX)
+
+
 class Ticket:
     """A question on its way. Iterating gives the text piece by piece, once, as it comes; `async for` does, too.
 
-    A context manager: who leaves it without the outcome cancels the question.
+    A context manager: who leaves it without the outcome cancels the question. Once there is an outcome, it holds nothing
+    else.
     """
 
     def __init__(self, cancel: Callable[[], None]) -> None:
@@ -44,7 +50,7 @@ class Ticket:
     def wait(self, timeout: float | None = None) -> Outcome:
         """The outcome, once there is one. Raises TimeoutError after so many seconds."""
         with self._changed:
-            if not self._changed.wait_for(self.done, timeout):
+            if not self._changed.wait_for(self.done, waitable(timeout)):
                 raise TimeoutError(f"no answer within {timeout:g} s")
         assert self._outcome is not None
         return self._outcome
@@ -62,7 +68,8 @@ class Ticket:
         What it raises there is logged.
         """
         with self._changed:
-            self._listeners.append(listener)
+            if not self.done():
+                self._listeners.append(listener)
         listener()
 
     def cancel(self) -> None:
@@ -79,6 +86,8 @@ class Ticket:
                 self._outcome = event
             self._changed.notify_all()
             listeners = [*self._listeners]
+            if self.done():
+                self._listeners, self._cancel = [], _nothing
         for listener in listeners:
             try:
                 listener()
@@ -104,14 +113,22 @@ class Ticket:
         self.on_change(wake)
         while True:
             changed.clear()
-            for piece in self.take():
+            while (piece := self._take_one()) is not None:
                 yield piece
             if self.done() and not self._pieces:
                 return
             await changed.wait()
+
+    def _take_one(self) -> str | None:
+        with self._changed:
+            return self._pieces.popleft() if self._pieces else None
 
     def __enter__(self) -> "Ticket":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.cancel()
+
+
+def _nothing() -> None:
+    """There is nothing to cancel any more."""
