@@ -87,6 +87,9 @@ class Loop:
             task.on_done(error)
 
     def _tell(self, ticket: Ticket, outcome: Outcome) -> None:
+        if isinstance(outcome, EngineError):
+            # With where it was raised, whoever keeps the error would keep the question's pictures.
+            outcome.__traceback__ = outcome.__context__ = outcome.__cause__ = None
         with self._room:
             self._expected -= 1
             self._room.notify_all()

@@ -1,16 +1,20 @@
 """What whoever asks should not do, or cannot help: nobody else notices, and nobody waits for ever."""
 
+import gc
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.errors import EngineError, ModelFailed
 from engine.runtime.answer import Answer
+from engine.runtime.model import Seen
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 
@@ -94,3 +98,38 @@ def test_thread_that_cannot_start_starts_later(
                 pipeline.submit(ask())
         assert pipeline.submit(ask()).result(SECONDS).token_ids == short.token_ids
         assert pipeline.drain(SECONDS)
+
+
+def fail_to_run() -> None:
+    raise RuntimeError("injected")
+
+
+@pytest.mark.parametrize("tokens", [4, 800])
+def test_errors_that_are_kept_keep_no_pictures(
+    engine_directory: Path, picture: Image.Image, quiet: None, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    """Neither of the engine, nor of a question that is refused when its pictures are cut up; nor a ticket."""
+    seen: list[weakref.ref[Seen]] = []
+    sampling = SamplingConfig(max_new_tokens=tokens)
+    with SglPipeline.load(engine_directory, threads=1, kv_memory=None if tokens == 4 else 10**5) as pipeline:
+        look = pipeline.small.look
+        monkeypatch.setattr(pipeline.small.language.executor, "run", fail_to_run)  # type: ignore[attr-defined]
+
+        def spy(*arguments: object) -> Seen:
+            found = look(*arguments)  # type: ignore[arg-type]
+            seen.append(weakref.ref(found))
+            return found
+
+        monkeypatch.setattr(pipeline.small, "look", spy)
+        gc.disable()
+        try:
+            tickets = [pipeline.submit(Question((picture,), "Hello", sampling=sampling)) for _ in range(3)]
+            tickets[2].cancel()
+            outcomes = [ticket.wait(SECONDS) for ticket in tickets]
+            assert pipeline.drain(SECONDS)
+            pipeline.close()
+        finally:
+            gc.enable()
+        assert all(isinstance(outcome, EngineError) for outcome in outcomes)
+        assert len(seen) >= 2
+        assert [one() for one in seen] == [None] * len(seen)
