@@ -26,8 +26,8 @@ def waitable(seconds: float | None) -> float | None:
 class Ticket:
     """A question on its way. Iterating gives the text piece by piece, once, as it comes; `async for` does, too.
 
-    A context manager: who leaves it without the outcome cancels the question. Once there is an outcome, it holds nothing
-    else.
+    A context manager: who leaves it without the outcome cancels the question. Once there is an outcome, that is
+    all that it holds.
     """
 
     def __init__(self, cancel: Callable[[], None]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from engine.config import ExitConfig, SamplingConfig
-from engine.errors import EngineError, ModelFailed
+from engine.errors import EngineError, ModelFailed, RequestError
+from engine.families import Turn
 from engine.runtime.answer import Answer
 from engine.runtime.model import Seen
 from engine.runtime.pipeline import SglPipeline
@@ -133,3 +134,46 @@ def test_errors_that_are_kept_keep_no_pictures(
         assert all(isinstance(outcome, EngineError) for outcome in outcomes)
         assert len(seen) >= 2
         assert [one() for one in seen] == [None] * len(seen)
+
+
+WRONG: list[tuple[str, object]] = [
+    ("images", "a.png"),
+    ("images", Path("a.png")),
+    ("images", None),
+    ("images", b"bytes"),
+    ("text", None),
+    ("guidance", {}),
+    ("exit", 0.9),
+    ("sampling", 5),
+    ("on_text", "print"),
+    ("history", "before"),
+    ("history", ({"question": "a", "answer": "b"},)),
+    ("timeout", "5"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_field_of_a_wrong_type_is_refused_when_the_question_is_made(name: str, value: object) -> None:
+    fields: dict[str, object] = {"images": (), "text": "Hello"}
+    with pytest.raises(RequestError, match=f"^{name} of a question cannot .*; give "):
+        Question(**fields | {name: value})  # type: ignore[arg-type]
+
+
+def test_lists_are_as_good_as_tuples(pipeline: SglPipeline, picture: Image.Image) -> None:
+    sampling = SamplingConfig(max_new_tokens=2)
+    history = [Turn("a", "b")]
+    listed = Question([picture], "Hello", sampling=sampling, history=history)  # type: ignore[arg-type]
+    same = Question((picture,), "Hello", sampling=sampling, history=tuple(history))
+    one, other = pipeline.answer_batch([listed, same])
+    assert one.token_ids == other.token_ids
+
+
+def test_stop_that_is_one_text_is_not_many() -> None:
+    with pytest.raises(RequestError, match="stop 'abc' is one text; give a tuple, or each of its letters is one"):
+        SamplingConfig(stop="abc")  # type: ignore[arg-type]
+
+
+def test_on_text_that_nobody_would_call_is_refused(pipeline: SglPipeline, short: Answer) -> None:
+    refused, answered = pipeline.answer_all([ask(on_text=print), ask()])
+    assert isinstance(refused, RequestError) and "on_text is called by answer_batch" in str(refused)
+    assert isinstance(answered, Answer) and answered.token_ids == short.token_ids
