@@ -15,6 +15,8 @@ from engine.config import ExitConfig, SamplingConfig
 from engine.errors import EngineError, ModelFailed, RequestError
 from engine.families import Turn
 from engine.runtime.answer import Answer
+from engine.runtime.arrays import Array
+from engine.runtime.language import LanguageModel
 from engine.runtime.model import Seen
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
@@ -99,6 +101,33 @@ def test_thread_that_cannot_start_starts_later(
                 pipeline.submit(ask())
         assert pipeline.submit(ask()).result(SECONDS).token_ids == short.token_ids
         assert pipeline.drain(SECONDS)
+
+
+def test_room_that_memory_does_not_suffice_for_ends_one_question(
+    engine_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever buffer cannot be made longer, those that run go on in what they have."""
+    long = Question((), "Hello", exit=NO_EXIT, sampling=SamplingConfig(max_new_tokens=600))
+    left: list[object] = []
+    with SglPipeline.load(engine_directory, threads=1) as pipeline:
+        language = pipeline.large.language
+        assert isinstance(language, LanguageModel)
+        reserve = language.executor.reserve
+
+        def make(name: str, shape: tuple[int, ...]) -> Array:
+            if left and left.pop() is None:
+                raise EngineError("no memory")
+            return reserve(name, shape)
+
+        monkeypatch.setattr(language.executor, "reserve", make)
+        expected = pipeline.submit(ask(100)).result(SECONDS).token_ids
+        for number in range(len(language._slots._shared)):
+            running = pipeline.submit(ask(100))
+            next(iter(running))
+            left[:] = [None, *[make] * number]
+            refused = pipeline.submit(long).wait(SECONDS)
+            assert isinstance(refused, EngineError) and "no memory" in str(refused)
+            assert running.result(SECONDS).token_ids == expected
 
 
 def fail_to_run() -> None:
