@@ -214,6 +214,8 @@ class SamplingConfig:
             raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
         if self.seed < 0:
             raise RequestError(f"seed {self.seed} is negative; give 0 or more")
+        if isinstance(self.stop, str):
+            raise RequestError(f"stop {self.stop!r} is one text; give a tuple, or each of its letters is one")
         if "" in self.stop:
             raise RequestError("a stop text is empty; leave it out")
 

@@ -20,9 +20,12 @@ def free_memory() -> int:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     try:
-        limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used))
-    except (OSError, ValueError):  # no cgroup of its own, or "max"
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        # Files that were read count as used until somebody needs their memory, as the checkpoint's and the engine's.
+        cached = int(counts["inactive_file"]) + int(counts["active_file"]) - int(counts["file_mapped"])
+        return max(0, min(free, limit - used + max(0, cached)))
+    except (OSError, ValueError, KeyError):  # no cgroup of its own, or "max"
         return free
 
 

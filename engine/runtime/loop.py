@@ -1,11 +1,13 @@
 """The thread that answers: it runs the scheduler, and with it both models; everybody else only leaves word."""
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,13 +15,15 @@ from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelle
 from engine.runtime.cascade import Pair, answer
 from engine.runtime.question import Meter, Question
 from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Task
-from engine.runtime.ticket import Ticket
+from engine.runtime.ticket import Ticket, waitable
 
 LOG = logging.getLogger(__name__)
 OUTSIDE_THREADS = 2
 """That open pictures and tokenize beside the loop; what is decoded at once is in memory at once."""
 CLOSE_SECONDS = 10.0
 """For the run of an engine that is in progress when everything ends."""
+WORDS_AT_ONCE = 32
+"""That others left, between two turns: whoever asks and cancels as fast as they are taken keeps nobody from a turn."""
 CANCELLED = "the question was cancelled by whoever asked it"
 CLOSED = "the pipeline was closed before the question was answered"
 
@@ -30,6 +34,7 @@ class Loop:
     def __init__(self, pair: Pair, max_running: int, max_waiting: int, kv_memory: int | None) -> None:
         """See `SglPipeline.load`."""
         self._pair = pair
+        self._process = os.getpid()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(OUTSIDE_THREADS, "sgl-outside")
         self._scheduler = Scheduler(self._outside, max_running, max_waiting, kv_memory)
@@ -46,6 +51,7 @@ class Loop:
 
     def submit(self, question: Question, waits: bool) -> Ticket:
         """Ask. waits: for room where too many wait already; else Overloaded is raised."""
+        self._check_process()
         deadline = None if question.timeout is None else time.monotonic() + question.timeout
         ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
         meter = Meter()
@@ -68,7 +74,7 @@ class Loop:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise QuestionTimedOut(TIMED_OUT)
-            self._room.wait(_seconds(left))
+            self._room.wait(waitable(left))
         if self._is_closed:
             raise EngineError("the pipeline was closed and answers no more questions; load another")
 
@@ -81,6 +87,9 @@ class Loop:
             task.on_done(error)
 
     def _tell(self, ticket: Ticket, outcome: Outcome) -> None:
+        if isinstance(outcome, EngineError):
+            # With where it was raised, whoever keeps the error would keep the question's pictures.
+            outcome.__traceback__ = outcome.__context__ = outcome.__cause__ = None
         with self._room:
             self._expected -= 1
             self._room.notify_all()
@@ -96,13 +105,16 @@ class Loop:
 
     def drain(self, timeout: float | None = None) -> bool:
         """Refuse new questions, wait for those that were asked -> whether all have ended."""
+        self._check_process()
         with self._room:
             self._is_closed = True
             self._room.notify_all()
-            return self._room.wait_for(lambda: not self._untold, timeout)
+            return self._room.wait_for(lambda: not self._untold, waitable(timeout))
 
     def close(self) -> None:
         """Refuse new questions, end those that were asked, and the thread."""
+        if os.getpid() != self._process:
+            return  # the thread is the parent's, and its locks are as they were when it forked
         with self._room:
             self._is_closed = True
             self._room.notify_all()
@@ -115,11 +127,24 @@ class Loop:
         self._end = QuestionCancelled(CLOSED)
         self._scheduler.cancel_all(self._end)
 
+    def _check_process(self) -> None:
+        """Raises EngineError."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"the pipeline was loaded by process {self._process}, whose threads did not come along when it forked; "
+                "load another in this process"
+            )
+
     def _start_thread(self) -> None:
+        """Raises ModelFailed."""
         if self._thread is None:
             # Not waited for when the interpreter ends: `close` is.
-            self._thread = threading.Thread(target=self._run, name="sgl-loop", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="sgl-loop", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise ModelFailed(f"no thread answers questions ({error}); ask again") from None
+            self._thread = thread
 
     def _run(self) -> None:
         is_busy = False
@@ -134,19 +159,17 @@ class Loop:
                 self._room.notify_all()
             self._end = ModelFailed(f"answering ended ({error!r}); load the engine again")
             self._scheduler.cancel_all(self._end)
-            self._take_word(is_busy=True)
+            while not self._inbox.empty():
+                self._take_word(is_busy=True)
 
     def _take_word(self, is_busy: bool) -> None:
-        """What others left, without waiting if there is something to do."""
+        """Some of what others left, without waiting if there is something to do."""
         due = self._scheduler.next_deadline()
-        timeout = None if due is None else _seconds(due - time.monotonic())
-        try:
-            word = self._inbox.get(block=not is_busy, timeout=timeout)
-            while True:
-                word()
-                word = self._inbox.get_nowait()
-        except queue.Empty:
-            pass
+        timeout = None if due is None else waitable(due - time.monotonic())
+        with suppress(queue.Empty):
+            self._inbox.get(block=not is_busy, timeout=timeout)()
+            for _ in range(WORDS_AT_ONCE - 1):
+                self._inbox.get_nowait()()
 
     def _outside(self, run: Callable[[], Any]) -> Future[Any]:
         try:
@@ -155,11 +178,6 @@ class Loop:
             raise ModelFailed(f"no thread takes the question's pictures ({error}); ask again") from None
         future.add_done_callback(lambda _: self._inbox.put(_nothing))
         return future
-
-
-def _seconds(left: float | None) -> float | None:
-    """As long as a thread can wait, and not less than no time."""
-    return None if left is None else min(max(0.0, left), threading.TIMEOUT_MAX)
 
 
 def _nothing() -> None:

@@ -165,7 +165,7 @@ class SglPipeline:
         try:
             while len(outcomes) < len(questions):
                 for index, question in islice(left, self._at_once - len(asked)):
-                    asked[index] = self._ask_anyhow(question)
+                    asked[index] = self._ask_anyhow(question, tells=True)
                     asked[index].on_change(partial(news.put, index))
                 index = news.get()
                 ticket = asked.get(index)
@@ -185,11 +185,12 @@ class SglPipeline:
         return [outcomes[index] for index in range(len(questions))]
 
     def answer_all(self, questions: Iterable[Question]) -> Iterator[Outcome]:
-        """The outcome of each, in their order; many at once. Each is made when there is room for it."""
+        """The outcome of each, in their order; many at once. Each is made when there is room for it; one with `on_text`
+        is refused, as by `submit`."""
         asked: deque[Ticket] = deque()
         try:
             for question in questions:
-                asked.append(self._ask_anyhow(question))
+                asked.append(self._ask_anyhow(question, tells=False))
                 if len(asked) == self._at_once:
                     yield asked.popleft().wait()
             while asked:
@@ -204,8 +205,7 @@ class SglPipeline:
 
         Keep the pipeline, too: when nobody holds it any more, it is closed, and its tickets end.
         """
-        if question.on_text is not None:
-            raise RequestError("on_text is called by answer_batch and answer_each; iterate over the ticket instead")
+        _check_silent(question)
         return self._ask(question, waits=False)
 
     def load_now(self) -> Load:
@@ -227,9 +227,11 @@ class SglPipeline:
         images = tuple(_own(image, question.picture) for image in question.images)
         return self._loop.submit(replace(question, images=images), waits)
 
-    def _ask_anyhow(self, question: Question) -> Ticket:
-        """What is wrong with the question at once is its outcome."""
+    def _ask_anyhow(self, question: Question, tells: bool) -> Ticket:
+        """What is wrong with the question at once is its outcome. tells: whether somebody calls `on_text`."""
         try:
+            if not tells:
+                _check_silent(question)
             return self._ask(question, waits=True)
         except EngineError as error:
             ticket = Ticket(lambda: None)
@@ -244,6 +246,12 @@ def _own(image: ImageSource, picture: PictureConfig) -> ImageSource:
     copied = open_image(image, picture)
     copied.info.clear()  # it is turned as it says already
     return copied
+
+
+def _check_silent(question: Question) -> None:
+    """Raises RequestError."""
+    if question.on_text is not None:
+        raise RequestError("on_text is called by answer_batch and answer_each; iterate over a ticket's text instead")
 
 
 def _close(loop: Loop, pair: LoadedPair) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Real
+from typing import Any
 
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
 from engine.errors import RequestError
@@ -14,6 +16,17 @@ from engine.runtime.early_exit import needs_consistency
 from engine.runtime.images import ImageSource
 
 OnText = Callable[[str], None]
+FIELDS: tuple[tuple[str, Any, str], ...] = (
+    ("images", tuple | list, "a tuple of pictures"),
+    ("text", str, "a text"),
+    ("guidance", GuidanceConfig | None, "a GuidanceConfig, or none"),
+    ("exit", ExitConfig | None, "an ExitConfig, or none"),
+    ("sampling", SamplingConfig | None, "a SamplingConfig, or none"),
+    ("on_text", Callable | None, "a function of a text, or none"),
+    ("history", tuple | list, "a tuple of turns"),
+    ("timeout", Real | None, "seconds, or none"),
+)
+"""Of a question: name, type, what is one in words."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,14 @@ class Question:
     picture: PictureConfig = field(default_factory=PictureConfig)
 
     def __post_init__(self) -> None:
+        for name, kind, given in FIELDS:
+            if not isinstance(getattr(self, name), kind):
+                raise RequestError(
+                    f"{name} of a question cannot be a {type(getattr(self, name)).__name__}; give {given}"
+                )
+        for turn in self.history:
+            if not isinstance(turn, Turn):
+                raise RequestError(f"history of a question cannot hold a {type(turn).__name__}; give turns")
         if self.timeout is not None and not self.timeout > 0:
             raise RequestError(f"timeout {self.timeout} is not a number above 0; give seconds, or none")
 

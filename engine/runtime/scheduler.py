@@ -284,15 +284,7 @@ class Scheduler:
             LOG.error("a question did not end well", exc_info=error)
         for lease in [*task.leases]:
             self._release(task, lease)
-        if isinstance(outcome, EngineError):
-            _forget_frames(outcome)
         task.on_done(outcome)
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """What a question held would live on in the frames that its error went through, until somebody collects garbage."""
-    while error is not None:
-        error.__traceback__, error = None, error.__context__
 
 
 def _is_step(work: Work | None, role: str) -> bool:

@@ -148,6 +148,8 @@ class Slots:
         return [keys.array[place : place + 1] for keys, _ in self._kv]
 
     def _make_room(self, need: Need) -> None:
+        """Raises EngineError when memory does not suffice; every buffer is then what it was."""
+        made: list[tuple[Shared, Array]] = []
         for shared in self._shared:
             size = shared.room(need) if self._planned is None else shared.room(self._planned)
             if self._planned is None:
@@ -155,7 +157,10 @@ class Slots:
             old = shared.array
             if old is not None and (size == old.shape[2] or (self._slots and size < old.shape[2])):
                 continue
-            shared.array = self._buffers.reserve(shared.name, shared.shape(size))
+            made.append((shared, self._buffers.reserve(shared.name, shared.shape(size))))
+        # An engine reads those of one segment together, so they must have one length.
+        for shared, array in made:
+            old, shared.array = shared.array, array
             # zeros: what lies behind a slot's end is read (and masked), so it must be finite.
             for slot in self._slots.values():
                 _copy(shared, old, slot.place, slot.place, slot)

@@ -54,7 +54,7 @@ class Group(Ranks):
         self._started: list[_Running] = []
         """Those that run now: none, or one."""
         self.epoch, self.death = 0, ""
-        self.end = weakref.finalize(self, _stop_all, self._started)
+        self.end = weakref.finalize(self, _stop_all, self._started, os.getpid())
         """End the ranks for good; also at the interpreter's end, after what was made later, such as whoever asks."""
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
@@ -100,7 +100,7 @@ class Group(Ranks):
         running = _launch(self._directory, self._world_size)
         self._started.append(running)
         if not self.end.alive:
-            _stop_all(self._started)
+            _stop_all(self._started, os.getpid())
             raise RanksDiedError(f"the ranks of {self._directory} have ended with who asked them; open them again")
         self._ask(running, self._load)
         return running
@@ -163,8 +163,9 @@ class _Running:
         return _last_words(self.log)
 
 
-def _stop_all(started: list[_Running]) -> None:
-    while started:
+def _stop_all(started: list[_Running], process: int) -> None:
+    """In the process that started them: one that it forked has their sockets, too."""
+    while started and os.getpid() == process:
         started.pop().stop()
 
 

@@ -17,10 +17,16 @@ Event = str | Outcome
 """A piece of the answer's text; at last, the outcome."""
 
 
+def waitable(seconds: float | None) -> float | None:
+    """As long as a thread can wait, and not less than no time."""
+    return None if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX)
+
+
 class Ticket:
     """A question on its way. Iterating gives the text piece by piece, once, as it comes; `async for` does, too.
 
-    A context manager: who leaves it without the outcome cancels the question.
+    A context manager: who leaves it without the outcome cancels the question. Once there is an outcome, that is
+    all that it holds.
     """
 
     def __init__(self, cancel: Callable[[], None]) -> None:
@@ -43,7 +49,7 @@ class Ticket:
     def wait(self, timeout: float | None = None) -> Outcome:
         """The outcome, once there is one. Raises TimeoutError after so many seconds."""
         with self._changed:
-            if not self._changed.wait_for(self.done, timeout):
+            if not self._changed.wait_for(self.done, waitable(timeout)):
                 raise TimeoutError(f"no answer within {timeout:g} s")
         assert self._outcome is not None
         return self._outcome
@@ -61,7 +67,8 @@ class Ticket:
         What it raises there is logged.
         """
         with self._changed:
-            self._listeners.append(listener)
+            if not self.done():
+                self._listeners.append(listener)
         listener()
 
     def cancel(self) -> None:
@@ -76,11 +83,10 @@ class Ticket:
                 self._pieces.append(event)
             else:
                 self._outcome = event
-                self._cancel = _nothing  # what it would cancel refers to this ticket
             self._changed.notify_all()
             listeners = [*self._listeners]
-            if self._outcome is not None:
-                self._listeners.clear()
+            if self.done():
+                self._listeners, self._cancel = [], _nothing
         for listener in listeners:
             try:
                 listener()
@@ -108,11 +114,15 @@ class Ticket:
         self.on_change(wake)
         while True:
             changed.clear()
-            for piece in self.take():
+            while (piece := self._take_one()) is not None:
                 yield piece
             if self.done() and not self._pieces:
                 return
             await changed.wait()
+
+    def _take_one(self) -> str | None:
+        with self._changed:
+            return self._pieces.popleft() if self._pieces else None
 
     def __enter__(self) -> "Ticket":
         return self
@@ -122,4 +132,4 @@ class Ticket:
 
 
 def _nothing() -> None:
-    """Cancelling what has ended."""
+    """There is nothing to cancel any more."""

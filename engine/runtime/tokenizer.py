@@ -152,7 +152,12 @@ class TextStream:
             self.stopped = True
             self._held = ""
             return text[: min(found)[1]]
-        starts = [length for stop in self._stop for length in range(1, len(stop)) if text.endswith(stop[:length])]
-        final = len(text) - max(starts, default=0)
+        final = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[final:]
         return text[:final]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of a text that a stop text, which is not in it, may begin with."""
+    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)

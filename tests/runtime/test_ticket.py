@@ -1,8 +1,10 @@
 """What whoever asks holds: pieces, the outcome, listeners; without any engine."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,3 +122,50 @@ def test_a_closed_event_loop_stops_nobody_who_answers() -> None:
     ticket.put("b")
     ticket.put(ANSWER)
     assert ticket.take() == ["b"]
+
+
+def test_whoever_leaves_async_for_leaves_the_rest() -> None:
+    ticket = make()
+    for event in ("a", "b", "c", ANSWER):
+        ticket.put(event)
+
+    async def first() -> str:
+        async for piece in ticket:
+            return piece
+        raise AssertionError
+
+    assert [asyncio.run(first()), asyncio.run(first()), *ticket] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, -1.0, float("nan")])
+def test_any_number_of_seconds_is_one_to_wait(timeout: float) -> None:
+    ticket = make()
+    if not timeout > 0:
+        with pytest.raises(TimeoutError):
+            ticket.wait(timeout)
+    thread = put_slowly(ticket, 5)
+    assert ticket.wait(max(1e10, timeout)) is ANSWER
+    assert ticket.result(timeout) is ANSWER
+    thread.join()
+
+
+def test_an_outcome_is_all_that_is_held() -> None:
+    """Not what answered, which may be large: also where nobody collects garbage."""
+
+    class Engine:
+        def cancel(self) -> None: ...
+
+        def hear(self) -> None: ...
+
+    engine = Engine()
+    ticket, gone = Ticket(engine.cancel), weakref.ref(engine)
+    ticket.on_change(engine.hear)
+    gc.disable()
+    try:
+        ticket.put(ANSWER)
+        ticket.on_change(engine.hear)
+        ticket.cancel()
+        del engine
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -142,6 +142,14 @@ def test_a_character_is_returned_with_its_last_byte(qwen2: Tokenizer) -> None:
     assert held.flush() == "\ufffd"
 
 
+def test_a_stop_text_costs_no_more_than_the_text_is_long(qwen2: Tokenizer) -> None:
+    """Millions of characters, for each of which nobody looks: others wait meanwhile."""
+    ids = qwen2.encode("a bee ") * 20
+    text = qwen2.decode(ids)
+    for stop in ("b" * 4_000_000, text + "b" * 4_000_000):
+        assert stream(qwen2, ids, (stop,)) == (text, False)
+
+
 def test_a_special_token_that_is_a_stop_text_ends_the_stream(qwen2: Tokenizer) -> None:
     ids = [*qwen2.encode("the image<"), qwen2.token_id("<|im_end|>"), *qwen2.encode("after")]
     assert stream(qwen2, ids, ("<|im_end|>",)) == ("the image<", True)
