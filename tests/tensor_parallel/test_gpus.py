@@ -67,6 +67,7 @@ def group(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
     put_gpus(monkeypatch, 2)
     python = stand_in_python(place, Path(gpu_rank.__file__))
     monkeypatch.setattr(tensor_parallel_group, "_python", lambda: python)
+    monkeypatch.setattr(tensor_parallel_group, "STOP_SECONDS", PATIENCE_SECONDS)
     group = Group()
     yield group
     group.close()
