@@ -1,5 +1,6 @@
 """Ranks that MPI links: one leads, the others do what it says; `python -m` runs the ranks of a `Group`."""
 
+import atexit
 import os
 import signal
 import sys
@@ -64,10 +65,14 @@ class World(Ranks):
             self._announce(message)
             return self._do(message)
 
-    def stop(self) -> None:
-        """The leader's last word. A message that is still being done then, and goes on for long, ends all ranks."""
+    def stop(self, status: int = 1) -> None:
+        """The leader's last word. A message that is still being done then, and goes on for long, ends all ranks.
+
+        They end with that status when this process has said what it has to say.
+        """
         if not self._speaking.acquire(timeout=STOP_SECONDS):
-            self._abort()
+            atexit.register(self._abort, status)
+            return
         try:
             self._has_stopped = True
             self._announce(None)
@@ -98,11 +103,11 @@ class World(Ranks):
                 sys.stderr.flush()
             self._abort()
 
-    def _abort(self) -> NoReturn:
+    def _abort(self, status: int = 1) -> NoReturn:
         """End all ranks."""
         self._rank.abort()
-        self._world.Abort(1)
-        os._exit(1)  # MPICH may return from there
+        self._world.Abort(status)
+        os._exit(status)  # MPICH may return from there
 
     def _announce(self, message: Message | None) -> None:
         for rank in range(1, self._world.size):
@@ -132,12 +137,16 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
     if not world.is_leader():
         world.serve()
         return
+    status = 1
     try:
         signal.signal(signal.SIGINT, handler)
         refuse_other_size(directory, read_manifest(directory), MPI.COMM_WORLD.size)
         lead(world)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT  # as a shell says it
+        raise
     finally:
-        world.stop()
+        world.stop(status)
 
 
 def _forget_segments(world: MPI.Comm) -> None:

@@ -42,8 +42,9 @@ class Answering:
 
 
 def children(process: int) -> list[int]:
+    """In the order in which it started them."""
     threads = Path(f"/proc/{process}/task").glob("*/children")
-    return sorted(int(child) for thread in threads for child in thread.read_text().split())
+    return [int(child) for thread in threads for child in thread.read_text().split()]
 
 
 def descendants(process: int) -> Iterator[int]:
@@ -94,6 +95,16 @@ def test_ctrl_c_ends_the_ranks_of_mpiexec(start: Start) -> None:
     os.killpg(answering.job.pid, signal.SIGINT)
     status, _, said = answering.end()
     assert (status, said) == (130, "\ninterrupted\n"), "mpiexec itself has its say on stdout"
+
+
+def test_ctrl_c_ends_ranks_that_hang(start: Start) -> None:
+    """The leader waits for the other one, for some seconds, and then ends it."""
+    answering = start(STARTED_BY_MPIEXEC)
+    os.kill(answering.rank(1), signal.SIGSTOP)
+    os.killpg(answering.job.pid, signal.SIGINT)
+    status, _, said = answering.end()
+    assert status == 130
+    assert said.startswith("\ninterrupted\n"), "then MPI tells that it was told to end them"
 
 
 def test_ranks_end_with_a_killed_command(start: Start) -> None:
