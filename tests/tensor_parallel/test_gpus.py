@@ -67,7 +67,8 @@ def group(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
     put_gpus(monkeypatch, 2)
     python = stand_in_python(place, Path(gpu_rank.__file__))
     monkeypatch.setattr(tensor_parallel_group, "_python", lambda: python)
-    monkeypatch.setattr(tensor_parallel_group, "STOP_SECONDS", PATIENCE_SECONDS)
+    for patience in ("START_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(tensor_parallel_group, patience, PATIENCE_SECONDS)
     group = Group()
     yield group
     group.close()
