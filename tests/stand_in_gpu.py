@@ -19,7 +19,7 @@ LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
 
 
 def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> None:
-    """What runs plans, on those of the machine's GPUs that the process sees from here on.
+    """What runs plans, in float32, on those of the machine's GPUs that the process sees from here on.
 
     device: of torch, in the place of a GPU's memory.
     """
@@ -41,10 +41,16 @@ def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> N
         return executor
 
     patch.setattr(TensorRtExecutor, "load", classmethod(load))
+    _compute_in_float32(patch)
 
 
 def put_compiler(patch: pytest.MonkeyPatch) -> None:
     """What builds plans, in float32."""
     patch.setitem(sys.modules, "tensorrt_rtx_bindings", fake_tensorrt)
     patch.setattr(tensorrt_plan, "run_compiler", fake_tensorrt.compile_plan)
+    _compute_in_float32(patch)
+
+
+def _compute_in_float32(patch: pytest.MonkeyPatch) -> None:
+    """A manifest says what its plans were built with."""
     patch.setattr(Precision, "activations", lambda self, target: "float32")

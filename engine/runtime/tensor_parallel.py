@@ -113,7 +113,7 @@ class Message(Protocol):
 
 
 class Rank(Protocol):
-    """What messages find on each rank; the methods are those of `tensor_parallel_rank.RankModel`."""
+    """What messages find on each rank; the methods are those of `tensor_parallel_model.RankModel`."""
 
     @property
     def language(self) -> Language: ...

@@ -1,5 +1,6 @@
-"""One rank of a tensor-parallel model, linked to the others by MPI; `python -m` runs the ranks of a `Group`."""
+"""Ranks that MPI links: one leads, the others do what it says; `python -m` runs the ranks of a `Group`."""
 
+import atexit
 import os
 import signal
 import sys
@@ -9,160 +10,33 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Client
 from pathlib import Path
-from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, NoReturn
+from threading import Lock
+from typing import Any, NoReturn
 
-import numpy as np
 from mpi4py import MPI
 
-from engine.errors import EngineError, ManifestError
+from engine.errors import EngineError
 from engine.manifest import Manifest, read_manifest
-from engine.parallel import SHARDED, Mapping
-from engine.runtime.arrays import Array, to_host
-from engine.runtime.executor import CollectiveExecutor, Executor
-from engine.runtime.language import LanguageModel
-from engine.runtime.loading import load, load_rank, load_scoring, take_gpu
-from engine.runtime.prompt import Need
 from engine.runtime.tensor_parallel import (
     AgreedError,
-    Identity,
     Load,
     Message,
     Ranks,
     RanksDiedError,
     announced_sizes,
     identify,
-    rank_device,
     started_by_mpiexec,
 )
-from engine.runtime.tensor_parallel_step import on_all, on_all_waiting
-from engine.runtime.vision import VisionEncoder
-from engine.target import Device
-from engine.verification import verify
-
-if TYPE_CHECKING:
-    from engine.runtime.communicator import Communicator
+from engine.runtime.tensor_parallel_model import RankModel, refuse_other_size
 
 COMMAND = 1
 """Tag of what announces a message."""
-ABORT_SECONDS = 1.0
-"""For a GPU to leave a sum; then its process ends anyway."""
 STOP_SECONDS = 3.0
 """For the message that is being done when the leader stops."""
 ORPHAN_SECONDS = 10
 """For ranks to end after whoever asked them."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 1e-5, 5e-3
 """Seconds between two looks for a command, longer and longer. MPI itself would look all the time, on a busy core."""
-
-
-class RankModel:
-    """A share of a model. All ranks do the same messages; rank 0's results count."""
-
-    def __init__(self, world: MPI.Comm, directory: Path) -> None:
-        self._world, self._directory = world, directory
-        self._communicator: Communicator | None = None
-        self._seconds_in_sums = 0.0
-
-    def load(self, expected: Identity, threads: int, places: int) -> None:
-        """Open this rank's share, if all ranks fit together. Raises EngineError on all ranks."""
-        machine = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        executor = on_all(self._world, lambda: self._load(expected, threads, places, machine))
-        if isinstance(executor, CollectiveExecutor):
-            self._connect(executor, gpu=machine.rank)
-
-    def close(self) -> None:
-        """Let go of the other ranks; all of them do."""
-        if self._communicator is not None:
-            del self.language  # contexts of plans end before their communicator
-            self._communicator.destroy()
-            self._communicator = None
-
-    def abort(self) -> None:
-        """After a failure: this rank's GPU may be in the middle of a sum that the others never join."""
-        if self._communicator is not None:
-            thread = Thread(target=self._communicator.abort, daemon=True)
-            thread.start()
-            thread.join(ABORT_SECONDS)
-
-    def open(self, need: Need) -> int:
-        """Like `Language.open`: a slot of the same number on all ranks, or none on any."""
-        opened: list[int] = []
-        try:
-            on_all(self._world, lambda: opened.append(self.language.open(need)))
-        except AgreedError:
-            for slot in opened:
-                self.language.close(slot)
-            raise
-        return opened[0]
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Like `Language.truncate`; after an AgreedError the slot is good for nothing but to be closed."""
-        on_all(self._world, lambda: self.language.truncate(slot, length))
-
-    def visual_scores(self, slot: int) -> np.ndarray:
-        scores = on_all(self._world, lambda: np.array(to_host(self.language.visual_scores(slot))))
-        if self.language.scoring is not None:  # else the plan has summed
-            self._sum(scores)
-        return scores
-
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
-        """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
-        mine = np.array_split(pixel_values, self._world.size)[self._world.rank]
-        parts = self._world.gather(on_all(self._world, lambda: to_host(self._vision.encode(mine))))
-        return np.concatenate(parts) if parts is not None else np.empty(0, np.float32)
-
-    def seconds_in_sums(self) -> float:
-        """Spent so far in all-reduces, waiting for the other ranks included."""
-        return self._seconds_in_sums
-
-    def _load(self, expected: Identity, threads: int, places: int, machine: MPI.Comm) -> Executor:
-        """threads: of all ranks of this machine."""
-        manifest, world = read_manifest(self._directory), self._world
-        refuse_other_size(self._directory, manifest, world.size)
-        if difference := expected.difference(identify(manifest)):
-            raise ManifestError(f"{self._directory} {difference}; give all ranks the same engine and packages")
-        name = f"{SHARDED}/language/rank{world.rank}"
-        verify(self._directory, manifest, components=[name, f"{SHARDED}/vision"])
-        if rank_device(manifest) is Device.CUDA:
-            take_gpu(self._directory, manifest, machine.rank, machine.size)
-        model, root, limits = manifest.models[SHARDED], self._directory / SHARDED, manifest.limits(SHARDED)
-        self._config = model.config.language
-        rank, threads = root / f"rank{world.rank}", max(1, threads // machine.size)
-        executor = load_rank(manifest.target, rank / "language", threads, self._sum)
-        scoring = load_scoring(model.scoring, manifest.target, rank, None)
-        mapping = Mapping(world.rank, world.size)
-        self.language = LanguageModel(
-            executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring, places
-        )
-        self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision, limits)
-        return executor
-
-    def _connect(self, executor: CollectiveExecutor, gpu: int) -> None:
-        """Let the plans of all ranks sum over one communicator. Raises EngineError on all ranks."""
-        from engine.runtime.communicator import Communicator, load_nccl, make_unique_id
-
-        world, rank = self._world, self._world.rank
-
-        def prepare() -> bytes | None:
-            load_nccl()
-            return make_unique_id() if rank == 0 else None
-
-        unique_id = world.bcast(on_all(world, prepare))
-        self._communicator = on_all_waiting(world, lambda: Communicator(unique_id, rank, world.size, gpu))
-        capsule = self._communicator.capsule()
-        on_all_waiting(world, lambda: executor.set_communicator(capsule))
-
-    def _sum(self, partial: np.ndarray) -> None:
-        start = time.perf_counter()
-        self._world.Allreduce(MPI.IN_PLACE, partial, MPI.SUM)
-        self._seconds_in_sums += time.perf_counter() - start
-
-    def whole(self, logits: Array) -> np.ndarray:
-        """[..., this rank's part of the vocabulary] -> on rank 0, [..., vocabulary]."""
-        parts = np.empty((self._world.size, *logits.shape), np.float32) if self._world.rank == 0 else None
-        mine = np.ascontiguousarray(to_host(logits))
-        self._world.Gather(mine, parts)
-        return mine if parts is None else np.concatenate([*parts], axis=-1)[..., : self._config.vocab_size]
 
 
 class World(Ranks):
@@ -191,10 +65,14 @@ class World(Ranks):
             self._announce(message)
             return self._do(message)
 
-    def stop(self) -> None:
-        """The leader's last word. A message that is still being done then, and goes on for long, ends all ranks."""
+    def stop(self, status: int = 1) -> None:
+        """The leader's last word. A message that is still being done then, and goes on for long, ends all ranks.
+
+        They end with that status when this process has said what it has to say.
+        """
         if not self._speaking.acquire(timeout=STOP_SECONDS):
-            self._abort()
+            atexit.register(self._abort, status)
+            return
         try:
             self._has_stopped = True
             self._announce(None)
@@ -203,8 +81,7 @@ class World(Ranks):
             self._speaking.release()
 
     def serve(self) -> None:
-        """What the other ranks do until the leader stops them. Ctrl-C, which all of them get, is the leader's."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """What the other ranks do until the leader stops them."""
         while True:
             self._wait()
             message: Message | None = self._world.bcast(None)
@@ -226,11 +103,11 @@ class World(Ranks):
                 sys.stderr.flush()
             self._abort()
 
-    def _abort(self) -> NoReturn:
+    def _abort(self, status: int = 1) -> NoReturn:
         """End all ranks."""
         self._rank.abort()
-        self._world.Abort(1)
-        os._exit(1)  # MPICH may return from there
+        self._world.Abort(status)
+        os._exit(status)  # MPICH may return from there
 
     def _announce(self, message: Message | None) -> None:
         for rank in range(1, self._world.size):
@@ -246,7 +123,7 @@ class World(Ranks):
 
 
 def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
-    """Started by mpiexec: rank 0 leads, the others serve it.
+    """Started by mpiexec: rank 0 leads, the others serve it. Ctrl-C, which all of them get, is the leader's.
 
     Raises EngineError when there are more or fewer than the engine was built for, or they do not see each other.
     """
@@ -255,24 +132,21 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
             f"mpiexec started {max(sizes)} processes, and mpi4py sees {MPI.COMM_WORLD.size}: they are of different "
             f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
         )
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until they have met: one that left would be waited for
     world = World(directory)
     if not world.is_leader():
         world.serve()
         return
+    status = 1
     try:
+        signal.signal(signal.SIGINT, handler)
         refuse_other_size(directory, read_manifest(directory), MPI.COMM_WORLD.size)
         lead(world)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT  # as a shell says it
+        raise
     finally:
-        world.stop()
-
-
-def refuse_other_size(directory: Path, manifest: Manifest, size: int) -> None:
-    """Raises ManifestError."""
-    if manifest.world_size != size:
-        raise ManifestError(
-            f"{directory} was built for world size {manifest.world_size}, but mpiexec started {size}; "
-            f"give mpiexec -n {manifest.world_size}, or rebuild with --tp {size}"
-        )
+        world.stop(status)
 
 
 def _forget_segments(world: MPI.Comm) -> None:

@@ -68,3 +68,9 @@ def pipelines(engines: Engines) -> Callable[[int], SglPipeline]:
 def picture() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (150, 320, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+@pytest.fixture
+def drawn(picture: Image.Image, tmp_path: Path) -> Path:
+    picture.save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"

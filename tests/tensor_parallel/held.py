@@ -1,30 +1,44 @@
-"""A program of ours, given as `-m MODULE …`, that prints its first words and goes on when the file `GO_ON` exists."""
+"""A program of ours, given as `-m MODULE …`, whose large model says a few words and then stands still.
+
+It goes on when the file `GO_ON` exists, or when the pipeline is being closed.
+"""
 
 import os
 import runpy
+import signal
 import sys
 import time
-from typing import TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from engine.runtime.loop import Loop
+from engine.runtime.tensor_parallel import ShardedLanguage
+
+WORDS = 20
+"""Steps until then: some text has come."""
 
 
-class Held:
-    """A stream that is held up once it has been written to."""
+def held(step: Callable[..., Any], close: Callable[[Loop], None]) -> tuple[Callable[..., Any], Callable[[Loop], None]]:
+    left, closing = iter(range(WORDS)), []
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._written = stream, ""
-
-    def write(self, text: str) -> int:
-        while self._written and not os.path.exists(os.environ["GO_ON"]):
+    def hold(*arguments: Any) -> Any:
+        while next(left, None) is None and not closing and not os.path.exists(os.environ["GO_ON"]):
             time.sleep(0.01)
-        self._written += text
-        return self._stream.write(text)
+        return step(*arguments)
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
+    def close_held(loop: Loop) -> None:
+        closing.append(loop)
+        close(loop)
+
+    return hold, close_held
 
 
 if __name__ == "__main__":
-    sys.stdout = Held(sys.stdout)  # type: ignore[assignment]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    ShardedLanguage.step, Loop.close = held(ShardedLanguage.step, Loop.close)  # type: ignore[method-assign]
     _, _, module, *arguments = sys.argv
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -235,15 +236,16 @@ def test_a_rank_that_cannot_do_it_does_not_leave_the_others_out_of_step(
                     for result, before in zip(results, expected, strict=True):
                         assert_array_equal(result, before)
                 else:
+                    died = pytest.raises(RanksDiedError, match=rf"died \(.*{error}: there is no room to {verb}\)")
                     if verb in ("open", "encode"):  # new ranks are asked once more, and can
                         assert calls[verb]() is not None
                     else:
-                        with pytest.raises(RanksDiedError, match=rf"died \(.*{error}: there is no room to {verb}\)"):
+                        with died if verb != "close" else suppress(RanksDiedError):  # rank 0 may be done with that
                             calls[verb]()
                     wait_until_gone(ranks)
-                    assert group.epoch == epoch + 1
-                    with pytest.raises(RanksDiedError, match="ask again"):
+                    with died:
                         language.step([other], more, np.array([False]))
+                    assert group.epoch == epoch + 1
                 for left in list(language._epochs):  # type: ignore[attr-defined]
                     language.close(left)
                 assert not failures.exists()

@@ -1,5 +1,6 @@
 """Ranks that die, hang, or do not fit together; nothing is left behind."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -18,12 +19,14 @@ from engine.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runtime import tensor_parallel_group
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 from engine.runtime.tensor_parallel import Identity, RanksDiedError, identify
 from engine.runtime.tensor_parallel_group import Group
 from tests.stand_in_python import stand_in_python
 from tests.tensor_parallel.conftest import Engines
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
+NEVER = ExitConfig(enabled=False)
 PATIENCE_SECONDS = 300.0
 """What never comes is given up then; a busy machine takes its time."""
 
@@ -45,7 +48,7 @@ def wait_until_gone(processes: tuple[int, ...]) -> None:
 
 def ask(pipeline: SglPipeline, picture: Image.Image) -> Answer:
     sampling = SamplingConfig(max_new_tokens=12)
-    return pipeline.answer([picture], "What?", exit=ExitConfig(enabled=False), sampling=sampling)
+    return pipeline.answer([picture], "What?", exit=NEVER, sampling=sampling)
 
 
 def test_a_stopped_rank_is_given_up(engines: Engines, picture: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +62,26 @@ def test_a_stopped_rank_is_given_up(engines: Engines, picture: Image.Image, monk
             ask(pipeline, picture)
         wait_until_gone(first)
         assert not group.process_ids()
+
+
+def test_ranks_end_with_a_pipeline_that_nobody_holds(engines: Engines, picture: Image.Image) -> None:
+    """Also one that answers."""
+    for is_busy in (False, True):
+        pipeline = SglPipeline.load(engines(2), threads=1)
+        group = pipeline._pair._own
+        assert group is not None
+        ranks = group.process_ids()
+        assert len(ranks) == 2 and all(map(is_running, ranks))
+        question = Question((picture,), "What?", exit=NEVER, sampling=SamplingConfig(max_new_tokens=800))
+        ticket = pipeline.submit(question)
+        next(iter(ticket))
+        if not is_busy:
+            ticket.cancel()
+            ticket.wait()
+        del pipeline, group
+        gc.collect()
+        wait_until_gone(ranks)
+        ticket.wait()  # which ends, too
 
 
 def test_ranks_end_with_a_killed_process(engines: Engines) -> None:

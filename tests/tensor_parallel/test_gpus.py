@@ -67,6 +67,8 @@ def group(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
     put_gpus(monkeypatch, 2)
     python = stand_in_python(place, Path(gpu_rank.__file__))
     monkeypatch.setattr(tensor_parallel_group, "_python", lambda: python)
+    for patience in ("START_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(tensor_parallel_group, patience, PATIENCE_SECONDS)
     group = Group()
     yield group
     group.close()
@@ -226,7 +228,10 @@ def test_a_served_instance_is_on_the_gpus_it_was_placed_on(
     assert {event for event in events(place) if event.startswith("gpu ")} == {f"gpu {gpu}" for gpu in ranks_on}
 
 
-def test_gpus_that_groups_cannot_share_out_are_refused(plans: Path, tmp_path: Path) -> None:
+def test_gpus_that_groups_cannot_share_out_are_refused(
+    plans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_gpus(monkeypatch, 3)
     with pytest.raises(EngineError, match=r"--gpus names 3 GPUs, which groups of 2 ranks cannot share out; give"):
         write_repository(plans, tmp_path / "repository", ServeConfig(gpus=(0, 1, 2)))
     assert not list(tmp_path.iterdir())
