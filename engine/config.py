@@ -72,12 +72,17 @@ class GuidanceConfig:
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: float = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
+    guide_max_new_tokens: int | None = None
+    """Most tokens that the small model says, of which importance is a sum; None is the answer's own limit. An answer
+    that it cuts off is never the answer."""
 
     def __post_init__(self) -> None:
         for name in ("retention_ratio", "score_layers", "average_retention"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise RequestError(f"{name} {value} is outside (0, 1]; it is a fraction")
+        if self.guide_max_new_tokens is not None and self.guide_max_new_tokens < 1:
+            raise RequestError(f"guide_max_new_tokens {self.guide_max_new_tokens} is below 1; give at least one")
         if self.prune_layer is not None and self.prune_layer < 0:
             raise RequestError(f"prune_layer {self.prune_layer} is negative; layers count from 0")
 

@@ -83,6 +83,7 @@ def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
     add_pruning_arguments(group)
     add("--score-rows", choices=names(ScoreRows), help="whose attention counts")
     add("--score-layers", type=float, help="fraction of the layers whose attention counts")
+    add("--guide-max-new-tokens", type=positive, help="most tokens that the small model says (default: the answer's)")
 
 
 def add_pruning_arguments(group: argparse._ArgumentGroup) -> None:
@@ -205,6 +206,7 @@ def read_guidance(arguments: argparse.Namespace, default: GuidanceConfig) -> Gui
         source=GuidanceSource(arguments.guidance or default.source),
         score_rows=ScoreRows(arguments.score_rows or default.score_rows),
         score_layers=default.score_layers if arguments.score_layers is None else arguments.score_layers,
+        guide_max_new_tokens=arguments.guide_max_new_tokens or default.guide_max_new_tokens,
     )
 
 
@@ -267,6 +269,9 @@ def refuse_unused(arguments: argparse.Namespace, guidance: GuidanceConfig, exit:
         raise RequestError(f"{given} is of guidance {able}, and {guidance.source} does not read it; leave it out")
     if given and not guidance.enabled and not agrees:
         raise RequestError(f"{given} ranks visual tokens, and without guidance and consistency none is; leave it out")
+    given = first_given(arguments, "guide_max_new_tokens")
+    if given and not exit.enabled and not (guidance.enabled and guidance.source is GuidanceSource.SMALL):
+        raise RequestError(f"{given} is of the small model, which is not asked; leave it out")
     given = first_given(arguments, "seed")
     if given and not draws and not (guidance.enabled and guidance.source is GuidanceSource.RANDOM):
         raise RequestError(

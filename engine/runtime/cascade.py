@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from engine.config import GuidanceSource, ScoreRows
+from engine.config import GuidanceSource, SamplingConfig, ScoreRows
 from engine.families import Tiles
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
@@ -34,7 +34,7 @@ from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows, rere
 from engine.runtime.question import Meter, OnText, Question, Settings, Stage, Watch, settle
 from engine.runtime.sampling import Sampler, log_probabilities, read, read_probabilities
 from engine.runtime.tome import merge
-from engine.runtime.utterance import Completion, Utterance
+from engine.runtime.utterance import Completion, FinishReason, Utterance
 from engine.runtime.work import NONE, Encode, Extend, Open, Outside, Step, Work
 
 Result = TypeVar("Result")
@@ -86,7 +86,9 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
     """Raises EngineError. say: gets the answer piece by piece. meter: whoever runs the engines counts there."""
     settings, watch, small, large = settle(question, pair.manifest), Watch(meter), None, None
     if settings.wants_small():
-        small = yield from ask_small(question, settings, pair.small, watch)
+        small = yield from ask_small(question, settings.of_small(), pair.small, watch)
+        if is_cut_off(small.completion, settings.sampling):
+            small = replace(small, decision=small.decision and replace(small.decision, early_exit=False))
     if small is not None and small.exits_early():
         say(small.completion.text)
     else:
@@ -110,6 +112,11 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         seconds=watch.seconds,
         engine_seconds=watch.engine_seconds,
     )
+
+
+def is_cut_off(said: Completion, sampling: SamplingConfig) -> bool:
+    """Whether the small model would have gone on, had it been asked for the answer only."""
+    return said.finish_reason is FinishReason.LENGTH and len(said.token_ids) < sampling.max_new_tokens
 
 
 def ask_small(question: Question, settings: Settings, model: VisionLanguageModel, watch: Watch) -> Asking[SmallSaid]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from numbers import Real
 from typing import Any
@@ -69,6 +69,12 @@ class Settings:
     exit: ExitConfig
     sampling: SamplingConfig
     has_pictures: bool
+
+    def of_small(self) -> "Settings":
+        """How the small model answers."""
+        most = self.guidance.guide_max_new_tokens or self.sampling.max_new_tokens
+        limit = min(most, self.sampling.max_new_tokens)
+        return replace(self, sampling=replace(self.sampling, max_new_tokens=limit))
 
     def wants_guidance(self) -> bool:
         return self.guidance.enabled and self.has_pictures

@@ -205,3 +205,18 @@ def test_settings_that_are_no_numbers(value: float) -> None:
     if not np.isfinite(value):
         with pytest.raises(RequestError, match="exit_threshold"):
             ExitConfig(exit_threshold=value)
+
+
+def test_how_long_the_small_model_speaks_is_a_setting_of_its_own(pipeline: SglPipeline, picture: Image.Image) -> None:
+    """What is kept then follows from no limit of the answer, and what was cut off is not the answer."""
+    guidance = GuidanceConfig(retention_ratio=0.1, guide_max_new_tokens=3)
+    answers = [
+        ask(pipeline, picture, exit=ALWAYS, guidance=guidance, sampling=SamplingConfig(max_new_tokens=limit))
+        for limit in (5, 8)
+    ]
+    for answer in answers:
+        assert (answer.answered_by, answer.early_exit) == (AnsweredBy.LARGE, False)
+        assert_array_equal(answer.importance, answers[0].importance)
+        assert_array_equal(answer.kept, answers[0].kept)
+    whole = ask(pipeline, picture, exit=ALWAYS, guidance=replace(guidance, guide_max_new_tokens=8))
+    assert (whole.answered_by, len(whole.token_ids)) == (AnsweredBy.SMALL, 8)
