@@ -17,6 +17,7 @@ from PIL import Image
 from engine.config import PictureConfig
 from engine.errors import ImageError, RequestError
 from engine.runtime.images import open_image, read_source
+from engine.runtime.images import source as sources
 from engine.runtime.images.limits import MAX_PIXELS
 from tests.pictures import encoded, noise, png_of
 
@@ -241,3 +242,25 @@ def test_a_process_that_forked_has_decoders_of_its_own() -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(_open_in_child, (data,)) == (20, 10)
     assert open_image(data).size == (20, 10)
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, encoded(noise(40, 30), "PNG"))
+    os.close(writing)
+    assert open_image(f"/dev/fd/{reading}").size == (40, 30)
+    os.close(reading)
+    with pytest.raises(ImageError, match="cannot be read"):
+        open_image(tmp_path)
+
+
+def test_a_pipe_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether somebody might write or not."""
+    monkeypatch.setattr(sources, "PIPE_SECONDS", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    reading, writing = os.pipe()
+    for path in (tmp_path / "pipe", Path(f"/dev/fd/{reading}")):
+        with pytest.raises(ImageError, match=r"cannot be read \(nothing more came within 0.05 s\)"):
+            open_image(path)
+    os.close(reading)
+    os.close(writing)

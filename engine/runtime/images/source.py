@@ -1,8 +1,11 @@
 """Where a picture comes from: a file, its bytes, what a command line names."""
 
+import errno
 import os
+import select
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,10 @@ ImageSource = Path | str | bytes | Image.Image | np.ndarray
 channels."""
 
 STDIN = "-"
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+PIPE_SECONDS = 10.0
+"""For all that a pipe in the place of a file says."""
+READ_BYTES = 1 << 20
 
 
 def read_source(text: str, allow_http: bool) -> ImageSource:
@@ -45,7 +52,8 @@ def read_source(text: str, allow_http: bool) -> ImageSource:
 def stored_file(path: Path, name: str) -> Iterator[Stored]:
     """The bytes of a file, unless they are too many. Raises ImageError."""
     try:
-        file = path.open("rb")
+        # Opening a pipe would wait until somebody writes.
+        file = open(path, "rb", opener=lambda path, flags: os.open(path, flags | NONBLOCK))  # noqa: SIM115
     except FileNotFoundError:
         raise ImageError(_missing(name)) from None
     except (OSError, ValueError) as error:
@@ -55,10 +63,23 @@ def stored_file(path: Path, name: str) -> Iterator[Stored]:
             status = os.fstat(file.fileno())
             # What is no ordinary file, such as a pipe, can be read once only.
             ordinary = stat.S_ISREG(status.st_mode)
-            stored = Stored(file, status.st_size) if ordinary else Stored.of(file.read(MAX_BYTES + 1))
+            stored = Stored(file, status.st_size) if ordinary else Stored.of(_read_pipe(file.fileno()))
         except OSError as error:
             raise ImageError(_unreadable(name, error)) from None
         yield stored
+
+
+def _read_pipe(file: int) -> bytes:
+    """All that comes, within PIPE_SECONDS and as much as a picture may have. Raises OSError."""
+    content, end = bytearray(), time.monotonic() + PIPE_SECONDS
+    while len(content) <= MAX_BYTES:
+        if not select.select([file], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise TimeoutError(errno.ETIMEDOUT, f"nothing more came within {PIPE_SECONDS:g} s")
+        part = os.read(file, READ_BYTES)
+        if not part:
+            break
+        content += part
+    return bytes(content)
 
 
 def _stdin() -> bytes:
