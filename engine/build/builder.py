@@ -50,8 +50,10 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
     """
     refuse_unnameable(build.small, build.large, build.out)
     refuse_foreign(build.out)
-    build, notes = settle_tokens(build)
+    check_kept(build)
     compiler = open_compiler(build)
+    build, notes = settle_tokens(build)
+    check_kept(build)  # of what may have become fewer tokens
     versions = {name: version(name) for name in VERSIONED} | dict(compiler.versions())
     roles = [
         read_role(build, "small", build.small, (), True, on_progress),
@@ -174,16 +176,20 @@ def scoring_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
     )
 
 
-def open_compiler(build: BuildConfig) -> Compiler:
-    """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
-    target, precision = build.target, build.precision
-    target.check(precision)
+def check_kept(build: BuildConfig) -> None:
+    """Raises EngineError for `max_kept_tokens` that nothing would read, or that are more than there can be."""
     kept = build.max_kept_tokens
-    if kept is not None and not (target.plans_memory() and 0 < kept <= build.tokens()):
+    if kept is not None and not (build.target.plans_memory() and 0 < kept <= build.tokens()):
         raise EngineError(
             f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
             f"most max_tokens {build.tokens()}; leave it out or choose less"
         )
+
+
+def open_compiler(build: BuildConfig) -> Compiler:
+    """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
+    target, precision = build.target, build.precision
+    target.check(precision)
     if target is Target.ONNXRUNTIME:
         if precision is Precision.FP16 and build.world_size > 1:
             raise EngineError(
