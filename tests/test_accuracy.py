@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine.runtime.job import Question
 from PIL import Image
 
 from engine.build.builder import build_pair
@@ -13,6 +12,7 @@ from engine.runtime.answer import AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import prompt_rows
+from engine.runtime.question import Question
 from engine.target import Precision
 from tools.demo import PAIR
 from tools.evaluation.benchmark import mean

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from engine.runtime.kv_cache import KvCache
 
 from engine.bindings import VISUAL_FEATURES
 from engine.build.builder import build_pair
@@ -24,9 +23,10 @@ from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
-from engine.runtime import language
 from engine.runtime.executor import HostBuffers
 from engine.runtime.pipeline import SglPipeline
+from engine.runtime.prompt import Need
+from engine.runtime.slots import Slot, Slots
 from engine.target import Precision, Target
 from tools.planning.graph_cost import peak_activation_bytes
 from tools.planning.pair_plan import PairPlan, read_config
@@ -63,9 +63,8 @@ def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path:
     workload, config, points = Workload(7, 2, 30, 9), plan.config.language, (1, 2, 3, 4)
     full, kept = 7 * 16 + 30 + 9, 22 + 30 + 9
     heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
-    assert (
-        sum(plan.kv_bytes(workload))
-        == KvCache(HostBuffers(), config, heads, points, 2, (full, full, kept, kept, kept)).nbytes()
+    assert sum(plan.kv_bytes(workload)) == 2 * Slots(HostBuffers(), config, heads, points, 2).nbytes(
+        Need((full, full, kept, kept, kept))
     )
 
 
@@ -97,14 +96,13 @@ def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, 
 def test_kv_buffers_have_the_planned_sizes(
     pair: Path, engine_directory: Path, guidance: GuidanceConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caches: list[KvCache] = []
+    opened, open_slot = [], Slots.open
 
-    class Recorded(KvCache):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)  # type: ignore[arg-type]
-            caches.append(self)
+    def recorded(slots: Slots, number: int, need: Need) -> Slot:
+        opened.append(slots.nbytes(need))
+        return open_slot(slots, number, need)
 
-    monkeypatch.setattr(language, "KvCache", Recorded)
+    monkeypatch.setattr(Slots, "open", recorded)
     picture, _ = make_scene(seed=1, width=330, height=220, objects=5)
     answer = SglPipeline.load(engine_directory, threads=1).answer(
         picture,
@@ -116,7 +114,7 @@ def test_kv_buffers_have_the_planned_sizes(
     plan = plan_for(pair, guidance=guidance)
     tiles = answer.visual_tokens // plan.large.config.vision.tokens_per_tile()
     workload = Workload(tiles, 1, answer.prompt_tokens - answer.visual_tokens, 7)
-    assert caches[-1].nbytes() == sum(plan.large.kv_bytes(workload))
+    assert opened[-1] == sum(plan.large.kv_bytes(workload))
     below, above = plan.large.kv_bytes(workload)
     layers, point = plan.large.config.language.num_layers, 10 if plan.guidance is None else plan.guidance.prune_layer
     assert point is not None

@@ -89,7 +89,7 @@ def test_a_killed_model_is_detected_and_recovered(
             os.kill(stub, signal.SIGKILL)
             assert main(["health", *urls]) == 2
             assert "sgl does not answer" in capsys.readouterr().err
-            assert server.is_ready() and server.metric("sgl_running") == 1
+
             assert main(["drain", *urls]) == 2
             assert "if its process has died, what is in flight will never be answered" in capsys.readouterr().err
             assert main(["health", *urls, "--recover"]) == 0

@@ -35,7 +35,7 @@ def is_running(process: int) -> bool:
     """Whether it is there and more than a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, and before it was read
         return False
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.manifest import read_manifest, write_manifest
+from engine.manifest import interface_of, read_manifest, write_manifest
 from engine.target import Precision
 from tests.tools.conftest import Run
 from tools.triton.serve_config import ServeConfig
@@ -71,7 +71,12 @@ def test_gpus_arrive_in_the_configuration(sgl: Callable[..., Run], engine_direct
     """Of an engine in a precision that its target runs on GPUs."""
     engine = shutil.copytree(engine_directory, tmp_path / "fp16")
     manifest = read_manifest(engine)
-    write_manifest(engine, replace(manifest, precision=Precision.FP16))
+    half = replace(manifest, precision=Precision.FP16)
+    models = {
+        name: replace(model, interface=interface_of(half, model.config, model.prune_layers, model.scoring))
+        for name, model in manifest.models.items()
+    }
+    write_manifest(engine, replace(half, models=models))
     assert sgl("export", "--engine", engine, "--out", tmp_path / "repository", "--gpus", "0,3").status == 0
     assert "instance_group [ { kind: KIND_GPU count: 1 gpus: [ 0, 3 ] } ]" in config(tmp_path / "repository")
 

@@ -115,7 +115,7 @@ def measure_plans(bench: Bench) -> Section:
     limits = BuildConfig(model.directory, model.directory, model.directory)
     return Section(
         "TensorRT-RTX plans built without a GPU",
-        f"Plans for {limits.max_tokens:,} tokens and {limits.max_batch} questions at once, each in a fresh process: "
+        f"Plans for {limits.tokens():,} tokens and {limits.max_batch} questions at once, each in a fresh process: "
         "hashing the checkpoint, streaming and quantizing the weights, compiling both phases. Weight bytes are those "
         "that the compiler is given, in the plan's precision.",
         rows,
