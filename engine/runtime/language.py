@@ -66,9 +66,11 @@ class LanguageModel:
         self._rope = RopeTable(config.rope, config.head_dim)
         self._segments = range(len(prune_layers) + 1)
         kv_heads = len(mapping.kv_heads(config.num_kv_heads))
-        planned = Need(tuple(map(limits.segment_tokens, self._segments)), np.zeros(limits.max_tokens, np.int64))
-        planned_need = planned if limits.planned else None
-        self._slots = Slots(executor, config, kv_heads, prune_layers, places, planned_need)
+        planned = None
+        if limits.planned:
+            lengths = tuple(map(limits.segment_tokens, self._segments))
+            planned = Need(lengths, np.zeros(limits.max_tokens, np.int64))
+        self._slots = Slots(executor, config, kv_heads, prune_layers, places, planned)
         self._scores = self._make_scores(scores, limits)
         self._opened = 0
         self._step: _StepBuffers | None = None
