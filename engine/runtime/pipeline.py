@@ -24,7 +24,7 @@ from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threa
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.question import OnText, Question
-from engine.runtime.scheduler import Load, Outcome
+from engine.runtime.scheduler import Load, Outcome, answered
 from engine.runtime.tensor_parallel import Ranks
 from engine.runtime.tensor_parallel_group import Group
 from engine.runtime.ticket import Ticket
@@ -146,12 +146,7 @@ class SglPipeline:
 
     def answer_batch(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer several questions, each with its own settings. Raises the first EngineError of any."""
-        answers = []
-        for outcome in self.answer_each(questions):
-            if isinstance(outcome, EngineError):
-                raise outcome
-            answers.append(outcome)
-        return answers
+        return [answered(outcome) for outcome in self.answer_each(questions)]
 
     def answer_each(self, questions: Sequence[Question]) -> list[Outcome]:
         """Like `answer_batch`; a question that fails has its error as outcome, and no other is touched.

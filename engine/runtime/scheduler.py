@@ -32,6 +32,13 @@ Outcome = Answer | EngineError
 """What became of a question."""
 
 
+def answered(outcome: Outcome) -> Answer:
+    """Raises the EngineError that it is instead."""
+    if isinstance(outcome, EngineError):
+        raise outcome
+    return outcome
+
+
 @dataclass(eq=False)
 class Task:
     """A question that is being answered, or is to be.

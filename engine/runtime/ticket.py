@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 
-from engine.errors import EngineError
 from engine.runtime.answer import Answer
-from engine.runtime.scheduler import Outcome
+from engine.runtime.scheduler import Outcome, answered
 
 LOG = logging.getLogger(__name__)
 
@@ -41,10 +40,7 @@ class Ticket:
 
     def result(self, timeout: float | None = None) -> Answer:
         """The answer, once there is one. Raises EngineError, and TimeoutError after so many seconds."""
-        outcome = self.wait(timeout)
-        if isinstance(outcome, EngineError):
-            raise outcome
-        return outcome
+        return answered(self.wait(timeout))
 
     def wait(self, timeout: float | None = None) -> Outcome:
         """The outcome, once there is one. Raises TimeoutError after so many seconds."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
-from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.runtime.scheduler import answered
 from tools.evaluation.benchmark import Benchmark
 from tools.evaluation.example import Example
 from tools.evaluation.record import Record, Settings, append, make_record, open_run
@@ -55,9 +55,7 @@ def run(
             for place, example in left
         )
         for (_, example), outcome in zip(left, pipeline.answer_all(questions), strict=True):
-            if isinstance(outcome, EngineError):
-                raise outcome
-            records[example.id] = make_record(benchmark, example, outcome)
+            records[example.id] = make_record(benchmark, example, answered(outcome))
             append(file, [records[example.id]])
             on_progress(list(records.values()), len(examples))
     return [records[example.id] for example in examples]

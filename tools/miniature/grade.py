@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
-from engine.errors import EngineError
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question as Request
+from engine.runtime.scheduler import answered
 from tools.miniature.checkpoint import Miniature
 from tools.miniature.language_stage import Encoder, answer
 from tools.miniature.questions import LONGEST_ANSWER, Question, picture, score
@@ -40,12 +40,7 @@ def engine_answers(pipeline: SglPipeline, exam: Exam, large: bool) -> list[Answe
     exit = ExitConfig(enabled=False) if large else ExitConfig(exit_threshold=0.0)
     guidance, sampling = GuidanceConfig(enabled=False), SamplingConfig(LONGEST_ANSWER)
     asked = (Request((picture(seed),), question.text, guidance, exit, sampling) for seed, question in exam)
-    answers: list[Answer] = []
-    for outcome in pipeline.answer_all(asked):
-        if isinstance(outcome, EngineError):
-            raise outcome
-        answers.append(outcome)
-    return answers
+    return [answered(outcome) for outcome in pipeline.answer_all(asked)]
 
 
 def in_words(shares: dict[str, float]) -> str:
