@@ -152,6 +152,10 @@ def default_prune_layers(num_layers: int) -> tuple[int, ...]:
     return tuple(sorted({paper_prune_layer(num_layers, ratio) for ratio in PAPER_RATIOS} - {0}))
 
 
+NEVER_EXITS = 2.0
+"""A threshold above the largest value of every criterion, which is 1."""
+
+
 class ExitCriterion(StrEnum):
     """What is compared with the threshold (algorithm.md section 4; paper, figure 4)."""
 

@@ -18,12 +18,12 @@ def build_ranks(components: Sequence[str]) -> str:
         {int(name.rpartition("rank")[2]) if name.startswith(f"{SHARDED}/language/") else 0 for name in components}
     )
     options = " and ".join(f"--rank {rank}" for rank in ranks)
-    return f"run build_engines.py with {options} and otherwise the options of the ranks that are there"
+    return f"run sgl build with {options} and otherwise the options of the ranks that are there"
 
 
 def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
     """The command that builds the directory again, with the options that made it where its manifest is known."""
-    command = f"rebuild with build_engines.py --small DIR --large DIR --out {shlex.quote(str(directory))}"
+    command = f"rebuild with sgl build --small DIR --large DIR --out {shlex.quote(str(directory))}"
     return f"{command} and the options of the first build" if manifest is None else command + _options(manifest)
 
 

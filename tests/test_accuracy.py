@@ -8,6 +8,9 @@ from PIL import Image
 
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.evaluation.benchmark import mean
+from engine.evaluation.record import Record
+from engine.evaluation.run import Way, answer_benchmark
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
@@ -15,13 +18,10 @@ from engine.runtime.prompt import prompt_rows
 from engine.runtime.question import Question
 from engine.target import Precision
 from tools.demo import PAIR
-from tools.evaluation.benchmark import mean
-from tools.evaluation.miniature import MINIATURE
-from tools.evaluation.record import Record
-from tools.evaluation.run import Way, run
-from tools.evaluation.study import ALONE, LARGE_ANSWERS, SMALL_ANSWERS
+from tools.miniature.benchmark import MINIATURE
 from tools.miniature.questions import exam, picture
 from tools.miniature.scenes import Split
+from tools.miniature.study import ALONE, LARGE_ANSWERS, SMALL_ANSWERS
 
 QUESTIONS = 100
 RETENTION = 0.35
@@ -43,7 +43,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
 
 def ask(pipeline: SglPipeline, guidance: GuidanceConfig, exit: ExitConfig, path: Path) -> list[Record]:
     way = Way(guidance, exit, MINIATURE.max_new_tokens)
-    return run(pipeline, MINIATURE, MINIATURE.load(Path())[:QUESTIONS], way, path)
+    return answer_benchmark(pipeline, MINIATURE, MINIATURE.load(Path())[:QUESTIONS], way, path)
 
 
 def share_right(pipeline: SglPipeline, guidance: GuidanceConfig, path: Path, small: bool = False) -> float:

@@ -105,7 +105,7 @@ def test_manifest_of_another_make_is_one_sentence(engine: Path, change: Any, sen
     edit(engine, change)
     with pytest.raises(ManifestError, match=sentence) as raised:
         read_manifest(engine)
-    assert f"rebuild with build_engines.py --small DIR --large DIR --out {engine}" in str(raised.value)
+    assert f"rebuild with sgl build --small DIR --large DIR --out {engine}" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

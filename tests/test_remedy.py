@@ -5,15 +5,15 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from build_engines import add_arguments
 from engine.bindings import Scoring
+from engine.cli.build import add_arguments
 from engine.config import MAX_TOKENS, BuildConfig, default_prune_layers
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.target import Precision
 from tests.manifests import example_manifest
 
-COMMAND = "rebuild with build_engines.py --small DIR --large DIR --out pair"
+COMMAND = "rebuild with sgl build --small DIR --large DIR --out pair"
 
 
 def plain_manifest() -> Manifest:

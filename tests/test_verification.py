@@ -58,7 +58,7 @@ def test_damage_names_file_component_and_remedy(engine: Path, damage: Any, reaso
     damage(engine / "small/vision.weights")
     with pytest.raises(ManifestError, match=f"small/vision.weights of component small/vision {reason}") as raised:
         verify(engine, manifest)
-    assert "rebuild with build_engines.py" in str(raised.value)
+    assert "rebuild with sgl build" in str(raised.value)
     assert "only that component is rebuilt" in str(raised.value)
     options = "--precision int8 --max-tokens 513 --max-batch 3 --max-tiles 3 --prune-layers 1,2"
     assert f"--out {engine} {options} (only" in str(raised.value)

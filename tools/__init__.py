@@ -1,1 +1,1 @@
-"""What one runs beside the engine."""
+"""What one needs to work on this project; not installed."""

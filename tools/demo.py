@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
+from engine.cli.build_progress import build_progress
+from engine.cli.command_line import CommandParser, run_command
+from engine.cli.describe import describe
+from engine.cli.draw_pruning import draw_answer, save
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import RequestError
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
-from tools.build_progress import build_progress
-from tools.command_line import CommandParser, run_command
-from tools.describe import describe
-from tools.draw_pruning import draw_answer, save
 from tools.miniature.questions import LONGEST_ANSWER, Kind, render, score
 
 PAIR = Path("models/miniature")

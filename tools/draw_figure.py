@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from engine.config import ExitConfig, GuidanceSource, SamplingConfig
-from engine.families import by_name
-from engine.runtime.answer import Answer
-from engine.runtime.images import ImageSource, open_image
-from engine.runtime.pipeline import SglPipeline
-from engine.runtime.question import Question
-from tools.command_line import (
+from engine.cli.command_line import (
     CommandParser,
     add_running_arguments,
     names,
@@ -23,7 +17,13 @@ from tools.command_line import (
     read_device,
     run_command,
 )
-from tools.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
+from engine.cli.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
+from engine.config import ExitConfig, GuidanceSource, SamplingConfig
+from engine.families import by_name
+from engine.runtime.answer import Answer
+from engine.runtime.images import ImageSource, open_image
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
 
 WIDTH, HEAD, CAPTION = 240, 44, 40
 RETENTIONS = (0.64, 0.35, 0.09)

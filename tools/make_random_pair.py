@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools.command_line import CommandParser
+from engine.cli.command_line import CommandParser
 from tools.random_checkpoint import VOCAB_SIZE, write_checkpoint, write_tokenizer
 
 __all__ = ["LARGE", "SMALL", "main", "write_checkpoint", "write_pair", "write_tokenizer"]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from tools.command_line import CommandParser, positive, run_command, size_text
+from engine.cli.command_line import CommandParser, positive, run_command
+from engine.units import size_text
 from tools.miniature.checkpoint import CONFIGS, export, restore
 from tools.miniature.grade import grade, in_words, torch_answers
 from tools.miniature.progress import training_progress

@@ -61,7 +61,7 @@ class OnnxRuntimeExecutor:
             with huge_pages():
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:
-            raise ManifestError(f"{path} cannot be loaded ({error}); rebuild it with build_engines.py") from error
+            raise ManifestError(f"{path} cannot be loaded ({error}); rebuild it with sgl build") from error
         # ONNX Runtime itself would go on with what is left.
         if missing := [provider for provider in providers if provider not in self._session.get_providers()]:
             raise EngineError(

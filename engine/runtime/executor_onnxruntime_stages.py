@@ -20,7 +20,7 @@ class StagesExecutor(HostBuffers):
     def __init__(self, path: Path, threads: int, all_reduce: AllReduce) -> None:
         paths = list(takewhile(Path.exists, (stage_path(path, index) for index in count())))
         if not paths:
-            raise ManifestError(f"{stage_path(path, 0)} is missing; rebuild it with build_engines.py")
+            raise ManifestError(f"{stage_path(path, 0)} is missing; rebuild it with sgl build")
         share_threads(threads)
         self._stages = [OnnxRuntimeExecutor(stage, threads=None) for stage in paths]
         self._all_reduce = all_reduce

@@ -28,7 +28,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """Of bindings, by TensorRT's name."""
-REMEDY = "rebuild it with build_engines.py for as many ranks as run it, with the TensorRT that is installed here"
+REMEDY = "rebuild it with sgl build for as many ranks as run it, with the TensorRT that is installed here"
 
 
 def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, local_ranks: int = 1) -> None:
@@ -93,7 +93,7 @@ class TensorRtExecutor(GpuBuffers):
         if self._engine is None:
             raise ManifestError(
                 f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
-                f"{_reasons(library, self._runtime, plan)}; rebuild it here with build_engines.py, with --target "
+                f"{_reasons(library, self._runtime, plan)}; rebuild it here with sgl build, with --target "
                 f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
             )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -131,7 +131,7 @@ class TensorRtExecutor(GpuBuffers):
         try:
             plan = path.read_bytes()
         except OSError as error:
-            raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with build_engines.py") from None
+            raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with sgl build") from None
         return cls(library, plan, str(path), device, records, path.with_suffix(KERNEL_CACHE_SUFFIX))
 
     def release(self) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from engine.build.builder import build_pair
 from engine.build.layer_report import LayerReport
+from engine.cli.__main__ import main
 from engine.errors import EngineError
 from engine.manifest import read_json, read_manifest
 from engine.runtime.pipeline import SglPipeline
@@ -21,7 +22,6 @@ from tests.builder.plans import (
     users,
 )
 from tools.make_random_pair import write_pair
-from tools.sgl import main
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
 of_engine = pytest.mark.xdist_group("plans")

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.cli.calibrate import Wish
 from engine.config import ExitConfig, ExitCriterion
 from engine.errors import RequestError
-from tools.calibrate_exit import Wish
-from tools.evaluation.cascade import Labelled
+from engine.evaluation.cascade import Labelled
 
 COARSE = st.sampled_from([0.0, 0.1, 0.5, 0.5, 0.9, 1.0])
 SCORES = st.sampled_from([0.0, 0.3, 1.0])

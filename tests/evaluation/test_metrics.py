@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.evaluation.benchmark import Mark
-from tools.evaluation.chartqa import relaxed
-from tools.evaluation.docvqa import anls
-from tools.evaluation.example import Example
-from tools.evaluation.gqa import exact
-from tools.evaluation.mmbench import circular
-from tools.evaluation.mme import task_scores, yes_or_no
-from tools.evaluation.multiple_choice import chosen
-from tools.evaluation.refcoco import found, overlap, read_box
-from tools.evaluation.vqa_accuracy import normalise, soft_accuracy
+from engine.evaluation.benchmark import Mark
+from engine.evaluation.chartqa import relaxed
+from engine.evaluation.docvqa import anls
+from engine.evaluation.example import Example
+from engine.evaluation.gqa import exact
+from engine.evaluation.mmbench import circular
+from engine.evaluation.mme import task_scores, yes_or_no
+from engine.evaluation.multiple_choice import chosen
+from engine.evaluation.refcoco import found, overlap, read_box
+from engine.evaluation.vqa_accuracy import normalise, soft_accuracy
 
 
 def example(*answers: str) -> Example:

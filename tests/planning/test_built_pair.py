@@ -22,17 +22,17 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfi
 from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Mapping
+from engine.planning.graph_cost import peak_activation_bytes
+from engine.planning.pair_plan import PairPlan, read_config
+from engine.planning.plan_config import PlanConfig
+from engine.planning.storage import storage_of
+from engine.planning.workload import Workload
 from engine.plugins.lowering import TENSORRT
 from engine.runtime.executor import HostBuffers
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import Need
 from engine.runtime.slots import Slot, Slots
 from engine.target import Precision, Target
-from tools.planning.graph_cost import peak_activation_bytes
-from tools.planning.pair_plan import PairPlan, read_config
-from tools.planning.plan_config import PlanConfig
-from tools.planning.storage import storage_of
-from tools.planning.workload import Workload
 from tools.scenes import make_scene
 
 FP32 = storage_of(Target.ONNXRUNTIME, Precision.FP32)

@@ -9,10 +9,10 @@ from engine.build.language import language_graph
 from engine.build.scoring import scoring_graph
 from engine.dims import SCORED_AT_ONCE, Limits, Phase
 from engine.model_config import LanguageConfig, RopeConfig
+from engine.planning.graph_cost import peak_activation_bytes
+from engine.planning.storage import storage_of
 from engine.target import Precision, Target
 from tests.builder.plans import LIMITS, PREFILL, compile_language, compile_scoring
-from tools.planning.graph_cost import peak_activation_bytes
-from tools.planning.storage import storage_of
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
 WIDE = LanguageConfig(896, 2, 14, 2, 64, 4864, 4096, 1e-6, RopeConfig(1e6, 32768), qkv_bias=True)

@@ -7,13 +7,13 @@ import pytest
 from engine.config import GuidanceConfig
 from engine.families import published
 from engine.parallel import Mapping
+from engine.planning.chip import Chip
+from engine.planning.model_plan import ModelPlan
+from engine.planning.pair_plan import read_config
+from engine.planning.roofline import Latency, latency, sent_bytes
+from engine.planning.storage import storage_of
+from engine.planning.workload import Workload
 from engine.target import Precision, Target
-from tools.planning.chip import Chip
-from tools.planning.model_plan import ModelPlan
-from tools.planning.pair_plan import read_config
-from tools.planning.roofline import Latency, latency, sent_bytes
-from tools.planning.storage import storage_of
-from tools.planning.workload import Workload
 
 BF16 = storage_of(Target.TENSORRT, Precision.BF16)
 CONFIG = read_config(published("InternVL2-2B"))

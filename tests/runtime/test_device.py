@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
+from engine.cli.__main__ import main
 from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime import executor_tensorrt, loading
@@ -18,7 +19,6 @@ from engine.runtime.loading import resolve_device
 from engine.target import Device, Precision, Target
 from tests import fake_tensorrt
 from tests.manifests import example_manifest
-from tools.sgl import main
 
 HERE = Path("engines/pair")
 
@@ -65,7 +65,7 @@ def test_plans_do_not_run_on_a_cpu(manifest: Manifest) -> None:
 def test_other_version_of_the_library(gpu: None) -> None:
     said = refused(replace(RTX, versions={"tensorrt_rtx": "1.6.9"}), None)
     assert "was built with tensorrt_rtx 1.6.9, but 1.7.fake is installed" in said
-    assert "install 1.6.9, or rebuild with build_engines.py" in said
+    assert "install 1.6.9, or rebuild with sgl build" in said
 
 
 def test_other_gpu(gpu: None) -> None:

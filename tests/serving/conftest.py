@@ -20,16 +20,16 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from engine.build.builder import build_pair
+from engine.cli.export import write_repository
 from engine.config import BuildConfig
 from engine.runtime.pipeline import SglPipeline
-from tools.export_triton_repository import write_repository
+from engine.serve.triton.serve_config import ServeConfig
+from engine.serve.triton.tensors import INPUTS, MODEL
 from tools.make_random_pair import write_pair
 from tools.scenes import make_scene
 from tools.triton import server_process
-from tools.triton.serve_config import ServeConfig
 from tools.triton.server_environment import UnsuitableMachine
 from tools.triton.server_process import ServerProcess
-from tools.triton.tensors import INPUTS, MODEL
 
 KINDS = {tensor.name: tensor.kind for tensor in INPUTS}
 TYPES = {"STRING": ("BYTES", object), "BOOL": ("BOOL", bool), "FP32": ("FP32", np.float32)}
@@ -137,7 +137,7 @@ def watched(repository: Path, directory: Path, *options: str) -> Iterator[Server
     except UnsuitableMachine as error:
         pytest.skip(str(error))
     urls = [f"--url=http://127.0.0.1:{start.ports['http']}", f"--metrics-url=http://127.0.0.1:{start.ports['metrics']}"]
-    command = [sys.executable, "-m", "tools.sgl", "watch", *urls, *options, "--", *start.command]
+    command = [sys.executable, "-m", "engine.cli", "watch", *urls, *options, "--", *start.command]
     # The server's libraries are not for this interpreter.
     shell = ["env", *(f"{name}={start.variables[name]}" for name in ("PATH", "LD_LIBRARY_PATH"))]
     command[-len(start.command) :] = [*shell, *start.command]

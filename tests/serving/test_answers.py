@@ -9,9 +9,9 @@ from tritonclient.grpc import InferRequestedOutput
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.families import Turn
 from engine.runtime.pipeline import SglPipeline
+from engine.serve.triton.tensors import MODEL
 from tests.serving.conftest import Server, data_url, encode, grpc_inputs, joined, read_stream
 from tools.scenes import make_scene
-from tools.triton.tensors import MODEL
 
 pytestmark = pytest.mark.xdist_group("server")
 ASK = "What colour is the large circle?"

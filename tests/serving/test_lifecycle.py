@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
+from engine.cli.__main__ import main
+from engine.cli.export import write_repository
+from engine.cli.watch import shared_memory, stubs
 from engine.config import ExitConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
+from engine.serve.triton.serve_config import ServeConfig
+from engine.serve.triton.tensors import MODEL
 from tests.serving.conftest import SECONDS, Server, data_url, grpc_inputs, serve, watched
-from tools.export_triton_repository import write_repository
-from tools.sgl import main
-from tools.triton.serve_config import ServeConfig
 from tools.triton.server_environment import ServerError
-from tools.triton.tensors import MODEL
-from tools.triton.watch import shared_memory, stubs
 
 pytestmark = pytest.mark.xdist_group("server")
 ASK = "What colour is the large circle?"

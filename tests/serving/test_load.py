@@ -10,9 +10,9 @@ from PIL import Image
 
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
+from engine.serve.triton.tensors import MODEL
 from tests.serving.conftest import SECONDS, Server, data_url, encode, grpc_inputs, joined, read_stream
 from tools.scenes import make_scene
-from tools.triton.tensors import MODEL
 
 pytestmark = pytest.mark.xdist_group("server")
 ASK = "What colour is the large circle?"

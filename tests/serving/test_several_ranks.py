@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli.export import write_repository
 from engine.config import ExitConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
+from engine.serve.triton.serve_config import ServeConfig
 from tests.serving.conftest import Server, data_url, serve
-from tools.export_triton_repository import write_repository
-from tools.triton.serve_config import ServeConfig
 
 pytestmark = pytest.mark.xdist_group("server")
 ASK = "What colour is the large circle?"

@@ -1,4 +1,4 @@
-"""Many questions at once on a busy machine, some cancelled and some malformed; `tools/triton_storm.py` asks more."""
+"""Many questions at once on a busy machine, some cancelled and some malformed; `tools/triton/storm.py` asks more."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from engine.runtime.pipeline import SglPipeline
 from tools.triton.server_environment import UnsuitableMachine
-from tools.triton_storm import check, draw, make_cases, storm
+from tools.triton.storm import check, draw, make_cases, storm
 
 pytestmark = pytest.mark.xdist_group("server")
 QUESTIONS, PARALLEL, BUSY = 150, 100, 2

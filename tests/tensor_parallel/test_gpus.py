@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from engine.build.builder import build_pair
+from engine.cli.export import write_repository
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError
 from engine.manifest import read_manifest
@@ -24,18 +25,17 @@ from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.runtime.tensor_parallel import Message, Step, identify
 from engine.runtime.tensor_parallel_group import Group
+from engine.serve.triton.serve_config import ServeConfig
+from engine.serve.triton.tensors import MODEL
 from engine.target import Precision, Target
 from tests import fake_nccl
+from tests.serve import fake_triton
 from tests.stand_in_gpu import put_compiler, put_gpus
 from tests.stand_in_python import stand_in_python
 from tests.tensor_parallel import gpu_rank
 from tests.tensor_parallel.conftest import Engines
 from tests.tensor_parallel.test_failure import PATIENCE_SECONDS, wait_until_gone
 from tests.tolerance import TOLERANCE
-from tests.tools import fake_triton
-from tools.export_triton_repository import write_repository
-from tools.triton.serve_config import ServeConfig
-from tools.triton.tensors import MODEL
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
 NEVER = ExitConfig(enabled=False)
@@ -83,7 +83,7 @@ def events(place: Path) -> list[str]:
 def ask(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`mpiexec -n 2 sgl ask …` on such a machine."""
     launch = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable, gpu_rank.__file__]
-    command = [*launch, "-m", "tools.sgl", "ask", *map(str, arguments), "--no-early-exit", "--max-new-tokens", "6"]
+    command = [*launch, "-m", "engine.cli", "ask", *map(str, arguments), "--no-early-exit", "--max-new-tokens", "6"]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
 
 
@@ -158,7 +158,7 @@ REFUSALS = {
     ),
     "a plan that does not take the communicator": (
         {"FAKE_REFUSING_RANK": "1"},
-        "{plans}/large/rank1/language.plan does not take the NCCL communicator; rebuild it with build_engines.py for "
+        "{plans}/large/rank1/language.plan does not take the NCCL communicator; rebuild it with sgl build for "
         "as many ranks as run it, with the TensorRT that is installed here",
         "rank 1",
     ),
@@ -208,9 +208,9 @@ def test_a_served_instance_is_on_the_gpus_it_was_placed_on(
     if seen is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake_triton.make_module())
-    monkeypatch.delitem(sys.modules, "tools.triton.backend", raising=False)
-    backend = importlib.import_module("tools.triton.backend")
-    monkeypatch.delitem(sys.modules, "tools.triton.backend")
+    monkeypatch.delitem(sys.modules, "engine.serve.triton.backend", raising=False)
+    backend = importlib.import_module("engine.serve.triton.backend")
+    monkeypatch.delitem(sys.modules, "engine.serve.triton.backend")
     write_repository(plans, place / "repository", ServeConfig(threads=1, gpus=(0, 1, 3, 2)), link=True)
     text = (place / "repository" / MODEL / "config.pbtxt").read_text()
     assert "KIND_GPU count: 1 gpus: [ 0, 3 ]" in text

@@ -62,7 +62,7 @@ def start(engines: Engines, drawn: Path, tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def make(program: list[str]) -> Answering:
-        asked = ["-m", "tools.sgl", "ask", str(engines(2)), "What?", "--image", str(drawn), "--no-early-exit"]
+        asked = ["-m", "engine.cli", "ask", str(engines(2)), "What?", "--image", str(drawn), "--no-early-exit"]
         job = subprocess.Popen(
             [*program, held.__file__, *asked, "--max-new-tokens", "800"],
             stdout=subprocess.PIPE,

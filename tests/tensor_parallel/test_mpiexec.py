@@ -20,15 +20,15 @@ pytestmark = pytest.mark.xdist_group("tensor parallel")
 
 def mpiexec(size: int, *arguments: object) -> list[str]:
     here = Path(sys.executable).parent
-    return [str(here / "mpiexec"), "-n", str(size), sys.executable, "-m", "tools.sgl", "ask", *map(str, arguments)]
+    return [str(here / "mpiexec"), "-n", str(size), sys.executable, "-m", "engine.cli", "ask", *map(str, arguments)]
 
 
 def test_mpiexec_answers_like_one_process(engines: Engines, drawn: Path) -> None:
     options = ("What?", "--image", drawn, "--no-early-exit", "--max-new-tokens", 6, "--threads", 1, "--json")
     answers = []
     for command in (
-        [sys.executable, "-m", "tools.sgl", "ask", str(engines(1)), *map(str, options)],
-        [sys.executable, "-m", "tools.sgl", "ask", str(engines(2)), *map(str, options)],
+        [sys.executable, "-m", "engine.cli", "ask", str(engines(1)), *map(str, options)],
+        [sys.executable, "-m", "engine.cli", "ask", str(engines(2)), *map(str, options)],
         mpiexec(2, engines(2), *options),
         mpiexec(4, engines(4), *options),
     ):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.cli.draw_pruning import GAP
 from tools.draw_figure import HEAD, WIDTH, main
-from tools.draw_pruning import GAP
 
 
 def test_a_panel_for_each_source_and_retention(

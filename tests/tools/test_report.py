@@ -6,7 +6,8 @@ import pytest
 
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, GuidanceSource, ScoreRows
-from tools.evaluation import report, run
+from engine.evaluation import run
+from tools.miniature import report
 
 pytest.importorskip("tools.miniature.questions")
 

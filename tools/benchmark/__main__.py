@@ -6,13 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from engine.cli.build_progress import build_progress
+from engine.cli.command_line import CommandParser, positive, run_command
 from tools.benchmark.bench import Bench
 from tools.benchmark.machine import describe_machine, stamp
 from tools.benchmark.questions import QUESTIONS
 from tools.benchmark.report import Section, section_json, section_markdown, write_markdown
 from tools.benchmark.sizes import SIZES
-from tools.build_progress import build_progress
-from tools.command_line import CommandParser, positive, run_command
 
 MACHINE = "machine"
 

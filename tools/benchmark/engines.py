@@ -54,7 +54,7 @@ def build_language(
     prune_layers: tuple[int, ...] = (),
     precision: Precision = Precision.FP32,
 ) -> LanguageEngine:
-    """Build one language engine the way `build_engines.py` does, unless another question did."""
+    """Build one language engine the way `sgl build` does, unless another question did."""
     config, path = model.config.language, out / "language.onnx"
     engine = LanguageEngine(path, config, prune_layers, scores, threads)
     if path.exists():  # written last
@@ -76,7 +76,7 @@ def build_language(
 
 
 def build_vision(model: Model, out: Path, threads: int, on_progress: OnProgress) -> VisionEngine:
-    """Build one vision engine the way `build_engines.py` does, unless another question did."""
+    """Build one vision engine the way `sgl build` does, unless another question did."""
     path = out / "vision.onnx"
     engine = VisionEngine(path, model.config.vision, threads)
     if path.exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, SamplingConfig
+from engine.config import NEVER_EXITS, ExitConfig, ExitCriterion, GuidanceConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
 
 
@@ -92,7 +92,9 @@ class Serving:
         start = time.perf_counter() if start is None else start
         first: list[float] = []
         # A criterion without the consistency pass: this is about how questions share the engines.
-        exit = ExitConfig(asked.exits is not None, -1.0 if asked.exits else 2.0, criterion=ExitCriterion.CONFIDENCE)
+        exit = ExitConfig(
+            asked.exits is not None, -1.0 if asked.exits else NEVER_EXITS, criterion=ExitCriterion.CONFIDENCE
+        )
         answer = self._pipeline.answer(
             [asked.picture] if asked.picture else [],
             asked.question,

@@ -1,4 +1,4 @@
-"""A whole pair as `build_engines.py` builds it, and a picture to ask about."""
+"""A whole pair as `sgl build` builds it, and a picture to ask about."""
 
 from pathlib import Path
 

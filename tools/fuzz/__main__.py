@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from tools.command_line import CommandParser, positive, run_command, size, size_text
+from engine.cli.command_line import CommandParser, positive, run_command, size
+from engine.units import size_text
 from tools.fuzz.driver import SECONDS, Failure, attempt, fuzz, shrink
 from tools.fuzz.kind import Case, Kind, kinds
 

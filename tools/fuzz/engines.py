@@ -9,6 +9,8 @@ from typing import Any
 
 from engine.bindings import Scoring
 from engine.build.layer_report import Layer, LayerReport
+from engine.cli.describe_layers import describe_layers, read_layers
+from engine.cli.info import describe, read_quantization, to_json
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.families import family_of, published
 from engine.manifest import (
@@ -26,11 +28,9 @@ from engine.remedy import rebuild
 from engine.runtime.tokenizer import Tokenizer
 from engine.target import Precision, Target
 from engine.verification import check_files, verify
-from tools.describe_layers import describe_layers, read_layers
 from tools.fuzz.checkpoint_files import library_layout
 from tools.fuzz.mutate import json_bytes, spoil_bytes, spoil_json
 from tools.fuzz.scratch import scratch
-from tools.info import describe, read_quantization, to_json
 
 NAME = "engines"
 TOKENIZER = "small/tokenizer.json"

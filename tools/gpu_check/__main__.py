@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from engine.cli.command_line import run_command
 from engine.errors import EngineError
-from tools.command_line import run_command
 
 
 def make_parser() -> argparse.ArgumentParser:

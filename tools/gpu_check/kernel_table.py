@@ -7,9 +7,9 @@ from pathlib import Path
 
 import triton
 
+from engine.cli.command_line import run_command
 from engine.gpu import CAPABILITIES
 from engine.plugins.compile import PTX_VERSION, usage
-from tools.command_line import run_command
 from tools.gpu_check.kernels import HEADS, WIDTH, compile_named, kernels
 
 TEXT = """# Kernels

@@ -23,6 +23,8 @@ from engine.errors import EngineError
 from engine.manifest import limits_of
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
+from engine.planning import graph_cost
+from engine.planning.storage import storage_of
 from engine.plugins.lowering import LOWERINGS
 from engine.runtime.arrays import to_host
 from engine.runtime.language import LanguageModel
@@ -34,8 +36,6 @@ from tools.benchmark.runners import EngineRunner
 from tools.benchmark.sizes import SIZES, PromptSize, make_answer, make_prompt, make_text_prompt
 from tools.gpu_check.check import Check, Line, Measured, Missing
 from tools.gpu_check.machine import measure_machine
-from tools.planning import graph_cost
-from tools.planning.storage import storage_of
 
 PROMPT = PromptSize(tiles=7, text_tokens=64)
 TOKENS = 64

@@ -1,1 +1,1 @@
-"""What a Triton Inference Server runs: the model `sgl`, a thin adapter of the runtime, and what watches over it."""
+"""A Triton Inference Server in an environment of its own, for tests, and a storm of questions to one."""

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.triton.control import Server
+from engine.serve.triton.control import Server
+from engine.serve.triton.tensors import MODEL
 from tools.triton.server_environment import ServerError, install
-from tools.triton.tensors import MODEL
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0

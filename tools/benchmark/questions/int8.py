@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from engine.build.targets.onnxruntime import REPORT_SUFFIX
+from engine.cli.info import quantization_text
 from engine.target import Precision
 from tools.benchmark.bench import Bench
 from tools.benchmark.engines import build_language
@@ -20,7 +21,6 @@ from tools.benchmark.interleave import (
 from tools.benchmark.report import Row, Section, Unit
 from tools.benchmark.sizes import make_answer, make_prompt
 from tools.benchmark.worker import Worker
-from tools.info import quantization_text
 
 TARGETS = {PREFILL: 0.5, DECODE: 0.4}
 EFFORT = Effort(loads=3, runs=5)

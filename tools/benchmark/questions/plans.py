@@ -65,7 +65,7 @@ class BuiltPlan:
 
 @dataclass(frozen=True)
 class PlanBuild:
-    """A build the way `build_engines.py` does it; called, it waits to be started, in a process of its own."""
+    """A build the way `sgl build` does it; called, it waits to be started, in a process of its own."""
 
     checkpoint: Path
     out: Path

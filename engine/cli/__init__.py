@@ -1,0 +1,1 @@
+"""Commands of `sgl`, one module each, and what they share."""

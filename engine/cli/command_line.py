@@ -1,0 +1,96 @@
+"""What all command lines share: errors as one sentence with an exit status, argument types, sizes in words."""
+
+import argparse
+import sys
+import unicodedata
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NoReturn
+
+from engine.config import ServingConfig
+from engine.errors import EngineError
+from engine.target import Device
+from engine.units import read_size, size_text
+
+USER_ERROR = 2
+INTERRUPTED = 130
+"""What a shell reports for a command that Ctrl-C ended."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A mistake on the command line ends it like any other: in one sentence, without the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def run_command(command: Callable[[], None], interrupted: str = "interrupted") -> int:
+    """Exit status of a command; a user's error and Ctrl-C end it with one sentence on stderr."""
+    try:
+        command()
+    except EngineError as error:
+        print(error, file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; closing stderr keeps the interpreter from complaining at exit.
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def add_running_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of every command that opens an engine directory: `threads`, and `device` for `read_device`."""
+    add = parser.add_argument
+    add("--threads", type=positive, help="of the whole process (default: the cores that it may use)")
+    add("--device", choices=names(Device), help="what runs the engines (default: what their target is for)")
+
+
+def read_device(arguments: argparse.Namespace) -> Device | None:
+    return None if arguments.device is None else Device(arguments.device)
+
+
+def positive(text: str) -> int:
+    """An argument that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def names(choices: type[StrEnum]) -> list[str]:
+    """The values of an option; argparse would show an enum's members as Python writes them."""
+    return [str(choice) for choice in choices]
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """An argument such as `2,4,9`."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 2,4,9")
+    return tuple(int(part) for part in parts)
+
+
+def size(text: str) -> int:
+    """An argument such as `80GB`, `24GiB` or `24` (GB) -> bytes."""
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_feature_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--feature-cache",
+        type=size,
+        default=ServingConfig.feature_cache,
+        metavar="SIZE",
+        help="visual features that each running model keeps, for further questions about the same pictures; 0 keeps "
+        f"none (default: {size_text(ServingConfig.feature_cache)})",
+    )
+
+
+def printable(text: str) -> str:
+    """A model's text without control characters, which could steer the terminal."""
+    return "".join(char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\ufffd" for char in text)

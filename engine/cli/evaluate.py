@@ -1,0 +1,80 @@
+"""Run a benchmark through an engine directory: a line of JSON for each question, figures at the end.
+
+A run that was interrupted continues where it stopped. `--label` lets both models answer every question, which
+`sgl calibrate` needs.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from engine.cli.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance, refuse_unused
+from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
+from engine.config import NEVER_EXITS
+from engine.errors import RequestError
+from engine.evaluation.benchmarks import BENCHMARKS, by_name
+from engine.evaluation.progress import run_progress
+from engine.evaluation.run import Way, answer_benchmark
+from engine.evaluation.summary import summarise, table
+from engine.manifest import write_json
+from engine.runtime.pipeline import SglPipeline
+
+RESULTS = Path("results")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is not given comes from the engine directory or the benchmark."""
+    add = parser.add_argument
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "files in --data, as published:\n" + "\n".join(
+        f"  {name:14} {benchmark.files}" for name, benchmark in BENCHMARKS.items()
+    )
+    add("--engine", type=Path, required=True, metavar="ENGINE_DIR")
+    add("--benchmark", choices=list(BENCHMARKS), required=True)
+    add("--data", type=Path, default=Path(), metavar="DIR", help="the benchmark's published files")
+    add("--out", type=Path, metavar="FILE.jsonl", help=f"(default: {RESULTS}/BENCHMARK.jsonl)")
+    add("--limit", type=positive, metavar="N", help="only the first N questions")
+    add("--label", action="store_true", help="both models answer every question; nothing exits early")
+    add("--max-new-tokens", type=positive, help="(default: the benchmark's)")
+    add("--seed", type=int, help=f"of random guidance (default: {Way.seed})")
+    add_running_arguments(parser)
+    add("--json", action="store_true", help="print one JSON object, nothing else")
+    add_guidance_arguments(parser)
+    add_exit_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it, and return the exit status."""
+    return run_command(
+        lambda: evaluate(arguments), "interrupted; what was answered is kept, and the same command continues"
+    )
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Raises EngineError."""
+    benchmark = by_name(arguments.benchmark)
+    out = arguments.out or RESULTS / f"{benchmark.name}.jsonl"
+    examples = benchmark.load(arguments.data)[: arguments.limit]
+    pipeline = SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=read_device(arguments))
+    exit = read_exit(arguments, pipeline.manifest.exit)
+    if arguments.label:
+        if arguments.no_early_exit or arguments.exit_threshold is not None:
+            raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
+        exit = replace(exit, exit_threshold=NEVER_EXITS)
+    guidance = read_guidance(arguments, pipeline.manifest.guidance)
+    refuse_unused(arguments, guidance, exit, draws=False)
+    seed = Way.seed if arguments.seed is None else arguments.seed
+    way = Way(guidance, exit, arguments.max_new_tokens or benchmark.max_new_tokens, seed)
+    with run_progress(arguments.json, benchmark.name) as on_progress:
+        records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
+    summary = summarise(benchmark, records) | {"out": str(out)}
+    if benchmark.submission is not None:
+        submission = out.with_suffix(".submission.json")
+        write_json(submission, benchmark.submission({record.id: record.prediction for record in records}))
+        summary["submission"] = str(submission)
+    if arguments.json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        print(table(summary))
+        print(f"{len(records)} answers are in {summary.get('submission', out)} ({out.stat().st_size / 1e3:.0f} kB)")

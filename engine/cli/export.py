@@ -1,0 +1,127 @@
+"""Export an engine directory as a model repository that a Triton Inference Server loads."""
+
+import argparse
+import os
+import shutil
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+
+from engine.cli.command_line import add_feature_cache, numbers, positive, run_command, size
+from engine.errors import RequestError
+from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.runtime.loading import check_device
+from engine.serve.triton.model_config import model_config
+from engine.serve.triton.placement import GPUS, instances
+from engine.serve.triton.serve_config import ServeConfig
+from engine.serve.triton.tensors import ENGINE, MODEL
+from engine.target import Device
+from engine.units import size_text
+from engine.verification import verify
+
+SOURCE = '''"""Served by sgl-engine, which the server's Python environment must hold."""
+
+from engine.serve.triton.model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    default = "(default: %(default)s)"
+    add("--engine", type=Path, required=True, metavar="DIR", help="a built engine directory")
+    add("--out", type=Path, required=True, metavar="REPO", help="the model repository to write")
+    add("--link", action="store_true", help="link to the engine directory instead of copying it")
+    add(
+        "--gpus",
+        type=numbers,
+        default=(),
+        metavar="IDS",
+        help="a process with both models on each of these GPUs, e.g. 0,1; with an engine of N ranks, on each N of them "
+        "(default: none; TensorRT plans run on the first, or the first N)",
+    )
+    add("--threads", type=positive, help="of each process (default: the cores that it may use)")
+    add("--max-running", type=positive, default=ServeConfig.max_running, help=f"questions answered at once {default}")
+    add("--max-waiting", type=int, default=ServeConfig.max_waiting, help=f"questions that may wait {default}")
+    add(
+        "--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what the machine has free)"
+    )
+    add("--prefill-chunk", type=positive, default=ServeConfig.prefill_chunk, help=f"rows of a prompt at once {default}")
+    add_feature_cache(parser)
+    add("--environment", type=Path, help="Python environment of the model (default: the server's own)")
+    add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
+    add("--no-warm-up", dest="warm_up", action="store_false", help="be ready before a first question was answered")
+
+    add = parser.add_argument_group("defaults of requests that say nothing else").add_argument
+    add("--max-tokens", type=positive, default=ServeConfig.max_tokens, help=default)
+    add("--retention-ratio", type=float, help="(default: the engine directory's)")
+    add("--prune-layer", type=int, help="(default: the engine directory's)")
+    add("--exit-threshold", type=float, help="(default: the engine directory's)")
+    add("--timeout", type=float, metavar="SECONDS", help="after which a question ends in an error (default: never)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and return the exit status."""
+    return run_command(lambda: export(arguments))
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Raises EngineError."""
+    serve = ServeConfig(**{field.name: getattr(arguments, field.name) for field in fields(ServeConfig)})
+    written = write_repository(arguments.engine, arguments.out, serve, arguments.link)
+    print(f"model {MODEL} is in {arguments.out} ({size_text(written)}); serve it as docs/deploy.md says")
+
+
+def write_repository(engine: Path, out: Path, serve: ServeConfig, link: bool = False) -> int:
+    """Write it, whole or not at all, and return its size in bytes. Raises EngineError."""
+    manifest = read_manifest(engine)
+    verify(engine, manifest)
+    check(serve, engine, manifest)
+    if out.exists():
+        raise RequestError(f"{out} exists; remove it or choose another --out")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as directory:
+            unfinished = Path(directory) / out.name
+            write_model(unfinished / MODEL, engine, manifest, serve, link)
+            unfinished.rename(out)
+    except OSError as error:
+        raise RequestError(f"{out} cannot be written ({error}); choose another --out") from None
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def check(serve: ServeConfig, engine: Path, manifest: Manifest) -> None:
+    """Raises EngineError for defaults that no request could be answered with, and for GPUs that nothing would use."""
+    if serve.gpus:
+        check_device(engine, manifest, Device.CUDA)
+    large = manifest.models["large"]
+    guidance = serve.guidance(manifest.guidance)
+    if guidance.enabled:
+        guidance.resolve(large.config.language.num_layers, large.prune_layers)
+    if len(serve.gpus) % manifest.world_size:
+        raise RequestError(
+            f"--gpus names {len(serve.gpus)} GPUs, which groups of {manifest.world_size} ranks cannot "
+            f"share out; give {manifest.world_size} of them, or a multiple"
+        )
+
+
+def write_model(directory: Path, engine: Path, manifest: Manifest, serve: ServeConfig, link: bool) -> None:
+    """The model has what it needs in its own directory, so that it can be moved, or stored remotely, alone."""
+    version = directory / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(SOURCE, encoding="utf-8")
+    parameters = {ENGINE: ENGINE} | serve.parameters()
+    if serve.environment is not None:
+        parameters["EXECUTION_ENV_PATH"] = os.path.abspath(serve.environment)
+    if manifest.world_size > 1 and serve.gpus:
+        parameters[GPUS] = ",".join(map(str, serve.gpus))
+    config = model_config(instances(serve.gpus, manifest.world_size), parameters)
+    (directory / "config.pbtxt").write_text(config, encoding="utf-8")
+    if link:
+        (version / ENGINE).symlink_to(engine.resolve(), target_is_directory=True)
+        return
+    for name in (MANIFEST, *(name for component in manifest.components.values() for name in component.files)):
+        target = version / ENGINE / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(engine / name, target)

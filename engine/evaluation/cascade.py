@@ -1,0 +1,124 @@
+"""The cascade at every threshold, from a labelled run: both models' scores, and what each criterion makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.config import ExitConfig, ExitCriterion
+from engine.errors import RequestError
+from engine.evaluation.record import Record
+from engine.runtime.answer import AnsweredBy
+from engine.runtime.early_exit import decide
+
+LARGE = "large"
+"""How the stages of the large model begin."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """The outcome if the surest questions exit; entry n is for n early exits, n = 0..N, so that nothing is binned.
+
+    threshold [N+1]: the criterion's value from which a question exits. score, seconds [N+1]: means over all questions.
+    reachable [N+1]: false where questions of equal value lie on both sides, which no threshold tells apart.
+    """
+
+    threshold: np.ndarray
+    score: np.ndarray
+    seconds: np.ndarray
+    reachable: np.ndarray
+
+    def exit_ratio(self) -> np.ndarray:
+        return np.linspace(0, 1, len(self.threshold))
+
+    def area(self) -> float:
+        """Under the score over the exit ratio: what figure 4 compares criteria by."""
+        return float(np.trapezoid(self.score, self.exit_ratio()))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A labelled run as arrays over its N questions; values are those of one criterion."""
+
+    values: np.ndarray
+    small: np.ndarray
+    large: np.ndarray
+    small_seconds: np.ndarray
+    large_seconds: np.ndarray
+
+    def cascade(self) -> Cascade:
+        # stable: of equal values, the earlier question exits first; `reachable` says that no threshold does so
+        order = np.argsort(-self.values, kind="stable")
+        ranked, count = self.values[order], len(order)
+        gain = np.concatenate([[0], np.cumsum((self.small - self.large)[order])])
+        saved = np.concatenate([[0], np.cumsum(self.large_seconds[order])])
+        all_seconds = (self.small_seconds + self.large_seconds).sum()
+        return Cascade(
+            # Above the surest for no exits; a question exits at its own value.
+            threshold=np.concatenate([[np.nextafter(ranked[0], np.inf)], ranked]),
+            score=(self.large.sum() + gain) / count,
+            seconds=(all_seconds - saved) / count,
+            reachable=np.concatenate([[True], ranked[:-1] > ranked[1:], [True]]),
+        )
+
+    def auc(self) -> float | None:
+        """Probability that a right answer of the small model has a higher value than a wrong one; None if there are
+        not both."""
+        right, wrong = self.values[self.small > 0.5], self.values[self.small <= 0.5]
+        if not len(right) or not len(wrong):
+            return None
+        difference = right[:, None] - wrong
+        return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def labelled(records: Sequence[Record], exit: ExitConfig, path: Path) -> Labelled:
+    """The criterion of `exit` over a run. Raises RequestError unless both models answered and were scored."""
+    if not records:
+        raise RequestError(f"{path} has no answers yet; let sgl evaluate finish")
+    values = []
+    for record in records:
+        evidence = record.decision.evidence if record.decision is not None else None
+        if (
+            evidence is None
+            or evidence.consistency is None
+            or record.small_score is None
+            or record.score is None
+            or record.answered_by is not AnsweredBy.LARGE
+        ):
+            raise RequestError(
+                f"{path} has no answers or scores of both models to question {record.id}; run sgl evaluate --label"
+            )
+        agreement = np.array(evidence.consistency)
+        decision = decide(exit, np.array(evidence.probabilities), np.array(evidence.entropies), agreement)
+        values.append(decision.value)
+    small_seconds, large_seconds = (
+        np.array(
+            [sum(s for stage, s in record.seconds.items() if stage.startswith(LARGE) is large) for record in records]
+        )
+        for large in (False, True)
+    )
+    return Labelled(
+        np.array(values),
+        np.array([record.small_score for record in records], np.float64),
+        np.array([record.score for record in records], np.float64),
+        small_seconds,
+        large_seconds,
+    )
+
+
+def by_criterion(records: Sequence[Record], exit: ExitConfig, path: Path) -> dict[ExitCriterion, Labelled]:
+    """Every criterion over the same run, the rest as in `exit`. Raises RequestError."""
+    return {criterion: labelled(records, replace(exit, criterion=criterion), path) for criterion in ExitCriterion}
+
+
+def pick(cascade: Cascade, good: np.ndarray, most_exits: bool) -> int | None:
+    """[N+1] bool -> the number of early exits: the most or the fewest that are `good` and that a threshold reaches."""
+    found = np.flatnonzero(good & cascade.reachable)
+    if not len(found):
+        return None
+    return int(found[-1] if most_exits else found[0])
+
+
+def with_threshold(exit: ExitConfig, cascade: Cascade, exits: int) -> ExitConfig:
+    return replace(exit, enabled=True, exit_threshold=float(cascade.threshold[exits]))

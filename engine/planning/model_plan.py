@@ -1,0 +1,171 @@
+"""One model on one rank: its declared graphs, and what they need for a workload."""
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.bindings import (
+    Binding,
+    key_cache,
+    language_bindings,
+    past_kv,
+    present_kv,
+    scoring_bindings,
+    vision_bindings,
+)
+from engine.build.language import language_graph
+from engine.build.scoring import scoring_graph
+from engine.build.vision import vision_graph
+from engine.config import GuidanceConfig
+from engine.dims import SCORED_AT_ONCE, Limits, Phase, Size
+from engine.model_config import ModelConfig
+from engine.parallel import Mapping, check_shards
+from engine.planning import graph_cost
+from engine.planning.storage import Storage
+from engine.planning.workload import Workload
+from engine.plugins.lowering import ONNXRUNTIME
+from engine.runtime.vision import TILES_PER_CALL
+
+LIMITS = Limits(max_tokens=1, max_batch=1, max_tiles=1)
+"""A plan puts sizes in the place of the dimensions: of these it needs the names, not the ranges."""
+PLANNED = Limits(max_tokens=1 << 20, max_batch=1, max_tiles=1, planned=True)
+"""Of these the ranges that a target with planned memory has whatever it is built for."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of an engine on one rank: multiplications and additions, bytes of weights and KV cache that it reads.
+
+    reduced: bytes of each tensor that is summed over the ranks.
+    """
+
+    operations: int
+    bytes: int
+    reduced: tuple[int, ...] = ()
+
+
+class ModelPlan:
+    """What one rank holds of a model and does. Raises EngineError if the model cannot be split among the ranks."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        storage: Storage,
+        mapping: Mapping,
+        prune_layers: Sequence[int] = (),
+        guidance: GuidanceConfig | None = None,
+        scores: bool = False,
+        planned: bool = False,
+    ) -> None:
+        """guidance: resolved for this model and these prune layers; None keeps every visual token.
+
+        planned: the target plans memory for the largest call that it is built for (`Limits.planned`).
+        """
+        self.config, self.mapping, self._planned = config, mapping, planned
+        self._storage, self._prune_layers, self._guidance = storage, prune_layers, guidance
+        check_shards(config.language, mapping, config.name)
+        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
+        scoring = config.language, PLANNED if planned else LIMITS, prune_layers, mapping
+        self._scoring = scoring_graph(*scoring) if scores else None
+        self._vision = vision_graph(config.vision, LIMITS)
+        self.language_bytes = graph_cost.weight_bytes(self._language, storage)
+        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
+        layers = range(config.language.num_layers)
+        bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), mapping)
+        cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
+        by_name = {binding.name: binding for binding in bound.inputs}
+        self._kv = [[by_name[name] for name in past_kv(layer)] for layer in layers]
+        self._others = [binding for binding in (*bound.inputs, *bound.outputs) if binding.name not in cached]
+        scored, keys = scoring_bindings(*scoring), {key_cache(layer) for layer in layers}
+        self._scored = [binding for binding in (*scored.inputs, *scored.outputs) if binding.name not in keys]
+
+    def unpruned(self) -> "ModelPlan":
+        """The same engines, asked to keep every visual token."""
+        model = copy(self)
+        model._guidance = None
+        return model
+
+    def kv_bytes(self, workload: Workload) -> tuple[int, int]:
+        """Of the buffers of the layers below the prune layer, and of those from it on."""
+        lengths = [rows + workload.new_tokens for rows in self._prompt_rows(workload)]
+        layers = self._kv_bytes(self._language_sizes(workload, lengths, lengths))
+        pruned_from = len(layers) if self._guidance is None else self._guidance.prune_layer
+        return sum(layers[:pruned_from]), sum(layers[pruned_from:])
+
+    def activation_bytes(self, workload: Workload) -> int:
+        """The most that one call has beside weights and KV cache: intermediate values, inputs and outputs."""
+        bound = vision_bindings(self.config.vision, LIMITS)
+        prompts = workload
+        if self._planned:
+            prompts = replace(workload, batch=PLANNED.batch().during(Phase.PREFILL).max)
+        vision = self._call_bytes(self._vision, (*bound.inputs, *bound.outputs), _vision_sizes(TILES_PER_CALL))
+        calls = self._prefill_sizes(prompts), self._decode_sizes(workload, workload.new_tokens)
+        language = [self._call_bytes(self._language, self._others, sizes) for sizes in calls]
+        scoring = [] if self._scoring is None else [self._call_bytes(self._scoring, self._scored, x) for x in calls]
+        return max(vision, *language, *scoring)
+
+    def vision_call(self, tiles: int) -> Call:
+        operations = graph_cost.operations(self._vision, _vision_sizes(tiles))
+        return Call(operations, graph_cost.read_bytes(self._vision, self._storage))
+
+    def prefill(self, workload: Workload) -> Call:
+        return self._language_call(self._prefill_sizes(workload))
+
+    def decode(self, workload: Workload) -> Call:
+        """One more token for each question, half-way through the answer."""
+        return self._language_call(self._decode_sizes(workload, workload.new_tokens // 2))
+
+    def _language_call(self, sizes: graph_cost.Sizes) -> Call:
+        read = graph_cost.read_bytes(self._language, self._storage) + sum(self._kv_bytes(sizes))
+        reduced = graph_cost.all_reduces(self._language, sizes, self._storage)
+        return Call(graph_cost.operations(self._language, sizes), read, tuple(reduced))
+
+    def _call_bytes(self, graph: graph_cost.Graph, bindings: Sequence[Binding], sizes: graph_cost.Sizes) -> int:
+        bound = sum(_count(binding, sizes) * np.dtype(binding.dtype).itemsize for binding in bindings)
+        return bound + graph_cost.peak_activation_bytes(graph, sizes, self._storage)
+
+    def _kv_bytes(self, sizes: graph_cost.Sizes) -> list[int]:
+        """Of each layer."""
+        bits = self._storage.activation
+        return [sum(_count(binding, sizes) for binding in layer) * bits // 8 for layer in self._kv]
+
+    def _prompt_rows(self, workload: Workload) -> list[int]:
+        return workload.prompt_rows(self.config, self._prune_layers, self._guidance)
+
+    def _prefill_sizes(self, workload: Workload) -> dict[str, int]:
+        rows = self._prompt_rows(workload)
+        return self._language_sizes(workload, rows, rows)
+
+    def _decode_sizes(self, workload: Workload, generated: int) -> dict[str, int]:
+        lengths = [rows + generated for rows in self._prompt_rows(workload)]
+        return self._language_sizes(workload, lengths, [1] * len(lengths))
+
+    def _language_sizes(self, workload: Workload, cached: Sequence[int], rows: Sequence[int]) -> dict[str, int]:
+        """By segment: tokens of each question in the KV cache after a call, and those that the call adds."""
+        visual = workload.visual_tokens(self.config)
+        is_decode = rows[0] == 1
+        score_rows = min(workload.text_tokens, PLANNED.score_rows().max) if self._planned else workload.text_tokens
+        sizes: dict[Size, int] = {
+            LIMITS.batch(): workload.batch,
+            LIMITS.sequence(): rows[0],
+            LIMITS.visual(): 1 if is_decode else workload.batch * visual,
+            LIMITS.visual_columns(): visual,
+            LIMITS.score_rows(): 1 if is_decode else score_rows,
+            LIMITS.scored_rows(): SCORED_AT_ONCE // workload.batch,
+            LIMITS.logit_rows(): 1,
+            PLANNED.scored_cache(0): cached[0],
+        }
+        for segment, (length, new) in enumerate(zip(cached, rows, strict=True)):
+            sizes |= {LIMITS.cache(segment): length, LIMITS.kept(segment): new}
+        return {str(dim): size for dim, size in sizes.items()}
+
+
+def _vision_sizes(tiles: int) -> dict[str, int]:
+    return {str(LIMITS.tiles()): tiles}
+
+
+def _count(binding: Binding, sizes: graph_cost.Sizes) -> int:
+    return math.prod(dim if isinstance(dim, int) else sizes[str(dim)] for dim in binding.dims)

@@ -1,0 +1,42 @@
+"""Predicted latency: what a chip's stated figures allow at most, reached by no kernel. Nothing here is measured."""
+
+from dataclasses import dataclass
+
+from engine.planning.chip import Chip
+from engine.planning.model_plan import Call, ModelPlan
+from engine.planning.workload import Workload
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one question in one model. first_token: pictures and prompt; next_token: each after the first."""
+
+    first_token: float
+    next_token: float
+
+    def answer(self, tokens: int) -> float:
+        return self.first_token + (tokens - 1) * self.next_token
+
+
+def latency(model: ModelPlan, workload: Workload, chip: Chip) -> Latency:
+    """Of one batch, without the consistency pass; each rank encodes its share of the tiles."""
+    world_size = model.mapping.world_size
+    tiles = -(-workload.batch * workload.tiles // world_size)
+
+    def seconds(call: Call) -> float:
+        """The slower of computing and reading, then the sums over the ranks."""
+        return max(call.operations / chip.matrix_rate, call.bytes / chip.bandwidth) + reduce_seconds(
+            call, chip, world_size
+        )
+
+    prompt = seconds(model.vision_call(tiles)) + seconds(model.prefill(workload))
+    return Latency(prompt, seconds(model.decode(workload)))
+
+
+def reduce_seconds(call: Call, chip: Chip, world_size: int) -> float:
+    return len(call.reduced) * chip.reduce_latency + sent_bytes(call, world_size) / chip.interconnect
+
+
+def sent_bytes(call: Call, world_size: int) -> float:
+    """That each rank sends in a call: a ring sends every tensor 2 (N-1)/N times."""
+    return 2 * (world_size - 1) / world_size * sum(call.reduced)

@@ -1,0 +1,191 @@
+"""A request's tensors as a question with its settings."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.errors import RequestError
+from engine.families import Turn
+from engine.manifest import Manifest
+from engine.runtime.image_url import SECONDS, fetch
+from engine.runtime.images import ImageSource
+from engine.runtime.question import Question
+from engine.serve.triton.serve_config import ServeConfig, check_timeout, with_pruning, with_threshold
+from engine.serve.triton.tensors import EMPTY, INPUTS, Tensor
+
+Tensors = Mapping[str, np.ndarray]
+"""By name, each with its batch dimension of 1."""
+DTYPES: dict[str, np.dtype[Any]] = {
+    "STRING": np.dtype(object),
+    "BOOL": np.dtype(bool),
+    "FP32": np.dtype(np.float32),
+    "UINT8": np.dtype(np.uint8),
+    "INT32": np.dtype(np.int32),
+    "UINT64": np.dtype(np.uint64),
+}
+LEAST_SECONDS = 0.001
+"""For a picture whose question has no time left: that ends it with what is wrong."""
+DECLARED = {tensor.name: tensor for tensor in INPUTS}
+
+
+class EmptyQuestion(RequestError):
+    """A question without a word: also what probes ask, which want an answer that costs nothing."""
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A question as it arrived; what it does not say is as the server was configured."""
+
+    text: str
+    history: tuple[Turn, ...]
+    images: tuple[ImageSource, ...]
+    urls: tuple[str, ...]
+    """Of pictures that come after `images`."""
+    allow_http: bool
+    sampling: SamplingConfig
+    guidance: GuidanceConfig
+    exit: ExitConfig
+    timeout: float | None
+    stream: bool
+    return_importance: bool
+    return_log_probs: bool
+
+    def question(self, timeout: float | None) -> Question:
+        """With all its pictures, which are fetched, together within the time of one. timeout: what is left of its own.
+        Raises ImageError."""
+        end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
+        fetched = [fetch(url, self.allow_http, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
+        images = (*self.images, *fetched)
+        settings = self.guidance, self.exit, self.sampling
+        return Question(images, self.text, *settings, history=self.history, timeout=timeout)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the requests of the served model."""
+
+    serve: ServeConfig
+    manifest: Manifest
+
+    def read(self, tensors: Tensors, parameters: str) -> Inquiry:
+        """parameters: the request's own, as JSON. Raises RequestError."""
+        get = _Getter(tensors)
+        for name in json.loads(parameters or "{}"):
+            raise RequestError(f"option {name} is unknown; the model's metadata lists its inputs")
+        for name, tensor in tensors.items():
+            _check(name, tensor)
+        text = get.text("text_input")
+        if not text.strip():
+            raise EmptyQuestion(EMPTY)
+        guidance, exit = self.serve.guidance(self.manifest.guidance), self.serve.exit(self.manifest.exit)
+        return Inquiry(
+            text=text,
+            history=_history(get),
+            images=_images(get),
+            urls=tuple(_decode(url, "image_url_input") for url in get.all("image_url_input")),
+            allow_http=self.serve.allow_image_urls,
+            sampling=_sampling(get, self.serve.max_tokens),
+            guidance=with_pruning(guidance, get.number("retention_ratio"), get.whole("prune_layer")),
+            exit=with_threshold(exit, get.number("exit_threshold")),
+            timeout=_timeout(get, self.serve.timeout),
+            stream=get.flag("stream"),
+            return_importance=get.flag("return_importance"),
+            return_log_probs=get.flag("return_log_probs"),
+        )
+
+
+@dataclass(frozen=True)
+class _Getter:
+    """Values of inputs that were checked."""
+
+    tensors: Tensors
+
+    def all(self, name: str) -> list[bytes]:
+        return list(self.tensors[name][0]) if name in self.tensors else []
+
+    def text(self, name: str) -> str:
+        if name not in self.tensors:
+            raise RequestError(f"{name} is missing; send the question")
+        return _decode(self.all(name)[0], name)
+
+    def number(self, name: str) -> float | None:
+        """The shortest decimal of the float32: 0.29 and not 0.28999999165."""
+        return float(str(self.tensors[name][0, 0])) if name in self.tensors else None
+
+    def whole(self, name: str) -> int | None:
+        return int(self.tensors[name][0, 0]) if name in self.tensors else None
+
+    def flag(self, name: str) -> bool:
+        return name in self.tensors and bool(self.tensors[name][0, 0])
+
+
+def _check(name: str, tensor: np.ndarray) -> None:
+    """Raises RequestError for what is not as it was declared."""
+    declared = DECLARED.get(name)
+    if declared is None:
+        raise RequestError(f"input {name} is unknown; the model's metadata lists its inputs")
+    if tensor.ndim and len(tensor) != 1:
+        raise RequestError(f"{name} has batch size {len(tensor)}; send one question per request")
+    if tensor.dtype != DTYPES[declared.kind]:
+        raise RequestError(f"{name} has numbers of type {tensor.dtype}; send {declared.kind}")
+    if not _fits(tensor.shape, (1, *declared.dims)):
+        raise RequestError(f"{name} has shape {list(tensor.shape)}; send {_shape(declared)}")
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    return len(shape) == len(declared) and all(want in (-1, size) for size, want in zip(shape, declared, strict=True))
+
+
+def _shape(declared: Tensor) -> str:
+    """In words: `[1, any, 3]`."""
+    return f"[{', '.join('any' if size < 0 else str(size) for size in (1, *declared.dims))}]"
+
+
+def _images(get: _Getter) -> tuple[ImageSource, ...]:
+    pictures = get.tensors["image_input"][0] if "image_input" in get.tensors else ()
+    if len(pictures) and 0 in np.shape(pictures):
+        raise RequestError(f"image_input has shape {list(np.shape(pictures))}; a picture has at least one pixel")
+    return (*(Image.fromarray(np.ascontiguousarray(picture)) for picture in pictures), *get.all("image_bytes_input"))
+
+
+def _history(get: _Getter) -> tuple[Turn, ...]:
+    texts = [_decode(text, "history") for text in get.all("history")]
+    if len(texts) % 2:
+        raise RequestError(f"history has {len(texts)} texts; send question and answer in turn, an even number")
+    return tuple(Turn(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True))
+
+
+def _sampling(get: _Getter, max_tokens: int) -> SamplingConfig:
+    wanted = {
+        "temperature": get.number("temperature"),
+        "top_p": get.number("top_p"),
+        "top_k": get.whole("top_k"),
+        "seed": get.whole("seed"),
+    }
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    limit = get.whole("max_tokens")
+    if limit is not None and limit < 1:
+        raise RequestError(f"max_tokens is {limit} as a number of 32 bits, and below 1; ask for 1 to {2**31 - 1}")
+    stop = tuple(_decode(word, "stop_words") for word in get.all("stop_words"))
+    return SamplingConfig(max_new_tokens=max_tokens if limit is None else limit, stop=stop, **given)
+
+
+def _timeout(get: _Getter, default: float | None) -> float | None:
+    timeout = get.number("timeout")
+    if timeout is None:
+        return default
+    check_timeout(timeout)
+    return timeout
+
+
+def _decode(value: bytes, name: str) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise RequestError(f"{name} is not UTF-8; encode it so") from None

@@ -1,0 +1,123 @@
+"""`sgl evaluate` and `sgl calibrate` on a random pair: what is written, continued, refused, calibrated."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.cli.__main__ import main
+from engine.config import ExitCriterion
+from engine.evaluation import run as runs
+from engine.evaluation.benchmarks import BENCHMARKS
+from engine.evaluation.record import read_run
+from engine.manifest import read_manifest
+from tools.miniature.benchmark import MINIATURE
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniature's beside the published ones."""
+    monkeypatch.setitem(BENCHMARKS, MINIATURE.name, MINIATURE)
+
+
+@pytest.fixture
+def engine(engine_directory: Path, tmp_path: Path) -> Path:
+    """A copy whose manifest a test may change."""
+    shutil.copytree(engine_directory, tmp_path / "engine")
+    return tmp_path / "engine"
+
+
+@pytest.fixture
+def measure(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    def run(*options: object) -> dict[str, Any]:
+        arguments = ["--engine", engine, "--benchmark", "miniature-vqa", "--out", tmp_path / "run.jsonl", "--json"]
+        assert main(["evaluate", *(str(part) for part in (*arguments, *options))]) == 0
+        summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return summary
+
+    return run
+
+
+def test_a_run_continues_where_it_stopped(
+    measure: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    engine: Path,
+) -> None:
+    options = ("--retention", 0.35, "--no-early-exit", "--guidance", "random")
+    whole = measure("--limit", 10, *options)
+    assert (whole["questions"], whole["early_exit"]) == (10, 0)
+    assert whole["average_retention"] == pytest.approx(0.35, abs=1e-6)
+    path = tmp_path / "run.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert len(lines) == 11
+    # Killed in the middle of the ninth answer.
+    path.write_bytes(b"".join(lines[:9]) + lines[9][:40])
+    asked: list[str] = []
+    make_record = runs.make_record
+    monkeypatch.setattr(
+        runs, "make_record", lambda *arguments: asked.append(arguments[1].id) or make_record(*arguments)
+    )
+    again = measure("--limit", 10, *options)
+    _, records = read_run(path)
+    assert asked == [record.id for record in records[8:]]
+    assert again["score"] == whole["score"]
+    predictions = [json.loads(line)["prediction"] for line in lines[1:]]
+    assert [record.prediction for record in records] == predictions
+    assert len({record.num_kept for record in records}) == 1
+
+    refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path)]
+    refused += ["--guidance", "random", "--seed", "5"]
+    assert main(["evaluate", *refused]) == 2
+    assert "holds a run with another guidance and exit and seed; remove it" in capsys.readouterr().err
+
+
+def test_a_labelled_run_calibrates_the_engine(
+    measure: Callable[..., dict[str, Any]], engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = measure("--limit", 8, "--label", "--retention-ratio", 0.1)
+    assert labelled["early_exit"] == 0
+    assert labelled["small_score"].keys() == labelled["score"].keys()
+    path, figure = tmp_path / "run.jsonl", tmp_path / "curves.png"
+    arguments = ["--engine", engine, "--run", path, "--figure", figure, "--exit-criterion", "confidence", "--json"]
+    assert main(["calibrate", *(str(part) for part in (*arguments, "--exit-ratio", 0.5))]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["area"].keys() == report["auc"].keys() == set(ExitCriterion)
+    assert figure.stat().st_size > 10_000
+    exit = read_manifest(engine).exit
+    assert (exit.criterion, exit.exit_threshold) == ("confidence", report["exit_threshold"])
+    path.unlink()
+    assert measure("--limit", 8, "--retention-ratio", 0.1)["early_exit"] == report["exit_ratio"] >= 0.5
+
+    assert main(["calibrate", *(str(part) for part in (*arguments, "--exit-ratio", 0.5))]) == 2
+    assert "run sgl evaluate --label" in capsys.readouterr().err
+
+
+def test_mistakes_end_in_a_sentence(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--engine", str(engine), "--benchmark", "textvqa", "--data", str(tmp_path)]
+    assert main(["evaluate", *arguments]) == 2
+    assert "TextVQA_0.5.1_val.json is missing" in capsys.readouterr().err
+    assert main(["evaluate", "--engine", str(engine), "--benchmark", "miniature-vqa", "--device", "cuda"]) == 2
+    assert "runs on device cpu only" in capsys.readouterr().err
+    assert main(["calibrate", "--engine", str(engine), "--run", str(tmp_path / "no"), "--score", "0.5"]) == 2
+    assert "make it with sgl evaluate" in capsys.readouterr().err
+
+
+def test_the_device_is_that_of_the_engine(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run.jsonl"
+    assert (
+        main(
+            ["evaluate", "--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(out), "--device", "cuda"]
+        )
+        == 2
+    )
+    assert (
+        "precision fp32, which target onnxruntime runs on device cpu only; rebuild with --precision fp16"
+        in capsys.readouterr().err
+    )
+    assert not out.exists()

@@ -1,0 +1,108 @@
+"""Requests as strangers send them: a question, or one sentence about what is wrong with it."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import RequestError
+from engine.manifest import read_manifest
+from engine.serve.triton.inquiry import DTYPES, Inquiry, Reader
+from engine.serve.triton.serve_config import ServeConfig
+from engine.serve.triton.tensors import INPUTS
+
+CASES = 3000
+
+
+@pytest.fixture
+def reader(engine_directory: Path) -> Reader:
+    return Reader(ServeConfig(max_tokens=7, timeout=90.0), read_manifest(engine_directory))
+
+
+def one(value: Any, kind: Any = None) -> np.ndarray:
+    return np.array([[value]], object if isinstance(value, bytes) else kind)
+
+
+ASK = {"text_input": one(b"What?")}
+
+
+def test_defaults_are_those_of_the_repository(reader: Reader) -> None:
+    inquiry = reader.read(ASK, "")
+    assert (inquiry.text, inquiry.sampling.max_new_tokens, inquiry.timeout) == ("What?", 7, 90.0)
+    assert not inquiry.stream and not inquiry.images and not inquiry.urls
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "message"),
+    [
+        ({"text_input": None}, "", "text_input is missing; send the question"),
+        ({}, '{"temprature": 0.5}', "option temprature is unknown; the model's metadata lists its inputs"),
+        ({"images": one(b"x")}, "", "input images is unknown"),
+        ({"text_input": np.array([[b"a"], [b"b"]], object)}, "", "text_input has batch size 2; send one question"),
+        ({"text_input": np.array([[b"a", b"b"]], object)}, "", r"text_input has shape \[1, 2\]; send \[1, 1\]"),
+        ({"text_input": np.empty((1, 0), object)}, "", r"text_input has shape \[1, 0\]; send \[1, 1\]"),
+        ({"text_input": one(b"\xff")}, "", "text_input is not UTF-8; encode it so"),
+        ({"text_input": one(b" \n")}, "", "the question is empty; ask something"),
+        ({"max_tokens": one(0, np.int32)}, "", "max_tokens is 0 as a number of 32 bits, and below 1; ask for 1 to"),
+        ({"max_tokens": one(5, np.int64)}, "", "max_tokens has numbers of type int64; send INT32"),
+        ({"max_tokens": np.array(5, np.int32)}, "", r"max_tokens has shape \[\]; send \[1, 1\]"),
+        ({"temperature": one(np.nan, np.float32)}, "", "temperature nan is not a number of at least 0"),
+        ({"top_p": one(np.inf, np.float32)}, "", r"top_p inf is outside \(0, 1\]"),
+        ({"exit_threshold": one(-np.inf, np.float32)}, "", "exit_threshold -inf is not finite"),
+        ({"retention_ratio": one(np.nan, np.float32)}, "", r"retention_ratio nan is outside \(0, 1\]"),
+        ({"prune_layer": one(-1, np.int32)}, "", "prune_layer -1 is negative"),
+        ({"timeout": one(np.nan, np.float32)}, "", "timeout nan is not a number of seconds above 0"),
+        ({"timeout": one(-1, np.float32)}, "", "timeout -1.0 is not a number of seconds above 0"),
+        ({"history": one(b"What?")}, "", "history has 1 texts; send question and answer in turn, an even number"),
+        ({"history": np.array([[b"a", b"\xff"]], object)}, "", "history is not UTF-8"),
+        ({"stop_words": one(b"")}, "", "a stop text is empty"),
+        ({"image_input": np.zeros((1, 1, 0, 4, 3), np.uint8)}, "", "a picture has at least one pixel"),
+        (
+            {"image_input": np.zeros((1, 4, 4, 3), np.uint8)},
+            "",
+            r"image_input has shape \[1, 4, 4, 3\]; send \[1, any,",
+        ),
+        ({"image_url_input": one(b"\xff")}, "", "image_url_input is not UTF-8"),
+    ],
+)
+def test_what_cannot_be_answered(reader: Reader, inputs: dict[str, Any], parameters: str, message: str) -> None:
+    tensors = {name: value for name, value in (ASK | inputs).items() if value is not None}
+    with pytest.raises(RequestError, match=message):
+        reader.read(tensors, parameters)
+
+
+def test_any_request_is_read_or_refused(reader: Reader) -> None:
+    """Names, types, shapes and values at random, most of them nearly right."""
+    chance, outcomes = random.Random(3), []
+    for _ in range(CASES):
+        tensors = dict(ASK) if chance.random() < 0.9 else {}
+        for _ in range(chance.randrange(4)):
+            declared = chance.choice(INPUTS)
+            shape = [size if size > 0 else chance.randrange(4) for size in (1, *declared.dims)]
+            if chance.random() < 0.1:
+                shape = [chance.randrange(3) for _ in range(chance.randrange(6))]
+            kind = DTYPES[declared.kind] if chance.random() < 0.9 else chance.choice([*DTYPES.values()])
+            tensors[declared.name] = draw(chance, tuple(shape), kind)
+        parameters = chance.choice(["", "", "", "{}", '{"x": 1}'])
+        try:
+            outcomes.append(reader.read(tensors, parameters))
+        except RequestError as error:
+            outcomes.append(error)
+    read = sum(isinstance(outcome, Inquiry) for outcome in outcomes)
+    assert CASES // 10 < read < CASES
+
+
+def draw(chance: random.Random, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray:
+    count = int(np.prod(shape))
+    if kind.kind == "O":
+        values: list[Any] = [chance.choice([b"What?", b"", b"\xff\x00", b"x" * 50]) for _ in range(count)]
+    elif kind == np.float32:
+        values = [chance.choice([0.5, 1.0, 0.0, -1.0, np.nan, np.inf, 1e38]) for _ in range(count)]
+    else:
+        limits = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        values = [chance.choice([0, 1, *limits]) for _ in range(count)]
+    array = np.empty(count, kind)
+    array[:] = values
+    return array.reshape(shape)
