@@ -44,7 +44,9 @@ class Wish:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", type=Path, required=True, metavar="ENGINE_DIR")
-    parser.add_argument("--run", type=Path, required=True, metavar="FILE.jsonl", help="what sgl evaluate --label wrote")
+    parser.add_argument(
+        "--run", dest="labelled", type=Path, required=True, metavar="FILE.jsonl", help="what sgl evaluate --label wrote"
+    )
     wish = parser.add_mutually_exclusive_group(required=True)
     wish.add_argument("--exit-ratio", type=fraction, help="at least this share of questions exits early")
     wish.add_argument("--score", "--accuracy", type=fraction, help="the most exits whose score is at least this")
@@ -68,16 +70,16 @@ def check_engine(manifest: Manifest, settings: Settings, directory: Path, path: 
 def calibrate(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
     manifest = read_manifest(arguments.engine)
-    settings, records = read_run(arguments.run)
-    check_engine(manifest, settings, arguments.engine, arguments.run)
+    settings, records = read_run(arguments.labelled)
+    check_engine(manifest, settings, arguments.engine, arguments.labelled)
     # The run's own retention of the consistency pass is what its evidence is of.
     asked = read_exit(arguments, settings.exit)
     if asked.consistency_retention != settings.exit.consistency_retention:
         raise RequestError(
-            f"{arguments.run} was made with --consistency-retention {settings.exit.consistency_retention}; "
+            f"{arguments.labelled} was made with --consistency-retention {settings.exit.consistency_retention}; "
             "leave the option out, or make the run again"
         )
-    curves = by_criterion(records, asked, arguments.run)
+    curves = by_criterion(records, asked, arguments.labelled)
     cascade = curves[asked.criterion].cascade()
     exits = Wish(arguments.exit_ratio, arguments.score, arguments.seconds).exits(cascade)
     chosen = with_threshold(asked, cascade, exits)
