@@ -94,7 +94,7 @@ def prepare(
     addresses += [f"--{name}-port={port}" for name, port in ports.items()]
     shutil.rmtree(directory / "backends", ignore_errors=True)
     command = [*environment.command(repository, directory / "backends"), *addresses, *EXPLICIT, *options]
-    return Start(command, environment.variables() | variables, ports)
+    return Start(command, environment.variables() | dict(variables), ports)
 
 
 @contextmanager
