@@ -199,6 +199,14 @@ class ExitConfig:
         return num_kept(visual_tokens, self.consistency_retention)
 
 
+class Draft(StrEnum):
+    """What the large model is shown of an answer before it gives one; it changes how fast it answers, not what."""
+
+    SMALL = "small"
+    """What the small model said, where it was asked anyway."""
+    NONE = "none"
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are chosen; temperature 0 is greedy."""
@@ -211,6 +219,7 @@ class SamplingConfig:
     seed: int = 0
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
+    draft: Draft = Draft.SMALL
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

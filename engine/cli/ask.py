@@ -10,6 +10,7 @@ from typing import Any
 from engine.cli.command_line import add_running_arguments, names, numbers, positive, printable, read_device, run_command
 from engine.cli.describe import describe, to_json
 from engine.config import (
+    Draft,
     ExitConfig,
     ExitCriterion,
     GuidanceConfig,
@@ -73,6 +74,12 @@ def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=int, help=f"0 keeps every token (default: {SamplingConfig.top_k})")
     add("--seed", type=int, help=f"of drawn tokens and of random guidance (default: {SamplingConfig.seed})")
     add("--stop", action="append", default=[], metavar="TEXT", help="ends the answer; give it again for more")
+    add_draft_argument(parser)
+
+
+def add_draft_argument(parser: argparse.ArgumentParser) -> None:
+    text = f"what the large model checks before it says it (default: {SamplingConfig.draft})"
+    parser.add_argument("--draft", choices=names(Draft), help=text)
 
 
 def add_guidance_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,11 +258,16 @@ def read_sampling(arguments: argparse.Namespace) -> SamplingConfig:
         max_new_tokens=arguments.max_new_tokens,
         temperature=arguments.temperature,
         stop=tuple(arguments.stop),
+        draft=read_draft(arguments),
         **{name: value for name, value in chosen.items() if value is not None},
     )
     if (given := first_given(arguments, "top_p", "top_k")) and not sampling.temperature:
         raise RequestError(f"{given} is of drawn tokens, and temperature 0 draws none; leave it out")
     return sampling
+
+
+def read_draft(arguments: argparse.Namespace) -> Draft:
+    return Draft(arguments.draft or SamplingConfig.draft)
 
 
 def refuse_unused(arguments: argparse.Namespace, guidance: GuidanceConfig, exit: ExitConfig, draws: bool) -> None:
@@ -269,7 +281,7 @@ def refuse_unused(arguments: argparse.Namespace, guidance: GuidanceConfig, exit:
         raise RequestError(f"{given} is of guidance {able}, and {guidance.source} does not read it; leave it out")
     if given and not guidance.enabled and not agrees:
         raise RequestError(f"{given} ranks visual tokens, and without guidance and consistency none is; leave it out")
-    given = first_given(arguments, "guide_max_new_tokens")
+    given = first_given(arguments, "guide_max_new_tokens", "draft")
     if given and not exit.enabled and not (guidance.enabled and guidance.source is GuidanceSource.SMALL):
         raise RequestError(f"{given} is of the small model, which is not asked; leave it out")
     given = first_given(arguments, "seed")

@@ -20,7 +20,8 @@ def describe(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> s
     if answer.answered_by is AnsweredBy.LARGE and answer.small_text is not None:
         rows.append(("small said", repr(answer.small_text)))
     rows.append(("visual tokens", _visual_tokens(answer)))
-    rows.append(("tokens", f"prompt {answer.prompt_tokens} · generated {len(answer.token_ids)}"))
+    drafted = f" · {answer.accepted} of {answer.drafted} drafted" if answer.drafted else ""
+    rows.append(("tokens", f"prompt {answer.prompt_tokens} · generated {len(answer.token_ids)}{drafted}"))
     stages = " · ".join(f"{stage} {1000 * seconds:.0f}" for stage, seconds in answer.seconds.items())
     rows.append(("milliseconds", f"{stages} · sum {1000 * sum(answer.seconds.values()):.0f}"))
     if picture is not None:
@@ -49,6 +50,8 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
         "small_text": answer.small_text,
         "prompt_tokens": answer.prompt_tokens,
         "generated_tokens": len(answer.token_ids),
+        "drafted_tokens": answer.drafted,
+        "accepted_tokens": answer.accepted,
         "visual_tokens": answer.visual_tokens,
         "num_kept": answer.num_kept(),
         "guidance": pruning.source if pruning is not None else None,

@@ -9,7 +9,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from engine.cli.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance, refuse_unused
+from engine.cli.ask import (
+    add_draft_argument,
+    add_exit_arguments,
+    add_guidance_arguments,
+    read_draft,
+    read_exit,
+    read_guidance,
+    refuse_unused,
+)
 from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
 from engine.config import NEVER_EXITS
 from engine.errors import RequestError
@@ -42,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object, nothing else")
     add_guidance_arguments(parser)
     add_exit_arguments(parser)
+    add_draft_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,7 +74,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     guidance = read_guidance(arguments, pipeline.manifest.guidance)
     refuse_unused(arguments, guidance, exit, draws=False)
     seed = Way.seed if arguments.seed is None else arguments.seed
-    way = Way(guidance, exit, arguments.max_new_tokens or benchmark.max_new_tokens, seed)
+    way = Way(guidance, exit, arguments.max_new_tokens or benchmark.max_new_tokens, seed, read_draft(arguments))
     with run_progress(arguments.json, benchmark.name) as on_progress:
         records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
     summary = summarise(benchmark, records) | {"out": str(out)}

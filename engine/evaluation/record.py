@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 
-from engine.config import ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
 from engine.evaluation.example import Example
@@ -30,6 +30,7 @@ class Settings:
     exit: ExitConfig
     max_new_tokens: int
     seed: int
+    draft: Draft
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Record:
     num_kept: int
     average_retention: float
     generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     seconds: dict[str, float]
     """Of the engines in each stage; those of a run for several questions are shared out among them."""
 
@@ -81,6 +84,8 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
         num_kept=answer.num_kept(),
         average_retention=answer.average_retention(),
         generated_tokens=len(answer.token_ids),
+        drafted_tokens=answer.drafted,
+        accepted_tokens=answer.accepted,
         seconds=answer.engine_seconds,
     )
 

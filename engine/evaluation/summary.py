@@ -24,9 +24,16 @@ def summarise(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Any]
         else None,
         "early_exit": mean(exits),
         "average_retention": mean([record.average_retention for record in by_large]) if by_large else None,
+        "steps_saved": steps_saved(by_large),
         "visual_tokens": mean([record.visual_tokens for record in records]),
         "seconds": mean([sum(record.seconds.values()) for record in records]),
     }
+
+
+def steps_saved(by_large: Sequence[Record]) -> float | None:
+    """Share of the large model's steps that drafts spared it; None if it had none to take."""
+    steps = sum(record.generated_tokens - 1 for record in by_large)
+    return sum(record.accepted_tokens for record in by_large) / steps if steps else None
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -43,6 +50,7 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(
         f"  early exit {summary['early_exit']:.1%}"
         + ("" if retention is None else f" · average retention {retention:.1%} where the large model answered")
+        + ("" if summary["steps_saved"] is None else f" · {summary['steps_saved']:.1%} of its steps saved by drafts")
         + f" · {summary['seconds']:.3f} s a question"
     )
     return "\n".join(lines)

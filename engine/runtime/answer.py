@@ -38,6 +38,10 @@ class Answer:
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""
+    drafted: int
+    """Tokens of the small model's answer that the large one was shown behind its prompt."""
+    accepted: int
+    """Those of them, from the first, that it would have said: so many steps were saved."""
     num_layers: int
     """Of the large model."""
     seconds: dict[str, float]

@@ -5,40 +5,35 @@ A generator: it yields the work that it needs done (`work`) and is sent the resu
 it does not know.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from engine.config import GuidanceSource, SamplingConfig, ScoreRows
+from engine.config import Draft, GuidanceSource, SamplingConfig, ScoreRows
 from engine.families import Tiles
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.arrays import to_host
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.guidance import (
-    counts_decode,
     fastv_importance,
     importance,
     keep_rows,
     random_importance,
     resample,
-    score_rows,
     select,
 )
 from engine.runtime.model import Seen, VisionLanguageModel, split_alike
 from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows, reread
 from engine.runtime.question import Meter, OnText, Question, Settings, Stage, Watch, settle
-from engine.runtime.sampling import Sampler, log_probabilities, read, read_probabilities
+from engine.runtime.sampling import log_probabilities, read_probabilities
+from engine.runtime.speaker import Scored, Speaker
 from engine.runtime.tome import merge
-from engine.runtime.utterance import Completion, FinishReason, Utterance
-from engine.runtime.work import NONE, Encode, Extend, Open, Outside, Step, Work
-
-Result = TypeVar("Result")
-Asking = Generator[Work, Any, Result]
+from engine.runtime.utterance import Completion, FinishReason
+from engine.runtime.work import NONE, Asking, Encode, Extend, Outside
 
 
 class Pair(Protocol):
@@ -108,6 +103,8 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         importance=large.kept.importance if large else said.importance,  # type: ignore[union-attr]
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
+        drafted=said.completion.drafted,
+        accepted=said.completion.accepted,
         num_layers=pair.manifest.models["large"].config.language.num_layers,
         seconds=watch.seconds,
         engine_seconds=watch.engine_seconds,
@@ -155,8 +152,11 @@ def ask_large(
         seen, prompt = yield from look(model, question, settings, tiles)
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
     kept = keep(settings, prompt, (yield from rank(speaker, prompt, small)))
+    draft = NONE
+    if small is not None and settings.sampling.draft is Draft.SMALL:
+        draft = model.draft(seen, pair.small.tokenizer, small.completion.to_check())
     with (yield from speaker.open(kept.rows)) as slot:
-        completion = yield from speaker.speak(slot, kept.rows, Scored(), say)
+        completion = yield from speaker.speak(slot, kept.rows, Scored(), say, draft)
     return LargeSaid(seen, completion, kept)
 
 
@@ -170,52 +170,6 @@ def look(
     for part in seen.tiles:
         features.append((yield Encode(model, part.pixel_values)))
     return seen, seen.prompt(features, model.config.vision.output_size)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Whose attention counts: these rows of the prompt, and whether those of generated tokens do."""
-
-    prompt: np.ndarray = field(default_factory=lambda: NONE)
-    generated: bool = False
-
-    @classmethod
-    def of(cls, prompt: PromptTokens, rows: ScoreRows) -> "Scored":
-        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows), counts_decode(rows))
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """A model that is about to answer. stages: of prefill and decode."""
-
-    model: VisionLanguageModel
-    seen: Seen
-    settings: Settings
-    watch: Watch
-    stages: tuple[Stage, Stage]
-
-    def open(self, rows: Rows, wants_scores: bool = False) -> Asking[AbstractContextManager[int]]:
-        """A slot for the prompt and its answer."""
-        columns = self.seen.encoded.visual_positions if wants_scores else None
-        with self.watch(self.stages[0]):
-            need = self.model.need(rows, self.settings.sampling.max_new_tokens, columns)
-            lease: AbstractContextManager[int] = yield Open(self.model, need)
-        return lease
-
-    def speak(self, slot: int, rows: Rows, scored: Scored, say: OnText = lambda piece: None) -> Asking[Completion]:
-        """The answer to a prompt. The last token of an answer is never fed back."""
-        sampling = self.settings.sampling
-        sampler, last = Sampler(sampling), np.array([len(rows) - 1])
-        utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say)
-        prefill, decode = self.stages
-        with self.watch(prefill):
-            first = Extend(self.model, slot, rows, last, lambda logits: sampler.choose(logits[0]), scored.prompt)
-            choice = yield first
-        with self.watch(decode):
-            while utterance.push(read(choice)):
-                token = utterance.last_token()
-                choice = yield Step(self.model, slot, token, scored.generated, sampler.choose)
-        return utterance.completion()
 
 
 def agree(

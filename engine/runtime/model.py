@@ -24,6 +24,9 @@ from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
 
+CONTEXT = 8
+"""Tokens at the end of a prompt, by which it shows how what follows is tokenized."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -141,6 +144,13 @@ class VisionLanguageModel:
                 self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
         encoded = self._tokenize(question, cut, max_new_tokens, history)
         return Seen(tuple(cut), self.grid(cut), encoded)
+
+    def draft(self, seen: Seen, tokenizer: Tokenizer, said: Sequence[int]) -> np.ndarray:
+        """int64 [D]: what a model with that tokenizer said, in tokens of this one's as they would follow the prompt."""
+        if self.tokenizer.spells_alike(tokenizer, said):
+            return np.array(said, np.int64)
+        before = self.tokenizer.decode(seen.encoded.ids[-CONTEXT:].tolist())
+        return np.array(self.tokenizer.encode_behind(before, tokenizer.decode(said)), np.int64)
 
     def grid(self, tiles: Sequence[Tiles]) -> Grid:
         boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]

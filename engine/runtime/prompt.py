@@ -77,15 +77,24 @@ class Rows:
         )
 
     def then(self, text: "Rows") -> "Rows":
-        """These, and rows of text behind them; none is pruned."""
-        assert self.pruning is None and text.pruning is None and not len(text.features)
+        """These, and rows of text behind them, of which none is pruned."""
+        assert text.pruning is None and not len(text.features)
+        pruning = self.pruning
+        if pruning is not None:
+            rows = np.concatenate([pruning.rows, len(self) + np.arange(len(text))])
+            pruning = Pruning(pruning.prune_layer, rows)
         return Rows(
             np.concatenate([self.ids, text.ids]),
             np.concatenate([self.positions, text.positions]),
             np.concatenate([self.rope_lengths, text.rope_lengths]),
             np.concatenate([self.visual, text.visual]),
             self.features,
+            pruning,
         )
+
+    def next_position(self) -> int:
+        """Of a token that follows them."""
+        return int(self.positions[-1]) + 1
 
     def kept(self, prune_layers: Sequence[int]) -> list[np.ndarray]:
         """Which rows the layers of each segment see."""

@@ -3,10 +3,10 @@
 Shapes: R wanted rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -110,6 +110,9 @@ Unit = Extend | Encode
 """Work that takes several runs, of which the scheduler does one at a time."""
 Work = Outside | Open | Step | Unit
 """All but the first are of a `model`."""
+Result = TypeVar("Result")
+Asking = Generator[Work, Any, Result]
+"""What yields work, is sent the result of each, and has one itself."""
 
 
 def step(works: Sequence[Step]) -> list[np.ndarray | Exception]:

@@ -28,6 +28,8 @@ COUNTERS = {
     "visual_tokens_total": "Visual tokens that the model that answered saw",
     "visual_tokens_kept_total": "Visual tokens that it used to the end",
     "generated_tokens_total": "Tokens of answers",
+    "drafted_tokens_total": "Tokens of the small model's answers that the large one checked",
+    "accepted_tokens_total": "Those of them that it would have said, each of which spared it a step",
     "pieces_total": "Pieces of answers, as they came",
 }
 GAUGES = {
@@ -107,6 +109,8 @@ class Metrics:
             "visual_tokens_total": answer.visual_tokens,
             "visual_tokens_kept_total": answer.num_kept(),
             "generated_tokens_total": len(answer.token_ids),
+            "drafted_tokens_total": answer.drafted,
+            "accepted_tokens_total": answer.accepted,
         }
         for name, amount in counted.items():
             self._counts[self._counters[name]] += amount
