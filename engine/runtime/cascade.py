@@ -164,7 +164,8 @@ def look(
     model: VisionLanguageModel, question: Question, settings: Settings, tiles: Sequence[Tiles] | None = None
 ) -> Asking[tuple[Seen, PromptTokens]]:
     """Cut up the pictures, tokenize the prompt, encode what is seen. tiles: where another model cut them up alike."""
-    asked = question.images, question.text, settings.sampling.max_new_tokens, question.history, question.picture
+    said = settings.sampling.max_new_tokens, question.history, question.system
+    asked = question.images, question.text, *said, question.picture
     seen: Seen = yield Outside(partial(model.look, *asked, tiles))
     features = []
     for part in seen.tiles:
