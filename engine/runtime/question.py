@@ -35,8 +35,8 @@ class Question:
     """One request. None stands for the engine's defaults.
 
     on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
-    answered before, about the same pictures. system: the system message instead of the models' own. timeout: seconds after which it ends in an error. picture: how its files
-    become colours.
+    answered before, about the same pictures. system: the system message instead of the models' own. timeout: seconds
+    after which it ends in an error. picture: how its files become colours.
     """
 
     images: tuple[ImageSource, ...]
