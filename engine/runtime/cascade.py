@@ -106,6 +106,8 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         guidance=settings.guidance if large and large.kept.kept is not None else None,
         kept=large.kept.kept if large else None,
         importance=large.kept.importance if large else said.importance,  # type: ignore[union-attr]
+        boxes=said.seen.grid.boxes,
+        images=said.seen.grid.images,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
         num_layers=pair.manifest.models["large"].config.language.num_layers,

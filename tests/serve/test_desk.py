@@ -51,6 +51,8 @@ def make_answer(text: str) -> Answer:
         guidance=None,
         kept=np.arange(2),
         importance=np.arange(4, dtype=np.float32),
+        boxes=np.zeros((4, 4), np.float32),
+        images=np.zeros(4, np.int64),
         token_ids=(5, 6, 7),
         probabilities=(0.5, 0.25, 1.0),
         num_layers=2,
