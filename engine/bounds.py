@@ -6,9 +6,10 @@
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from math import inf, isfinite
 from typing import Annotated, Any, get_args, get_type_hints
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 
 SHOWN = 40
 """Characters of a value in a sentence."""
@@ -26,6 +27,41 @@ class Between:
 
     def __str__(self) -> str:
         return f"outside {self.low}..{self.high}"
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Finite numbers from `low` on."""
+
+    low: float
+
+    def holds(self, value: Any) -> bool:
+        return self.low <= value < inf
+
+    def __str__(self) -> str:
+        return f"not a number of at least {self.low}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Fractions of something, not nothing of it."""
+
+    def holds(self, value: Any) -> bool:
+        return 0 < value <= 1
+
+    def __str__(self) -> str:
+        return "outside (0, 1]"
+
+
+@dataclass(frozen=True)
+class Finite:
+    """Any number."""
+
+    def holds(self, value: Any) -> bool:
+        return isfinite(value)
+
+    def __str__(self) -> str:
+        return "not finite"
 
 
 def is_line(text: str) -> bool:
@@ -49,7 +85,7 @@ class Line:
         return f"no line of at most {self.most} characters"
 
 
-Bound = Between | Line
+Bound = Between | AtLeast | Share | Finite | Line
 
 Layers = Annotated[int, Between(1, 1024)]
 Layer = Annotated[int, Between(0, 1023)]
@@ -71,6 +107,12 @@ Epsilon = Annotated[float, Between(0, 1)]
 Stretch = Annotated[float, Between(1e-6, 1e6)]
 """Of rotary positions."""
 RopeBase = Annotated[float, Between(1, 1e15)]
+Part = Annotated[float, Share()]
+Temperature = Annotated[float, AtLeast(0)]
+Threshold = Annotated[float, Finite()]
+Choices = Annotated[int, Between(0, (1 << 31) - 1)]
+Seed = Annotated[int, AtLeast(0)]
+Colour = Annotated[int, Between(0, 255)]
 Fraction = Annotated[float, Between(1e-3, 1)]
 Name = Annotated[str, Line(255)]
 
@@ -81,13 +123,13 @@ def check_bounds(config: Any) -> None:
     Of a dictionary, keys and values that are text.
     """
     kind: Any = type(config)
-    for name, bound in _bounds(kind).items():
+    for name, bound in bounds(kind).items():
         value = getattr(config, name)
         if isinstance(value, dict):
             value = tuple(text for text in (*value, *value.values()) if isinstance(text, str))
         for item in value if isinstance(value, tuple) else (value,):
             if item is not None and not bound.holds(item):
-                raise EngineError(f"{name} {shown(item)} is {bound}")
+                raise EngineError(Setting(name), f" {shown(item)} is {bound}")
 
 
 def shown(value: Any) -> str:
@@ -97,7 +139,8 @@ def shown(value: Any) -> str:
 
 
 @cache
-def _bounds(kind: Any) -> dict[str, Bound]:
+def bounds(kind: Any) -> dict[str, Bound]:
+    """Of a dataclass, by field; not of fields that may say anything."""
     hints = get_type_hints(kind, include_extras=True)
     found = {name: _bound(hint) for name, hint in hints.items()}
     return {name: bound for name, bound in found.items() if bound is not None}
