@@ -6,7 +6,7 @@
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
-from math import inf, isfinite
+from math import inf
 from typing import Annotated, Any, get_args, get_type_hints
 
 from engine.errors import EngineError, Setting
@@ -17,51 +17,20 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class Between:
-    """Numbers from `low` to `high`."""
+    """Finite numbers from `low` to `high`; of an open range, `low` is not one of them."""
 
     low: float
     high: float
+    is_open: bool = False
 
     def holds(self, value: Any) -> bool:
-        return self.low <= value <= self.high
+        is_low = value == self.low and self.is_open
+        return self.low <= value <= self.high and -inf < value < inf and not is_low
 
     def __str__(self) -> str:
-        return f"outside {self.low}..{self.high}"
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """Finite numbers from `low` on."""
-
-    low: float
-
-    def holds(self, value: Any) -> bool:
-        return self.low <= value < inf
-
-    def __str__(self) -> str:
-        return f"not a number of at least {self.low}"
-
-
-@dataclass(frozen=True)
-class Share:
-    """Fractions of something, not nothing of it."""
-
-    def holds(self, value: Any) -> bool:
-        return 0 < value <= 1
-
-    def __str__(self) -> str:
-        return "outside (0, 1]"
-
-
-@dataclass(frozen=True)
-class Finite:
-    """Any number."""
-
-    def holds(self, value: Any) -> bool:
-        return isfinite(value)
-
-    def __str__(self) -> str:
-        return "not finite"
+        if self.high == inf:
+            return "not finite" if self.low == -inf else f"not a number of at least {self.low}"
+        return f"outside ({self.low}, {self.high}]" if self.is_open else f"outside {self.low}..{self.high}"
 
 
 def is_line(text: str) -> bool:
@@ -85,7 +54,7 @@ class Line:
         return f"no line of at most {self.most} characters"
 
 
-Bound = Between | AtLeast | Share | Finite | Line
+Bound = Between | Line
 
 Layers = Annotated[int, Between(1, 1024)]
 Layer = Annotated[int, Between(0, 1023)]
@@ -107,11 +76,11 @@ Epsilon = Annotated[float, Between(0, 1)]
 Stretch = Annotated[float, Between(1e-6, 1e6)]
 """Of rotary positions."""
 RopeBase = Annotated[float, Between(1, 1e15)]
-Part = Annotated[float, Share()]
-Temperature = Annotated[float, AtLeast(0)]
-Threshold = Annotated[float, Finite()]
+Part = Annotated[float, Between(0, 1, is_open=True)]
+Temperature = Annotated[float, Between(0, inf)]
+Threshold = Annotated[float, Between(-inf, inf)]
 Choices = Annotated[int, Between(0, (1 << 31) - 1)]
-Seed = Annotated[int, AtLeast(0)]
+Seed = Annotated[int, Between(0, inf)]
 Colour = Annotated[int, Between(0, 255)]
 Fraction = Annotated[float, Between(1e-3, 1)]
 Name = Annotated[str, Line(255)]

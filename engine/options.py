@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as declared
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -50,11 +50,16 @@ class QuestionConfig:
         return self.guidance.enabled and self.guidance.source in sources
 
 
+@cache
+def _types(config: Any) -> dict[str, Any]:
+    return get_type_hints(config)
+
+
 def always_read(config: QuestionConfig) -> None:
     """Of an option that is read whatever else is asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Option:
     """One option. config, field: where its value goes, under another name than its own if `field` is not empty.
 
@@ -99,7 +104,8 @@ class Option:
     @cached_property
     def hint(self) -> Any:
         """The field's type without None: `tuple[...]`, or as `item`."""
-        hint = get_type_hints(self.config)[self.target]
+        config: Any = self.config
+        hint = _types(config)[self.target]
         parts = get_args(hint)
         return next(part for part in parts if part is not NoneType) if NoneType in parts else hint
 

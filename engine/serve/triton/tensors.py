@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from engine.bounds import AtLeast
 from engine.options import BY_NAME, OPTIONS, Option
 
 MODEL = "sgl"
@@ -24,7 +23,8 @@ class Tensor:
 
 def option_input(option: Option) -> Tensor:
     """Of an option of a question."""
-    kinds = {bool: "BOOL", float: "FP32", int: "UINT64" if isinstance(option.bound, AtLeast) else "INT32"}
+    is_long = option.bound is not None and option.bound.holds(1 << 31)
+    kinds = {bool: "BOOL", float: "FP32", int: "UINT64" if is_long else "INT32"}
     length = 1 if option.length is None else option.length
     return Tensor(option.input, kinds.get(option.item, "STRING"), (length or -1,))
 
