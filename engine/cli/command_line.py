@@ -13,6 +13,8 @@ from engine.target import Device
 from engine.units import read_size, size_text
 
 USER_ERROR = 2
+SHORTER = {"world_size": "tp"}
+"""Settings that are not typed by their own name."""
 INTERRUPTED = 130
 """What a shell reports for a command that Ctrl-C ended."""
 
@@ -29,7 +31,7 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
     try:
         command()
     except EngineError as error:
-        print(error, file=sys.stderr)
+        print(error.worded(flag), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
@@ -39,6 +41,11 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
         sys.stderr.close()
         return 0
     return 0
+
+
+def flag(setting: str) -> str:
+    """As it is typed."""
+    return f"--{SHORTER.get(setting, setting).replace('_', '-')}"
 
 
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from engine.cli.command_line import add_feature_cache, numbers, positive, run_command, size
+from engine.cli.question_options import add_option, read_options
+from engine.config import ExitConfig, GuidanceConfig
 from engine.errors import RequestError
 from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.options import OPTIONS
 from engine.runtime.loading import check_device
+from engine.runtime.question import Question, settle
 from engine.serve.triton.model_config import model_config
 from engine.serve.triton.placement import GPUS, instances
 from engine.serve.triton.serve_config import ServeConfig
@@ -19,6 +23,7 @@ from engine.target import Device
 from engine.units import size_text
 from engine.verification import verify
 
+EXAMPLE = "What is this?"
 SOURCE = '''"""Served by sgl-engine, which the server's Python environment must hold."""
 
 from engine.serve.triton.model import TritonPythonModel
@@ -53,11 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--no-warm-up", dest="warm_up", action="store_false", help="be ready before a first question was answered")
 
-    add = parser.add_argument_group("defaults of requests that say nothing else").add_argument
-    add("--max-tokens", type=positive, default=ServeConfig.max_tokens, help=default)
-    add("--retention-ratio", type=float, help="(default: the engine directory's)")
-    add("--prune-layer", type=int, help="(default: the engine directory's)")
-    add("--exit-threshold", type=float, help="(default: the engine directory's)")
+    group = parser.add_argument_group("defaults of requests that say nothing else")
+    for option in OPTIONS:
+        default = "the engine directory's" if option.config in (GuidanceConfig, ExitConfig) else ""
+        add_option(group, option, default, *([option.tensor] if option.tensor else []))
+    add = group.add_argument
     add("--timeout", type=float, metavar="SECONDS", help="after which a question ends in an error (default: never)")
 
 
@@ -68,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    serve = ServeConfig(**{field.name: getattr(arguments, field.name) for field in fields(ServeConfig)})
+    own = {field.name: getattr(arguments, field.name) for field in fields(ServeConfig) if field.name != "options"}
+    serve = ServeConfig(**own, options=read_options(arguments))
     written = write_repository(arguments.engine, arguments.out, serve, arguments.link)
     print(f"model {MODEL} is in {arguments.out} ({size_text(written)}); serve it as docs/deploy.md says")
 
@@ -95,10 +101,7 @@ def check(serve: ServeConfig, engine: Path, manifest: Manifest) -> None:
     """Raises EngineError for defaults that no request could be answered with, and for GPUs that nothing would use."""
     if serve.gpus:
         check_device(engine, manifest, Device.CUDA)
-    large = manifest.models["large"]
-    guidance = serve.guidance(manifest.guidance)
-    if guidance.enabled:
-        guidance.resolve(large.config.language.num_layers, large.prune_layers)
+    settle(Question((), EXAMPLE, **vars(serve.question(manifest))), manifest)
     if len(serve.gpus) % manifest.world_size:
         raise RequestError(
             f"--gpus names {len(serve.gpus)} GPUs, which groups of {manifest.world_size} ranks cannot "

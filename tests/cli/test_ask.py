@@ -57,7 +57,7 @@ def ask(sgl: Callable[..., Run], engine_directory: Path, picture: Path) -> Calla
 
 def test_json_has_the_documented_keys(ask: Callable[..., dict[str, Any]]) -> None:
     content = ask("--no-early-exit")
-    documented = (Path(__file__).parents[2] / "docs/options.md").read_text(encoding="utf-8")
+    documented = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
     assert content.keys() == KEYS
     assert [key for key in KEYS if f"`{key}`" not in documented] == []
 

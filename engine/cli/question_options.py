@@ -1,0 +1,48 @@
+"""The options of a question on the command line, from their table."""
+
+import argparse
+from typing import Any
+
+from engine.cli.command_line import flag
+from engine.config import SamplingConfig
+from engine.options import BY_NAME, GROUPS, OPTIONS, Config, Given, Option
+
+Group = argparse.ArgumentParser | argparse._ArgumentGroup
+
+
+def add_group(parser: argparse.ArgumentParser, config: type[Config]) -> argparse._ArgumentGroup:
+    """All options that one configuration reads."""
+    group = parser.add_argument_group(GROUPS[config])
+    for option in OPTIONS:
+        if option.config is config:
+            add_option(group, option)
+    return group
+
+
+def add_option(group: Group, option: Option, default: str = "", *names: str) -> None:
+    """One option. default: in words, where it is not that of the configuration. names: beside its own."""
+    # Of guidance and early exit, an engine directory has its own.
+    if not default and option.config is SamplingConfig and option.length is None:
+        default = str(option.default)
+    flags = [flag(name) for name in (option.name, *names, *option.flags)]
+    settings: dict[str, Any] = {"dest": option.name, "default": None}
+    if option.item is bool:
+        settings["action"] = "store_true"
+    else:
+        settings["metavar"] = option.metavar
+        settings["choices"] = option.choices() or None
+    text = option.help
+    if option.length == 0:
+        settings["action"], text = "append", f"{text}; give it again for more"
+    text = f"{text} (default: {default})" if default else text
+    group.add_argument(*flags, help=text.replace("%", "%%"), **settings)
+
+
+def read_options(arguments: argparse.Namespace) -> Given:
+    """Those that were given. Raises RequestError."""
+    typed = {name: getattr(arguments, name, None) for name in BY_NAME}
+    return {
+        name: BY_NAME[name].read_text(value) if isinstance(value, str) else BY_NAME[name].read(value)
+        for name, value in typed.items()
+        if value is not None
+    }
