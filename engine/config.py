@@ -79,6 +79,15 @@ class GuidanceSource(StrEnum):
         return self in (GuidanceSource.SMALL, GuidanceSource.ORACLE)
 
 
+class Schedule(StrEnum):
+    """Before which layer is pruned where none is named (algorithm.md section 8)."""
+
+    PAPER = "paper"
+    """Layer floor(L r) of the large model's L: the share of layers that see everything is the share that is kept."""
+    FLAT = "flat"
+    """The first: what is dropped is never computed, and the same average keeps more to the end."""
+
+
 @dataclass(frozen=True)
 class GuidanceConfig:
     """SGP: which visual tokens the large model keeps, from which layer on (paper, section 3.2)."""
@@ -88,9 +97,11 @@ class GuidanceConfig:
     retention_ratio: Part = 0.2
     """Fraction of visual tokens KEPT from `prune_layer` on."""
     prune_layer: Layer | None = None
-    """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
+    """Prune BEFORE this 0-based layer; None is the one of `schedule`."""
     average_retention: Part | None = None
-    """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
+    """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
+    above."""
+    schedule: Schedule = Schedule.PAPER
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Part = 1.0
@@ -130,6 +141,7 @@ class GuidanceConfig:
         possible = sorted({0, *prune_layers})
         if self.average_retention is not None:
             target = self.average_retention
+            possible = possible if self.schedule is Schedule.PAPER else [0]
             ratios = {k: (target * num_layers - k) / (num_layers - k) for k in possible if k < num_layers}
             feasible = {k: r for k, r in ratios.items() if 0 < r <= 1}
             if not feasible:
@@ -139,7 +151,8 @@ class GuidanceConfig:
             layer = min(feasible, key=lambda k: abs(k / num_layers - feasible[k]))
             return replace(self, prune_layer=layer, retention_ratio=feasible[layer], average_retention=None)
         if self.prune_layer is None:
-            wanted = paper_prune_layer(num_layers, self.retention_ratio)
+            is_flat = self.schedule is Schedule.FLAT
+            wanted = 0 if is_flat else paper_prune_layer(num_layers, self.retention_ratio)
             return replace(self, prune_layer=min(possible, key=lambda k: (abs(k - wanted), k)))
         if self.prune_layer >= num_layers:
             raise RequestError(

@@ -44,7 +44,7 @@ from engine.serve.triton.tensors import INPUTS, OUTPUTS
 
 DOCS = Path(__file__).parent.parent / "docs"
 CASES = 3000
-PRUNING = {"retention_ratio", "prune_layer", "average_retention", "no_guidance"}
+PRUNING = {"retention_ratio", "prune_layer", "average_retention", "schedule", "no_guidance"}
 WHOLE = set(BY_NAME)
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "ask": (("engine", "What?"), WHOLE),

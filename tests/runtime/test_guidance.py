@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import LlamaConfig, LlamaModel
 
-from engine.config import GuidanceConfig, ScoreRows
+from engine.config import GuidanceConfig, Schedule, ScoreRows
 from engine.errors import EngineError
 from engine.runtime.guidance import counts_decode, importance, keep_rows, resample, score_rows, select
 
@@ -299,3 +299,23 @@ def test_what_was_looked_at_is_kept() -> None:
     resampled = resample(np.array([0, 0, 1, 0], np.float32), source, target, one_picture(source), one_picture(target))
     corner = [row * 6 + column for row in (3, 4, 5) for column in (0, 1, 2)]
     assert select(resampled, 9).tolist() == corner
+
+
+@pytest.mark.parametrize("retention", [0.03, 0.09, 0.35, 1.0])
+def test_a_flat_schedule_prunes_before_the_first_layer(retention: float) -> None:
+    """Of the same average, from any prune points; the paper's needs a layer for it."""
+    asked = GuidanceConfig(average_retention=retention, schedule=Schedule.FLAT)
+    for points in ((), (1, 4), (2, 4, 9)):
+        flat = asked.resolve(24, points)
+        assert (flat.prune_layer, flat.retention_ratio) == (0, retention)
+        assert flat.average(24) == pytest.approx(retention)
+    ratio = GuidanceConfig(retention_ratio=retention, schedule=Schedule.FLAT).resolve(24, (1, 4))
+    assert (ratio.prune_layer, ratio.retention_ratio) == (0, retention)
+
+
+def test_the_papers_schedule_is_the_default() -> None:
+    paper = GuidanceConfig(average_retention=0.09).resolve(24, (1, 2, 4))
+    assert (paper.prune_layer, paper.average(24)) == (1, pytest.approx(0.09))
+    assert GuidanceConfig(retention_ratio=0.1).resolve(24, (1, 2, 4)).prune_layer == 2
+    named = GuidanceConfig(retention_ratio=0.1, prune_layer=4, schedule=Schedule.FLAT)
+    assert named.resolve(24, (1, 2, 4)).prune_layer == 4
