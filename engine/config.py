@@ -74,6 +74,10 @@ class GuidanceSource(StrEnum):
         """Whether the large model runs once more, for its attention scores."""
         return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
 
+    def weighs(self) -> bool:
+        """Whether importance says how much more one token matters than another."""
+        return self not in (GuidanceSource.RANDOM, GuidanceSource.TOME)
+
     def sums_scores(self) -> bool:
         """Whether it ranks by attention of the rows and layers that a request chooses."""
         return self in (GuidanceSource.SMALL, GuidanceSource.ORACLE)
@@ -102,6 +106,12 @@ class GuidanceConfig:
     """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
     above."""
     schedule: Schedule = Schedule.PAPER
+    retention_share: Part | None = None
+    """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
+    overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""
+    retention_least: Part = 0.015
+    retention_most: Part = 0.17
+    """Fractions of visual tokens that `retention_share` keeps at least, and at most."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Part = 1.0
@@ -128,6 +138,9 @@ class GuidanceConfig:
         0, so it gets there the average retention that the others reach.
         Raises RequestError when the wanted layer was not built, or when there is none for FASTV to look at.
         """
+        if self.retention_least > self.retention_most:
+            least, most = Setting("retention_least"), Setting("retention_most")
+            raise RequestError(least, f" {self.retention_least} is above ", most, f" {self.retention_most}; give less")
         settled = self._settle(num_layers, prune_layers)
         if self.source is GuidanceSource.TOME:
             return replace(settled, prune_layer=0, retention_ratio=settled.average(num_layers))

@@ -178,6 +178,16 @@ def _no_score_rows(config: QuestionConfig) -> str | None:
     return None if ranks else "ranks visual tokens, and without guidance and consistency none is"
 
 
+def _no_share(config: QuestionConfig) -> str | None:
+    if config.guidance.source.weighs():
+        return None
+    return f"is of importance that attention gives, and {config.guidance.source} has none"
+
+
+def _no_limits(config: QuestionConfig) -> str | None:
+    return _no_share(config) if config.guidance.retention_share else "limits a retention_share, and there is none"
+
+
 def _no_small_model(config: QuestionConfig) -> str | None:
     asked = config.exit.enabled or config.guided_by(GuidanceSource.SMALL)
     return None if asked else "is of the small model, which is not asked"
@@ -227,11 +237,26 @@ OPTIONS = (
     Option(GuidanceConfig, "schedule", "before which layer is pruned: the paper's, or the first"),
     Option(
         GuidanceConfig,
+        "retention_share",
+        "keep the tokens whose importance is at least this share of the largest, as many as a question has",
+        excludes=("retention_ratio", "average_retention"),
+        why="says how many tokens are kept",
+        unread=_no_share,
+    ),
+    Option(
+        GuidanceConfig, "retention_least", "fraction of visual tokens that a share keeps at least", unread=_no_limits
+    ),
+    Option(GuidanceConfig, "retention_most", "fraction of visual tokens that a share keeps at most", unread=_no_limits),
+    Option(
+        GuidanceConfig,
         "no_guidance",
         "the large model keeps every visual token",
         field="enabled",
         is_negated=True,
-        excludes=("guidance", "retention_ratio", "prune_layer", "average_retention", "schedule"),
+        excludes=(
+            *("guidance", "retention_ratio", "prune_layer", "average_retention", "schedule"),
+            *("retention_share", "retention_least", "retention_most"),
+        ),
         why="keeps every visual token",
     ),
     Option(GuidanceConfig, "score_rows", "whose attention counts", unread=_no_score_rows),

@@ -50,6 +50,8 @@ class Record:
     decision: ExitDecision | None
     visual_tokens: int
     num_kept: int
+    tiles: int
+    tiles_skipped: int
     average_retention: float
     generated_tokens: int
     drafted_tokens: int
@@ -82,6 +84,8 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
         decision=answer.decision,
         visual_tokens=answer.visual_tokens,
         num_kept=answer.num_kept(),
+        tiles=answer.tiles,
+        tiles_skipped=answer.tiles_skipped,
         average_retention=answer.average_retention(),
         generated_tokens=len(answer.token_ids),
         drafted_tokens=answer.drafted,

@@ -1,11 +1,12 @@
 """SGP on the host: from a model's attention to the prompt rows that the large model keeps."""
 
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from itertools import product
 
 import numpy as np
 
-from engine.config import GuidanceConfig, ScoreRows
+from engine.config import GuidanceConfig, ScoreRows, num_kept
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, array_namespace, to_host
 
@@ -50,6 +51,32 @@ def fastv_importance(scores: Array, prune_layer: int) -> np.ndarray:
     """[L,V] -> float32 [V]: attention received in the last layer that sees every token (the sum over heads ranks as
     their mean does)."""
     return to_host(scores[prune_layer - 1]).copy()
+
+
+class Budget(StrEnum):
+    """Why so many visual tokens are kept."""
+
+    RATIO = "ratio"
+    """They are the same fraction of every question's."""
+    SHARE = "share"
+    """So many are important beside the most important one."""
+    LEAST = "least"
+    """Fewer are, and no question keeps fewer."""
+    MOST = "most"
+    """More are, and no question keeps more."""
+
+
+def count_kept(importance: np.ndarray, guidance: GuidanceConfig) -> tuple[int, Budget]:
+    """[V] -> how many are kept, at least 1 if there are any, and why."""
+    tokens = len(importance)
+    if guidance.retention_share is None or not guidance.source.weighs():
+        return guidance.num_kept(tokens), Budget.RATIO
+    threshold = guidance.retention_share * importance.max(initial=0)
+    count = int(np.count_nonzero(importance >= threshold))
+    least, most = (num_kept(tokens, part) for part in (guidance.retention_least, guidance.retention_most))
+    if count < least:
+        return least, Budget.LEAST
+    return (most, Budget.MOST) if count > most else (count, Budget.SHARE)
 
 
 def random_importance(visual_tokens: int, seed: int) -> np.ndarray:

@@ -61,11 +61,11 @@ class Seen:
     grid: Grid
     encoded: Encoded
 
-    def prompt(self, features: Sequence[Array], width: int) -> PromptTokens:
-        """features: [V,C] of each picture; width: C."""
+    def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
+        """features: [V,C] of each picture; width: C. encoded: see PromptTokens."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
-        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole)
+        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole, encoded=encoded)
 
 
 @dataclass(frozen=True)

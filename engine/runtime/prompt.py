@@ -15,17 +15,20 @@ NO_FEATURES = np.empty((0, 0), np.float32)
 class PromptTokens:
     """One request's tokenized prompt.
 
-    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C].
+    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C]. encoded: which
+    of the visual tokens have features, sorted, where not all have; the others are kept by no layer.
     """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     features: Array
+    encoded: np.ndarray | None = None
 
     def visual(self) -> np.ndarray:
         """[S]: index of each token's visual feature, -1 for text."""
         visual = np.full(len(self.ids), -1, np.int64)
-        visual[self.visual_positions] = np.arange(len(self.visual_positions))
+        having = self.visual_positions if self.encoded is None else self.visual_positions[self.encoded]
+        visual[having] = np.arange(len(having))
         return visual
 
     def prefix(self) -> int:
@@ -94,7 +97,7 @@ class Rows:
 
     def next_position(self) -> int:
         """Of a token that follows them."""
-        return int(self.positions[-1]) + 1
+        return int(np.max(self.positions[-1])) + 1
 
     def kept(self, prune_layers: Sequence[int]) -> list[np.ndarray]:
         """Which rows the layers of each segment see."""
