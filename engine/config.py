@@ -53,6 +53,8 @@ class ScoreRows(StrEnum):
     PROMPT = "prompt"
     LAST_PROMPT = "last_prompt"
     GENERATED = "generated"
+    QUESTION = "question"
+    """The question as it was asked, without the template around it, and the last row of the prompt."""
     RELEASED = "released"
     """Every row from the last visual token on, that one included, and generated rows: what the authors' code sums."""
 
@@ -116,6 +118,8 @@ class GuidanceConfig:
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Part = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
+    value_norm: bool = False
+    """Whether what a token receives counts times the length of its value vectors: of the model that ranks, too."""
     guide_max_new_tokens: Tokens | None = None
     """Most tokens that the small model says, of which importance is a sum; None is the answer's own limit. An answer
     that it cuts off is never the answer."""

@@ -263,6 +263,12 @@ OPTIONS = (
     Option(GuidanceConfig, "score_layers", "fraction of the layers whose attention counts", unread=_no_score_rows),
     Option(
         GuidanceConfig,
+        "value_norm",
+        "attention counts times the length of the values that it is paid to",
+        unread=_no_score_rows,
+    ),
+    Option(
+        GuidanceConfig,
         "guide_max_new_tokens",
         "most tokens that the small model says; without, as many as the answer",
         unread=_no_small_model,

@@ -18,7 +18,6 @@ from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.guidance import (
-    importance,
     keep_rows,
     select,
 )
@@ -122,7 +121,7 @@ def ask_small(question: Question, settings: Settings, model: VisionLanguageModel
         completion = yield from speaker.speak(slot, rows, scored)
         if wants_scores:
             with watch(Stage.SMALL_DECODE):
-                ranking = importance(model.language.visual_scores(slot), settings.guidance)
+                ranking = speaker.importance(slot)
         if settings.exit.enabled:
             agreement = None
             if settings.wants_consistency():

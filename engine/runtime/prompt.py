@@ -16,13 +16,15 @@ class PromptTokens:
     """One request's tokenized prompt.
 
     ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C]. encoded: which
-    of the visual tokens have features, sorted, where not all have; the others are kept by no layer.
+    of the visual tokens have features, sorted, where not all have; the others are kept by no layer. question: the rows
+    of the question as it was asked, where they are known.
     """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     features: Array
     encoded: np.ndarray | None = None
+    question: np.ndarray | None = None
 
     def visual(self) -> np.ndarray:
         """[S]: index of each token's visual feature, -1 for text."""

@@ -13,7 +13,6 @@ from engine.runtime.guidance import (
     Budget,
     count_kept,
     fastv_importance,
-    importance,
     keep_rows,
     random_importance,
     resample,
@@ -63,7 +62,7 @@ def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]
         if guidance.source is GuidanceSource.ORACLE:
             yield from own.speak(slot, rows, Scored.of(prompt, guidance.score_rows))
             with speaker.watch(Stage.LARGE_SCORES):
-                return importance(speaker.model.language.visual_scores(slot), guidance)
+                return own.importance(slot)
         scored = Scored.of(prompt, ScoreRows.LAST_PROMPT).prompt
         with speaker.watch(Stage.LARGE_SCORES):
             yield Extend(speaker.model, slot, rows, NONE, lambda logits: logits, scored)

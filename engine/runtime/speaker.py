@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from engine.config import ScoreRows
-from engine.runtime.guidance import counts_decode, score_rows
+from engine.runtime.guidance import counts_decode, importance, score_rows
 from engine.runtime.model import Seen, VisionLanguageModel
 from engine.runtime.prompt import PromptTokens, Rows, answer_rows
 from engine.runtime.question import OnText, Settings, Stage, Watch
@@ -24,7 +24,7 @@ class Scored:
 
     @classmethod
     def of(cls, prompt: PromptTokens, rows: ScoreRows) -> "Scored":
-        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows), counts_decode(rows))
+        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows, prompt.question), counts_decode(rows))
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class Speaker:
             need = self.model.need(rows, self.settings.sampling.max_new_tokens, columns)
             lease: AbstractContextManager[int] = yield Open(self.model, need)
         return lease
+
+    def importance(self, slot: int) -> np.ndarray:
+        """float32 [V]: of a slot's visual tokens, by the rows that were scored."""
+        language, guidance = self.model.language, self.settings.guidance
+        norms = language.value_norms(slot) if guidance.value_norm else None
+        return importance(language.visual_scores(slot), guidance, norms)
 
     def speak(
         self, slot: int, rows: Rows, scored: Scored, say: OnText = lambda piece: None, draft: np.ndarray = NONE

@@ -67,6 +67,7 @@ def test_all_prompt_text_counts(attentions: np.ndarray, visual: np.ndarray, laye
         (ScoreRows.PROMPT, range(8, 14), [5, 6, 11, 12, 13]),
         (ScoreRows.RELEASED, range(7, 14), [10, 11, 12, 13]),
         (ScoreRows.LAST_PROMPT, [13], [13]),
+        (ScoreRows.QUESTION, range(8, 14), [11, 12, 13]),
         (ScoreRows.GENERATED, [], []),
     ],
 )
@@ -90,9 +91,20 @@ def test_rows_against_the_words_that_define_them(visual: list[bool], shuffled: b
         ScoreRows.BEHIND_LAST: behind_last,
         ScoreRows.LAST_PROMPT: behind_first[-1:],
         ScoreRows.GENERATED: [],
+        ScoreRows.QUESTION: behind_last,
         ScoreRows.RELEASED: last + behind_last,
     }
     assert {rows: score_rows(given, len(visual), rows).tolist() for rows in ScoreRows} == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [([10, 11], [10, 11, 13]), ([6, 7, 8, 9], [8, 9, 13]), ([13], [13]), ([], range(8, 14)), ([2, 3], range(8, 14))],
+)
+def test_rows_of_the_question_and_the_last(question: list[int], expected: list[int]) -> None:
+    """Of what stands behind the picture; all of that where no question does."""
+    rows = score_rows(ONE_IMAGE, LENGTH, ScoreRows.QUESTION, np.array(question, np.int64))
+    assert rows.tolist() == list(expected)
 
 
 def test_the_authors_count_from_the_last_visual_token_on() -> None:
@@ -121,6 +133,12 @@ def test_rows_behind_the_last_picture_are_fair_to_all() -> None:
 @pytest.mark.parametrize("rows", ScoreRows)
 def test_a_prompt_without_pictures_scores_nothing(rows: ScoreRows) -> None:
     assert len(score_rows(np.zeros(0, np.int64), LENGTH, rows)) == 0
+
+
+def test_norms_weigh_what_was_received() -> None:
+    scores, norms = np.array([[1, 2, 4], [3, 0, 4]], np.float32), np.array([2, 1, 0.5], np.float32)
+    assert importance(scores, GuidanceConfig(), norms).tolist() == [8, 2, 4]
+    assert importance(scores, GuidanceConfig(score_layers=0.5), norms).tolist() == [2, 2, 2]
 
 
 def test_which_rows_count_generated_tokens() -> None:

@@ -67,6 +67,7 @@ def run(model: VisionLanguageModel, prompts: Sequence[PromptTokens], **pruning: 
         results.append(np.array(language.step(joined, np.full(len(joined), token), counts)))
     if not pruning:
         results += [np.array(language.visual_scores(slot)) for slot in slots]
+        results += [np.array(language.value_norms(slot)) for slot in slots[:2]]
     length = len(prompt_rows(prompts[0], Pruning(**pruning) if pruning else None))
     language.truncate(slots[0], length)
     again = answer_rows(length, np.array(TOKENS))
@@ -149,9 +150,10 @@ def test_many_at_once_are_answered_like_each_alone(engines: Engines, picture: Im
 
 def same_but_for_time(one: Answer, other: Answer) -> bool:
     """To the last bit."""
-    fields = [replace(answer, seconds={}, engine_seconds={}, kept=None, importance=None) for answer in (one, other)]
-    arrays = ((one.kept, other.kept), (one.importance, other.importance))
-    return fields[0] == fields[1] and all(np.array_equal(*pair) for pair in arrays)  # type: ignore[arg-type]
+    arrays = ("kept", "importance", "boxes", "images")
+    nothing: dict[str, Any] = {"seconds": {}, "engine_seconds": {}} | dict.fromkeys(arrays)
+    alike = [np.array_equal(getattr(one, name), getattr(other, name)) for name in arrays]
+    return replace(one, **nothing) == replace(other, **nothing) and all(alike)
 
 
 def test_slots_of_all_ranks_take_the_memory_of_one(pipelines: Pipelines) -> None:
