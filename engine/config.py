@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from engine.bounds import Batch, Ranks, Tiles, Tokens, check_bounds
+from engine.bounds import Batch, Ranks, Tiles, Tokens, check_bounds, settle_types
 from engine.errors import EngineError, RequestError
 from engine.parallel import SHARDED, Mapping
 from engine.target import Precision, Target
@@ -77,6 +77,7 @@ class GuidanceConfig:
     that it cuts off is never the answer."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name in ("retention_ratio", "score_layers", "average_retention"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -187,6 +188,7 @@ class ExitConfig:
     """Fraction of visual tokens that the consistency pass keeps."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if not math.isfinite(self.exit_threshold):
             raise RequestError(f"exit_threshold {self.exit_threshold} is not finite; give a number")
         if not 0 < self.consistency_retention <= 1:
@@ -197,6 +199,11 @@ class ExitConfig:
     def num_kept(self, visual_tokens: int) -> int:
         """Visual tokens that the consistency pass keeps, at least 1 if there are any."""
         return num_kept(visual_tokens, self.consistency_retention)
+
+
+MOST_STOPS = 64
+LONGEST_STOP = 1024
+"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,7 @@ class SamplingConfig:
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if self.max_new_tokens < 1:
             raise RequestError(f"max_new_tokens {self.max_new_tokens} is below 1; ask for at least one")
         if not 0 <= self.temperature < math.inf:
@@ -223,10 +231,13 @@ class SamplingConfig:
             raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
         if self.seed < 0:
             raise RequestError(f"seed {self.seed} is negative; give 0 or more")
-        if isinstance(self.stop, str):
-            raise RequestError(f"stop {self.stop!r} is one text; give a tuple, or each of its letters is one")
         if "" in self.stop:
             raise RequestError("a stop text is empty; leave it out")
+        if len(self.stop) > MOST_STOPS or any(len(text) > LONGEST_STOP for text in self.stop):
+            raise RequestError(
+                f"stop holds more than {MOST_STOPS} texts, or one of more than {LONGEST_STOP} characters; leave some "
+                "out, each is looked for after every token"
+            )
 
 
 @dataclass(frozen=True)
@@ -246,6 +257,7 @@ class ServingConfig:
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("feature_cache", 0)):
             if getattr(self, name) < least:
                 raise RequestError(f"{name} {getattr(self, name)} is below {least}; give at least that")
@@ -264,9 +276,10 @@ class PictureConfig:
     whatever colour the file gives them is seen."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if self.background is None:
             return
-        if len(self.background) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in self.background):
+        if not all(0 <= part <= 255 for part in self.background):
             raise RequestError(f"background {self.background} is no colour; give red, green and blue in 0..255")
 
 

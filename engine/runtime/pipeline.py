@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -137,7 +138,8 @@ class SglPipeline:
     ) -> Answer:
         """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        asked = Question(pictures, question, guidance, exit, sampling, None, tuple(history), timeout, picture)
+        turns = tuple(_several(history, "history", "turns"))
+        asked = Question(pictures, question, guidance, exit, sampling, on_text, turns, timeout, picture)
         with self._ask(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:
@@ -153,6 +155,7 @@ class SglPipeline:
 
         Each `on_text` is called in this thread; one that raises ends its own question.
         """
+        questions = [*_several(questions, "questions", "Question objects")]
         outcomes: dict[int, Outcome] = {}
         asked: dict[int, Ticket] = {}
         news: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -167,7 +170,7 @@ class SglPipeline:
                 if ticket is None:
                     continue  # its outcome was seen together with its last piece
                 is_done = ticket.done()
-                if (error := _tell(ticket, questions[index].on_text)) is not None:
+                if (error := _tell(ticket, questions[index])) is not None:
                     ticket.cancel()
                     outcomes[index] = error
                 elif is_done:
@@ -184,7 +187,7 @@ class SglPipeline:
         is refused, as by `submit`."""
         asked: deque[Ticket] = deque()
         try:
-            for question in questions:
+            for question in _several(questions, "questions", "Question objects"):
                 asked.append(self._ask_anyhow(question, tells=False))
                 if len(asked) == self._at_once:
                     yield asked.popleft().wait()
@@ -200,6 +203,7 @@ class SglPipeline:
 
         Keep the pipeline, too: when nobody holds it any more, it is closed, and its tickets end.
         """
+        _check_question(question)
         _check_silent(question)
         return self._ask(question, waits=False)
 
@@ -225,6 +229,7 @@ class SglPipeline:
     def _ask_anyhow(self, question: Question, tells: bool) -> Ticket:
         """What is wrong with the question at once is its outcome. tells: whether somebody calls `on_text`."""
         try:
+            _check_question(question)
             if not tells:
                 _check_silent(question)
             return self._ask(question, waits=True)
@@ -243,6 +248,19 @@ def _own(image: ImageSource, picture: PictureConfig) -> ImageSource:
     return copied
 
 
+def _several(values: Any, name: str, what: str) -> Iterable[Any]:
+    """What can be gone through. Raises RequestError."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise RequestError(f"{name} cannot be a {type(values).__name__}; give a list of {what}")
+    return values
+
+
+def _check_question(question: Any) -> None:
+    """Raises RequestError."""
+    if not isinstance(question, Question):
+        raise RequestError(f"a {type(question).__name__} is no question; give a Question")
+
+
 def _check_silent(question: Question) -> None:
     """Raises RequestError."""
     if question.on_text is not None:
@@ -254,12 +272,12 @@ def _close(loop: Loop, pair: LoadedPair) -> None:
     pair.close()
 
 
-def _tell(ticket: Ticket, on_text: OnText | None) -> EngineError | None:
+def _tell(ticket: Ticket, question: Question) -> EngineError | None:
     """Hand on the pieces that came; what is wrong if `on_text` raises."""
     for piece in ticket.take():
         try:
-            if on_text is not None:
-                on_text(piece)
+            if question.on_text is not None:
+                question.on_text(piece)
         except Exception as error:
             failure = EngineError(f"on_text failed ({error!r}), which ended the question; mend it and ask again")
             failure.__cause__ = error
