@@ -5,22 +5,18 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.manifest import Manifest, read_manifest
 from engine.runtime.answer import Answer
-from engine.runtime.images import ImageSource, open_image
+from engine.runtime.images import ImageSource
 from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
@@ -140,7 +136,7 @@ class SglPipeline:
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
         turns = tuple(_several(history, "history", "turns"))
         asked = Question(pictures, question, guidance, exit, sampling, on_text, turns, timeout, picture)
-        with self._ask(asked, waits=True) as ticket:
+        with self._loop.submit(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:
                     on_text(piece)
@@ -198,14 +194,14 @@ class SglPipeline:
                 ticket.cancel()
 
     def submit(self, question: Question) -> Ticket:
-        """Ask, and go on. Raises Overloaded where too many wait already, RequestError for a question with `on_text`,
-        which nobody would call: the ticket has the text.
+        """Ask, and go on. Raises Overloaded where too many wait already, or their pictures hold too much memory, and
+        RequestError for a question with `on_text`, which nobody would call: the ticket has the text.
 
         Keep the pipeline, too: when nobody holds it any more, it is closed, and its tickets end.
         """
         _check_question(question)
         _check_silent(question)
-        return self._ask(question, waits=False)
+        return self._loop.submit(question, waits=False)
 
     def load_now(self) -> Load:
         """How busy it is."""
@@ -221,31 +217,17 @@ class SglPipeline:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, question: Question, waits: bool) -> Ticket:
-        # Whoever holds an open picture may go on with it.
-        images = tuple(_own(image, question.picture) for image in question.images)
-        return self._loop.submit(replace(question, images=images), waits)
-
     def _ask_anyhow(self, question: Question, tells: bool) -> Ticket:
         """What is wrong with the question at once is its outcome. tells: whether somebody calls `on_text`."""
         try:
             _check_question(question)
             if not tells:
                 _check_silent(question)
-            return self._ask(question, waits=True)
+            return self._loop.submit(question, waits=True)
         except EngineError as error:
             ticket = Ticket(lambda: None)
             ticket.put(error)
             return ticket
-
-
-def _own(image: ImageSource, picture: PictureConfig) -> ImageSource:
-    """What nobody else changes. Raises ImageError."""
-    if not isinstance(image, Image.Image | np.ndarray):
-        return image
-    copied = open_image(image, picture)
-    copied.info.clear()  # it is turned as it says already
-    return copied
 
 
 def _several(values: Any, name: str, what: str) -> Iterable[Any]:

@@ -73,7 +73,7 @@ MAKE: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "turn": lambda of, case: Turn(*of),
     "fraction": lambda of, case: Fraction(int(of), 7),
     "power": lambda of, case: -(10 ** min(int(of), 9999)),
-    "function": lambda of, case: print,
+    "function": lambda of, case: len,
     "listener": lambda of, case: _hear,
     "object": lambda of, case: object(),
     "generator": lambda of, case: (part for part in of),
