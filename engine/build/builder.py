@@ -30,9 +30,10 @@ from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.tokenizer import write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
+from engine.build_flags import BuildFlag
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
 from engine.parallel import SHARDED, Mapping
 from engine.plugins.lowering import LOWERINGS
@@ -181,8 +182,10 @@ def check_kept(build: BuildConfig) -> None:
     kept = build.max_kept_tokens
     if kept is not None and not (build.target.plans_memory() and 0 < kept <= build.tokens()):
         raise EngineError(
-            f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
-            f"most max_tokens {build.tokens()}; leave it out or choose less"
+            Setting("max_kept_tokens"),
+            f" {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at most ",
+            Setting("max_tokens"),
+            f" {build.tokens()}; leave it out or choose less",
         )
 
 
@@ -193,8 +196,8 @@ def open_compiler(build: BuildConfig) -> Compiler:
     if target is Target.ONNXRUNTIME:
         if precision is Precision.FP16 and build.world_size > 1:
             raise EngineError(
-                f"precision {precision} of target {target} is for one GPU, and its ranks run on CPUs; leave out --tp, "
-                "or choose another precision"
+                f"precision {precision} of target {target} is for one GPU, and its ranks run on CPUs; leave out "
+                f"{BuildFlag.TP}, or choose another precision"
             )
         return OnnxRuntimeCompiler(precision)
     return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)

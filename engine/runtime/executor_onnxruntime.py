@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from engine.errors import EngineError, ManifestError
+from engine.errors import EngineError, ManifestError, Setting
 from engine.runtime.arrays import Array
 from engine.runtime.host_memory import give_back, reserve
 from engine.runtime.huge_pages import huge_pages
@@ -66,7 +66,9 @@ class OnnxRuntimeExecutor:
         if missing := [provider for provider in providers if provider not in self._session.get_providers()]:
             raise EngineError(
                 f"device {Device.CUDA} needs a GPU with NVIDIA's driver, CUDA and cuDNN, and {missing[0]} found none "
-                f"that it can use; install them or give --device {Device.CPU}"
+                "that it can use; install them or give ",
+                Setting("device"),
+                f" {Device.CPU}",
             )
         self.inputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_inputs()}
         self.outputs = {value.name: Declared(value.type, tuple(value.shape)) for value in self._session.get_outputs()}

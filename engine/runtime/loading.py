@@ -7,7 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 from engine.bindings import SCORING_ENGINE, Scoring
-from engine.errors import EngineError, ManifestError, RequestError
+from engine.build_flags import BuildFlag
+from engine.errors import EngineError, ManifestError, RequestError, Setting
 from engine.gpu import DRIVER, has_driver
 from engine.manifest import Manifest
 from engine.runtime.executor import AllReduce, Executor
@@ -21,7 +22,9 @@ def resolve_threads(threads: int | None) -> int:
     if threads is None:
         return cores
     if not 1 <= threads <= cores:
-        raise RequestError(f"threads {threads} is outside 1..{cores}, the cores of this process; choose one inside")
+        raise RequestError(
+            Setting("threads"), f" {threads} is outside 1..{cores}, the cores of this process; choose one inside"
+        )
     return threads
 
 
@@ -53,18 +56,19 @@ def check_device(directory: Path, manifest: Manifest, device: Device) -> None:
     if device not in possible:
         raise ManifestError(
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
-            f"rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
+            f"rebuild with {BuildFlag.TARGET} {Target.ONNXRUNTIME} to run it on a CPU"
         )
     if device is Device.CUDA and target is Target.ONNXRUNTIME:
         if manifest.world_size > 1:
             raise ManifestError(
                 f"{directory} was built for world size {manifest.world_size}, and ranks of target {target} run on "
-                f"device {Device.CPU} only; rebuild with --tp 1 or for target {Target.TENSORRT_RTX}"
+                f"device {Device.CPU} only; rebuild with {BuildFlag.TP} 1 or for target {Target.TENSORRT_RTX}"
             )
         if manifest.precision is not Precision.FP16:
             raise ManifestError(
                 f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
-                f"{Device.CPU} only; rebuild with --precision {Precision.FP16} or for target {Target.TENSORRT_RTX}"
+                f"{Device.CPU} only; rebuild with {BuildFlag.PRECISION} {Precision.FP16} or for target "
+                f"{Target.TENSORRT_RTX}"
             )
 
 
@@ -89,10 +93,13 @@ def _named(directory: Path, target: Target) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if not has_driver():
             can_run = Device.CPU in target.devices()
-            on_cpu = f"give --device {Device.CPU}" if can_run else f"rebuild with --target {Target.ONNXRUNTIME}"
+            rebuilt = f"rebuild with {BuildFlag.TARGET} {Target.ONNXRUNTIME}"
+            on_cpu = ("give ", Setting("device"), f" {Device.CPU}") if can_run else (rebuilt,)
             raise EngineError(
                 f"{directory} was to run on an NVIDIA GPU, and no driver of one is here ({DRIVER} is missing); "
-                f"use a machine with a GPU, or {on_cpu} to run it on a CPU"
+                "use a machine with a GPU, or ",
+                *on_cpu,
+                " to run it on a CPU",
             ) from None
         raise EngineError(
             f"target {target} runs on a GPU with {error.name}, which is not installed; pip install {error.name}"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.build_flags import BuildFlag
 from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
-from engine.errors import RequestError
-from engine.families import Tiles, Turn, by_name
+from engine.errors import RequestError, Setting
+from engine.families import Prompt, Tiles, Turn, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
@@ -126,6 +127,7 @@ class VisionLanguageModel:
         question: str,
         max_new_tokens: int,
         history: Sequence[Turn] = (),
+        system: str | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
         tiles: Sequence[Tiles] | None = None,
     ) -> Seen:
@@ -139,7 +141,8 @@ class VisionLanguageModel:
             for source in images:
                 cut.append(self._family.split_tiles(open_image(source, picture), self.config))
                 self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
-        encoded = self._tokenize(question, cut, max_new_tokens, history)
+        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in cut], history, system)
+        encoded = self._tokenize(prompt, cut, max_new_tokens)
         return Seen(tuple(cut), self.grid(cut), encoded)
 
     def grid(self, tiles: Sequence[Tiles]) -> Grid:
@@ -159,15 +162,15 @@ class VisionLanguageModel:
             most = self.limits.segment_tokens(segment)
             if length > most:
                 raise RequestError(
-                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with "
-                    f"max_new_tokens {max_new_tokens} more than the engine's {most}; ask for less, lower "
-                    "retention_ratio, or rebuild with a larger --max-kept-tokens"
+                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with ",
+                    Setting("max_new_tokens"),
+                    f" {max_new_tokens} more than the engine's {most}; ask for less, lower ",
+                    Setting("retention_ratio"),
+                    f", or rebuild with a larger {BuildFlag.MAX_KEPT_TOKENS}",
                 )
         return Need(tuple(lengths), visual_columns)
 
-    def _tokenize(self, question: str, tiles: Sequence[Tiles], max_new_tokens: int, history: Sequence[Turn]) -> Encoded:
-        """The rendered prompt."""
-        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in tiles], history)
+    def _tokenize(self, prompt: Prompt, tiles: Sequence[Tiles], max_new_tokens: int) -> Encoded:
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
@@ -182,8 +185,10 @@ class VisionLanguageModel:
         """Raises RequestError."""
         if tokens + max_new_tokens > self.limits.max_tokens:
             raise RequestError(
-                f"the {has} {tokens} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
-                f"{self.limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+                f"the {has} {tokens} tokens, with ",
+                Setting("max_new_tokens"),
+                f" {max_new_tokens} more than the engine's {self.limits.max_tokens}; "
+                f"ask for less, give fewer pictures, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
             )
 
 

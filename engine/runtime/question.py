@@ -9,11 +9,11 @@ from enum import StrEnum
 from numbers import Real
 from typing import Any
 
+from engine.build_flags import BuildFlag
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
-from engine.errors import RequestError
+from engine.errors import RequestError, Setting
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.early_exit import needs_consistency
 from engine.runtime.images import ImageSource
 
 OnText = Callable[[str], None]
@@ -25,6 +25,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("sampling", SamplingConfig | None, "a SamplingConfig, or none"),
     ("on_text", Callable | None, "a function of a text, or none"),
     ("history", tuple | list, "a tuple of turns"),
+    ("system", str | None, "a text, or none"),
     ("timeout", Real | None, "seconds, or none"),
     ("picture", PictureConfig, "a PictureConfig"),
 )
@@ -36,8 +37,8 @@ class Question:
     """One request. None stands for the engine's defaults.
 
     on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
-    answered before, about the same pictures. timeout: seconds after which it ends in an error. picture: how its files
-    become colours.
+    answered before, about the same pictures. system: the system message instead of the models' own. timeout: seconds
+    after which it ends in an error. picture: how its files become colours.
     """
 
     images: tuple[ImageSource, ...]
@@ -47,6 +48,7 @@ class Question:
     sampling: SamplingConfig | None = None
     on_text: OnText | None = None
     history: tuple[Turn, ...] = ()
+    system: str | None = None
     timeout: float | None = None
     picture: PictureConfig = field(default_factory=PictureConfig)
 
@@ -76,7 +78,7 @@ def _seconds(timeout: float | None) -> float | None:
     except OverflowError:
         seconds = math.inf if timeout > 0 else -math.inf
     if isinstance(timeout, bool) or not seconds > 0:
-        raise RequestError(f"timeout {seconds} is not a number above 0; give seconds, or none")
+        raise RequestError(Setting("timeout"), f" {seconds} is not a number above 0; give seconds, or none")
     return seconds
 
 
@@ -108,7 +110,7 @@ class Settings:
         return self.guided_by(GuidanceSource.SMALL) or self.wants_consistency()
 
     def wants_consistency(self) -> bool:
-        return self.exit.enabled and needs_consistency(self.exit)
+        return self.exit.enabled and self.exit.needs_consistency()
 
 
 def settle(question: Question, manifest: Manifest) -> Settings:
@@ -119,8 +121,9 @@ def settle(question: Question, manifest: Manifest) -> Settings:
     if guidance.enabled:
         if guidance.source.reads_large() and not large.scores:
             raise RequestError(
-                f"guidance {guidance.source} needs the large model's attention, which the engine was built without; "
-                "rebuild with --large-scores"
+                Setting("guidance"),
+                f" {guidance.source} needs the large model's attention, which the engine was built without; "
+                f"rebuild with {BuildFlag.LARGE_SCORES}",
             )
         guidance = guidance.resolve(large.config.language.num_layers, large.prune_layers)
     sampling = question.sampling or SamplingConfig()

@@ -120,10 +120,10 @@ def encode(image: Image.Image) -> bytes:
 
 
 @contextmanager
-def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
+def serve(repository: Path, directory: Path, *options: str, **variables: str) -> Iterator[Server]:
     """Start the server and wait until it is ready; a machine that cannot run it skips the test."""
     try:
-        with server_process.serve(repository, directory, options) as process:
+        with server_process.serve(repository, directory, options, variables) as process:
             yield Server(process.process, process.ports, process.log)
     except UnsuitableMachine as error:
         pytest.skip(str(error))
@@ -183,7 +183,7 @@ def pipeline(engine_directory: Path) -> Iterator[SglPipeline]:
 def server(engine_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Its repository was moved after the export."""
     directory = tmp_path_factory.mktemp("server")
-    config = ServeConfig(threads=1, max_tokens=6, allow_image_urls=True)
+    config = ServeConfig(threads=1, options={"max_new_tokens": 6}, allow_image_urls=True)
     write_repository(engine_directory, directory / "exported", config)
     (directory / "exported").rename(directory / "repository")
     with serve(directory / "repository", directory) as running:

@@ -180,12 +180,15 @@ def _arguments(rng: random.Random) -> dict[str, Any]:
         "sampling": _config(rng, "sampling", SAMPLING),
         "picture": _config(rng, "config", PICTURE),
         "history": [{"as": "turn", "of": [_text(rng), _text(rng)]} for _ in range(rng.choice([0, 0, 1, 2]))],
+        "system": rng.choice([None, "Be short.", "", *TEXTS]),
         "timeout": rng.choice([None, None, 30, 1e9, 1e-9]),
         "on_text": rng.choice([None, None, {"as": "listener"}]),
     }
     arguments = {name: value for name, value in arguments.items() if name == "text" or rng.random() < 0.7}
     for _ in range(rng.choice([0, 0, 0, 1, 2])):
-        arguments[rng.choice(["images", "text", "history", "timeout", "on_text", "picture", "sampling"])] = _odd(rng)
+        arguments[rng.choice(["images", "text", "history", "system", "timeout", "on_text", "picture", "sampling"])] = (
+            _odd(rng)
+        )
     return arguments
 
 
@@ -224,7 +227,7 @@ SAMPLING: dict[str, list[Any]] = {
     "max_new_tokens": [1, 2, 5, 9],
     "temperature": [0.0, 1.0, 1e-300, 1e300],
     "top_p": [1.0, 0.5, 1e-9],
-    "top_k": [0, 1, 5, 1 << 40],
+    "top_k": [0, 1, 5, (1 << 31) - 1],
     "seed": [0, 7, (1 << 64) - 1],
     "stop": [[], ["a"], ["x", "ab"]],
 }
@@ -294,7 +297,7 @@ def _request(pipeline: SglPipeline, case: Any) -> None:
 
 @cache
 def _serving() -> ServeConfig:
-    return ServeConfig(max_tokens=5, timeout=PATIENCE, allow_image_urls=True)
+    return ServeConfig(options={"max_new_tokens": 5}, timeout=PATIENCE, allow_image_urls=True)
 
 
 def _tensor(tensor: dict[str, Any]) -> np.ndarray:
