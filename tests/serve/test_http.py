@@ -177,7 +177,7 @@ def test_clients_that_never_end(server: HttpServer, monkeypatch: pytest.MonkeyPa
     assert server.desk.in_flight.requests == 0
 
 
-def test_a_client_that_does_not_read(server: HttpServer, monkeypatch: pytest.MonkeyPatch, urls: list[str]) -> None:
+def test_a_client_that_does_not_read(pipeline: SglPipeline, monkeypatch: pytest.MonkeyPatch, urls: list[str]) -> None:
     monkeypatch.setattr(serving, "SEND_SECONDS", 0.5)
     paused = threading.Event()
     pause = PatientProtocol.pause_writing
@@ -185,19 +185,17 @@ def test_a_client_that_does_not_read(server: HttpServer, monkeypatch: pytest.Mon
     part = {"type": "image_url", "image_url": {"url": urls[0]}}
     content = [part, {"type": "text", "text": "What?"}]
     wanted = HI | {"messages": [{"role": "user", "content": content}], "sgl": {"return_importance": True}}
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-    sock.connect(server.address)
-    # More answers than fit into the buffers of both sides.
-    one = request(wanted)
-    sender = threading.Thread(target=lambda: _send_all(sock, one * 200), daemon=True)
-    sender.start()
-    deadline = time.monotonic() + SECONDS
-    while server.server.server_state.connections and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert paused.is_set() and not server.server.server_state.connections
-    assert server.post(HI).status_code == 200
-    sock.close()
+    with running(served(pipeline), send_buffer=4096) as server, socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        sock.connect(server.address)
+        sender = threading.Thread(target=lambda: _send_all(sock, request(wanted) * 60), daemon=True)
+        sender.start()
+        assert paused.wait(SECONDS)
+        deadline = time.monotonic() + SECONDS
+        while server.server.server_state.connections:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert server.post(HI).status_code == 200
     sender.join(SECONDS)
 
 
