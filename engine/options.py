@@ -291,7 +291,7 @@ def over(default: C, given: Given) -> C:
         if option.name in given:
             value = given[option.name]
             changed[option.target] = not value if option.is_negated else value
-    return replace(default, **changed)
+    return replace(default, **changed) if changed else default
 
 
 def all_over(default: QuestionConfig, given: Given) -> QuestionConfig:
