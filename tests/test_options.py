@@ -49,6 +49,7 @@ WHOLE = set(BY_NAME)
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "ask": (("engine", "What?"), WHOLE),
     "chat": (("engine",), WHOLE),
+    "serve": (("engine",), WHOLE),
     "export": (("--engine", "engine", "--out", "repository"), WHOLE),
     "evaluate": (
         ("--engine", "engine", "--benchmark", "textvqa"),
