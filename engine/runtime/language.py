@@ -184,7 +184,11 @@ class LanguageModel:
         for name, array in inputs.items():
             self.executor.bind_input(name, np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
         self.executor.bind_output(names.LOGITS, logits)
-        self.executor.run()
+        try:
+            self.executor.run()
+        except Exception:
+            self._scores.undo()
+            raise
 
 
 class _StepBuffers:

@@ -33,6 +33,9 @@ class VisualScores(Protocol):
     def collect(self) -> None:
         """The run went well; what it wrote is overwritten by the next."""
 
+    def undo(self) -> None:
+        """The run failed: whatever it added is taken back, so that it can be tried again."""
+
     def finish(self, number: int) -> None:
         """Before keys of a slot are overwritten."""
 
@@ -52,6 +55,8 @@ class NoVisualScores:
     def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None: ...
 
     def collect(self) -> None: ...
+
+    def undo(self) -> None: ...
 
     def finish(self, number: int) -> None: ...
 
@@ -76,6 +81,8 @@ class InEngineScores:
         self._columns = np.zeros((places, 1), np.int64)
         self._weight = np.zeros((places, 1), np.float32)
         self._row = engine.put(names.SCORE_ROW, np.zeros((places, 1), np.int64))
+        self._before: tuple[slice, Array] | None = None
+        """Places that the next run adds to, and a copy of what they hold."""
 
     def open(self, number: int, slot: Slot) -> None: ...
 
@@ -93,7 +100,14 @@ class InEngineScores:
         slots = [self._slots[number] for number in numbers]
         self._bind(places, slots, self._row[places], self._weight[places])
 
-    def collect(self) -> None: ...
+    def collect(self) -> None:
+        self._before = None
+
+    def undo(self) -> None:
+        if self._before is not None:
+            places, held = self._before
+            self._total.array[places] = held
+            self._before = None
 
     def finish(self, number: int) -> None: ...
 
@@ -103,6 +117,7 @@ class InEngineScores:
 
     def _bind(self, places: slice, slots: Sequence[Slot], row: Array, weight: np.ndarray) -> None:
         total = self._total.array[places]
+        self._before = (places, concat([total])) if weight.any() else None
         columns = np.zeros((len(slots), total.shape[2]), np.int64)
         for target, slot in zip(columns, slots, strict=True):
             if slot.need.visual_columns is not None:
@@ -179,6 +194,9 @@ class DeferredScores:
         for number, query, positions in self._scored:
             self._waiting[number].queries.append(concat([query]))
             self._waiting[number].positions += positions
+        self._scored = []
+
+    def undo(self) -> None:
         self._scored = []
 
     def finish(self, number: int, at_least: int = 1) -> None:
