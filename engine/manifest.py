@@ -154,7 +154,7 @@ def interface_of(
     built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...], scoring: Scoring
 ) -> str:
     """SHA-256 over names, types and dimensions of all inputs and outputs of one model's engines, of the whole model."""
-    limits, dtype = limits_of(built, config, prune_layers), built.precision.activations(built.target)
+    limits, dtype = limits_of(built, config, prune_layers), built.target.activations(built.precision)
     vision = vision_bindings(config.vision, limits, dtype)
     language = language_bindings(config.language, limits, prune_layers, scoring, Mapping(), dtype)
     lines = [

@@ -14,8 +14,9 @@ from engine.build.layers import dims, like, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
 from engine.parallel import Mapping
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.lowering import Lowering
 from engine.plugins.received_attention.score_mask import causal_score_mask
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 
 
 def scoring_graph(

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from engine.build.checkpoint import Checkpoint
 from engine.build.layers import Weight
 from engine.errors import CheckpointError
-from engine.families import Source
+from engine.families.base import Source
 
 Rows = tuple[tuple[int, int], ...]
 

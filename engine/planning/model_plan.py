@@ -26,7 +26,7 @@ from engine.parallel import Mapping, check_shards
 from engine.planning import graph_cost
 from engine.planning.storage import Storage
 from engine.planning.workload import Workload
-from engine.plugins.lowering import ONNXRUNTIME
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 from engine.runtime.vision import TILES_PER_CALL
 
 LIMITS = Limits(max_tokens=1, max_batch=1, max_tiles=1)

@@ -16,7 +16,7 @@ from engine.runtime.arrays import Array, is_host
 from engine.runtime.gpu_buffers import GpuBuffers, enough_memory
 from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
 from engine.runtime.plan_memory import NOWHERE, place
-from engine.target import Target
+from engine.target import Device, Target, targets_for
 from engine.tensorrt_library import load_library
 
 DTYPES = {
@@ -36,11 +36,11 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
 
     Of several ranks on this machine, each takes the GPU of its number there.
     """
-    target, remedy = manifest.target, rebuild(directory, manifest)
+    target, remedy, on_cpu = manifest.target, rebuild(directory, manifest), targets_for(Device.CPU)[0]
     if not torch.cuda.is_available():
         raise ManifestError(
             f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
-            f"none; run it on a machine with one, or rebuild with --target {Target.ONNXRUNTIME} to run it on a CPU"
+            f"none; run it on a machine with one, or rebuild with --target {on_cpu} to run it on a CPU"
         )
     if (gpus := torch.cuda.device_count()) < local_ranks:
         raise EngineError(

@@ -271,7 +271,7 @@ def token_bytes(manifest: Manifest) -> tuple[int, ...]:
     model, world_size = manifest.models[SHARDED], manifest.world_size
     config = model.config.language
     heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
-    layer_bytes = 2 * heads * config.head_dim * FLOAT_BYTES[manifest.precision.activations(manifest.target)]
+    layer_bytes = 2 * heads * config.head_dim * FLOAT_BYTES[manifest.target.activations(manifest.precision)]
     layers = Counter(segment_of(layer, model.prune_layers) for layer in range(config.num_layers))
     sharing = world_size if rank_device(manifest) is Device.CPU else 1
     return tuple(layers[segment] * layer_bytes * sharing for segment in range(len(model.prune_layers) + 1))

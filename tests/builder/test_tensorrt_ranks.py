@@ -6,14 +6,14 @@ import pytest
 
 from engine.bindings import language_bindings
 from engine.build.builder import build_pair
-from engine.build.compiler import Part
+from engine.build.compiler import DeclaredEngine
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
 from engine.manifest import read_json, read_manifest
 from engine.parallel import Mapping
-from engine.plugins.lowering import TENSORRT
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 from tests.builder.plans import DECODE, LIMITS, PREFILL, RandomReader, num_fused, tiny
 from tools.make_random_pair import LARGE, SMALL, write_checkpoint, write_tokenizer
@@ -34,14 +34,14 @@ def test_a_rank_meets_the_others_after_embedding_attention_and_mlp(
 ) -> None:
     config = tiny(num_heads=16, num_kv_heads=8)
     settings = config, LIMITS, (1,)
-    part = Part(
-        language_graph(*settings, scores, mapping, TENSORRT, "bfloat16"),
-        language_bindings(*settings, TENSORRT.scoring(scores), mapping, "bfloat16"),
+    part = DeclaredEngine(
+        language_graph(*settings, scores, mapping, TENSORRT_RTX, "bfloat16"),
+        language_bindings(*settings, TENSORRT_RTX.scoring(scores), mapping, "bfloat16"),
         RandomReader(),
         calibrate=dict,
         previous=tmp_path,
     )
-    TensorRtRtxCompiler(Precision.BF16).write(part, tmp_path, "language", lambda fraction: None)
+    TensorRtRtxCompiler(Precision.BF16, library="").write(part, tmp_path, "language", lambda fraction: None)
     report = read_json(tmp_path / "language.layers.json", LayerReport)
     for profile in (PREFILL, DECODE):
         assert num_fused(report, profile) == config.num_layers

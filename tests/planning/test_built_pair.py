@@ -27,7 +27,7 @@ from engine.planning.pair_plan import PairPlan, read_config
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
 from engine.planning.workload import Workload
-from engine.plugins.lowering import TENSORRT
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.runtime.executor import HostBuffers
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import Need
@@ -75,7 +75,7 @@ def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, 
     config, (family, _) = read_config(pair / "large"), family_of(pair / "large")
     checkpoint = Checkpoint(pair / "large")
     reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
-    graph = language_graph(config.language, LIMITS, lowering=TENSORRT, dtype=precision.activations(Target.TENSORRT))
+    graph = language_graph(config.language, LIMITS, lowering=TENSORRT_RTX, dtype=Target.TENSORRT.activations(precision))
     with WeightFile(tmp_path / "weights") as file:
         write_weights(graph, reader, file, precision, lambda fraction: None)
     is_quantized = precision not in (Precision.BF16, Precision.FP16)

@@ -34,9 +34,9 @@ class LanguageEngine:
     threads: int
 
     def __call__(self) -> "EngineRunner":
-        executor, scoring = OnnxRuntimeExecutor(self.path, self.threads), None
+        executor, scoring = OnnxRuntimeExecutor.load(self.path, self.threads), None
         if self.scores:
-            scoring = OnnxRuntimeExecutor(self.path.with_name(f"{SCORING_ENGINE}.onnx"), self.threads)
+            scoring = OnnxRuntimeExecutor.load(self.path.with_name(f"{SCORING_ENGINE}.onnx"), self.threads)
         language = LanguageModel(executor, self.config, self.prune_layers, self.scores, scoring=scoring)
         return EngineRunner(language, self.prune_layers, self.scores)
 
@@ -50,7 +50,7 @@ class VisionEngine:
     threads: int
 
     def __call__(self) -> VisionEncoder:
-        return VisionEncoder(OnnxRuntimeExecutor(self.path, self.threads), self.config)
+        return VisionEncoder(OnnxRuntimeExecutor.load(self.path, self.threads), self.config)
 
 
 class EngineRunner:
