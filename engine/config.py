@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.bounds import Batch, Ranks, Tiles, Tokens, check_bounds
 from engine.errors import EngineError, RequestError
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
 MAX_TOKENS = 8192
@@ -303,7 +303,7 @@ class BuildConfig:
         except EngineError as error:
             raise EngineError(f"{error}; choose another") from None
         if self.rank is not None:
-            Mapping(self.rank, self.world_size)
+            Shard(self.rank, self.world_size)
             if self.world_size == 1:
                 raise EngineError(f"rank {self.rank} is a part of several; give --tp, the number of ranks, as well")
 
@@ -311,7 +311,7 @@ class BuildConfig:
         """`max_tokens`, or what it is at most by default."""
         return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    def mappings(self, model: str) -> list[Mapping]:
+    def shards(self, model: str) -> list[Shard]:
         """One for each rank of `small` or `large`."""
         size = self.world_size if model == SHARDED else 1
-        return [Mapping(rank, size) for rank in range(size)]
+        return [Shard(rank, size) for rank in range(size)]

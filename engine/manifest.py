@@ -20,7 +20,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
 from engine.model_config import ModelConfig
-from engine.parallel import SHARDED, Mapping, check_shards
+from engine.parallel import SHARDED, Shard, check_shards
 from engine.remedy import build_ranks, rebuild
 from engine.target import Precision, Target
 
@@ -124,7 +124,7 @@ class Manifest:
             raise EngineError(f"max_kept_tokens {self.max_kept_tokens} is above max_tokens {self.max_tokens}")
         for name, model in self.models.items():
             shards = self.world_size if name == SHARDED else 1
-            check_shards(model.config.language, Mapping(0, shards), f"the {name} model")
+            check_shards(model.config.language, Shard(0, shards), f"the {name} model")
 
     def total_bytes(self) -> int:
         return sum(component.total_bytes() for component in self.components.values())
@@ -156,7 +156,7 @@ def interface_of(
     """SHA-256 over names, types and dimensions of all inputs and outputs of one model's engines, of the whole model."""
     limits, dtype = limits_of(built, config, prune_layers), built.target.activations(built.precision)
     vision = vision_bindings(config.vision, limits, dtype)
-    language = language_bindings(config.language, limits, prune_layers, scoring, Mapping(), dtype)
+    language = language_bindings(config.language, limits, prune_layers, scoring, Shard(), dtype)
     lines = [
         f"{binding.name} {binding.dtype} {' '.join(map(str, binding.dims))}"
         for bindings in (vision, language)

@@ -26,7 +26,7 @@ from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.errors import EngineError
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.plugins.lowerings import LOWERINGS
 from engine.target import Target
 
@@ -91,7 +91,7 @@ def wanted_components(build: BuildConfig, components: Sequence[Component]) -> se
     """Those that this run builds; None is all of them."""
     if build.rank is None:
         return None
-    ranks = [f"{SHARDED}/language/rank{mapping.rank}" for mapping in build.mappings(SHARDED)]
+    ranks = [f"{SHARDED}/language/rank{shard.rank}" for shard in build.shards(SHARDED)]
     shared = {component.name for component in components}.difference(ranks)
     return {ranks[build.rank], *(shared if build.rank == 0 else ())}
 
@@ -113,19 +113,19 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         compiler.write(vision_engine(build, role, lowering), out, "vision", on_progress)
 
-    def build_language(mapping: Mapping, out: Path, on_progress: Callable[[float], None]) -> None:
-        rank = f"rank{mapping.rank}"
+    def build_language(shard: Shard, out: Path, on_progress: Callable[[float], None]) -> None:
+        rank = f"rank{shard.rank}"
         (out / rank).mkdir()
-        compiler.write(language_engine(build, role, lowering, mapping), out / rank, "language", on_progress)
+        compiler.write(language_engine(build, role, lowering, shard), out / rank, "language", on_progress)
 
     limits = limits_of(build, role.config, role.prune_layers)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
     tokenizer_key = key("tokenizer", source_fingerprint((tokenizer.__name__,)))
     yield Component(f"{role.name}{TOKENIZER}", tokenizer_key, build_tokenizer)
     yield Component(f"{role.name}/vision", key("vision", engine_source, *shared), build_vision)
-    for mapping in build.mappings(role.name):
-        language_key = key("language", engine_source, *shared, role.prune_layers, role.scores, mapping)
-        yield Component(f"{role.name}/language/rank{mapping.rank}", language_key, partial(build_language, mapping))
+    for shard in build.shards(role.name):
+        language_key = key("language", engine_source, *shared, role.prune_layers, role.scores, shard)
+        yield Component(f"{role.name}/language/rank{shard.rank}", language_key, partial(build_language, shard))
 
 
 def check_kept(build: BuildConfig) -> None:

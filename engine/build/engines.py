@@ -14,7 +14,7 @@ from engine.build.weights import WeightReader
 from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.manifest import limits_of
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.plugins.lowering import Lowering
 
 
@@ -31,37 +31,37 @@ def vision_engine(build: BuildConfig, role: Role, lowering: Lowering) -> Declare
     )
 
 
-def language_engine(build: BuildConfig, role: Role, lowering: Lowering, mapping: Mapping) -> DeclaredEngine:
+def language_engine(build: BuildConfig, role: Role, lowering: Lowering, shard: Shard) -> DeclaredEngine:
     """One rank's part of a model's language engine."""
     limits = limits_of(build, role.config, role.prune_layers)
     settings = role.config.language, limits, role.prune_layers
     dtype = build.target.activations(build.precision)
     scoring = lowering.scoring(role.scores)
 
-    def graph(mapping: Mapping) -> ir.Model:
-        return language_graph(*settings, role.scores, mapping, lowering, dtype)
+    def graph(of: Shard) -> ir.Model:
+        return language_graph(*settings, role.scores, of, lowering, dtype)
 
     return DeclaredEngine(
-        graph=graph(mapping),
-        bindings=language_bindings(*settings, scoring, mapping, dtype),
+        graph=graph(shard),
+        bindings=language_bindings(*settings, scoring, shard, dtype),
         reader=WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.names())),
         calibrate=lambda: language_calibration(role, limits),
-        previous=build.out / role.name / f"rank{mapping.rank}",
-        whole=(lambda: graph(Mapping())) if mapping.world_size > 1 else None,
-        scoring=scoring_engine(build, role, lowering, mapping) if scoring is Scoring.DEFERRED else None,
+        previous=build.out / role.name / f"rank{shard.rank}",
+        whole=(lambda: graph(Shard())) if shard.world_size > 1 else None,
+        scoring=scoring_engine(build, role, lowering, shard) if scoring is Scoring.DEFERRED else None,
     )
 
 
-def scoring_engine(build: BuildConfig, role: Role, lowering: Lowering, mapping: Mapping) -> DeclaredEngine:
+def scoring_engine(build: BuildConfig, role: Role, lowering: Lowering, shard: Shard) -> DeclaredEngine:
     """The engine beside one rank's language engine that adds up the scores."""
-    settings = role.config.language, limits_of(build, role.config, role.prune_layers), role.prune_layers, mapping
+    settings = role.config.language, limits_of(build, role.config, role.prune_layers), role.prune_layers, shard
     dtype = build.target.activations(build.precision)
     return DeclaredEngine(
         graph=scoring_graph(*settings, lowering, dtype),
         bindings=scoring_bindings(*settings, dtype),
         reader=WeightReader(role.checkpoint, {}),
         calibrate=dict,
-        previous=build.out / role.name / f"rank{mapping.rank}",
+        previous=build.out / role.name / f"rank{shard.rank}",
     )
 
 

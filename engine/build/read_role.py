@@ -71,8 +71,8 @@ def read_role(
     for point in points:
         if not 0 < point < layers:
             raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
-    check_shards(config.language, build.mappings(name)[0], f"the {name} model {directory}")
-    ranks = len(build.mappings(name))
+    check_shards(config.language, build.shards(name)[0], f"the {name} model {directory}")
+    ranks = len(build.shards(name))
     heads = config.language.num_heads // ranks
     if heads < (least := build.target.traits.least_heads):
         raise EngineError(
@@ -121,14 +121,14 @@ def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: P
             f"a picture of max_tiles {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, "
             f"and max_tokens {build.tokens()} has no room for them and a question; give fewer tiles or more tokens"
         )
-    language, mapping = config.language, build.mappings(name)[0]
-    cache = build.max_batch * build.tokens() * len(mapping.kv_heads(language.num_kv_heads)) * language.head_dim
+    language, shard = config.language, build.shards(name)[0]
+    cache = build.max_batch * build.tokens() * len(shard.kv_heads(language.num_kv_heads)) * language.head_dim
     if cache >= MOST_NUMBERS:
         width = np.dtype(build.target.activations(build.precision)).itemsize
         size = 2 * language.num_layers * cache * width
         raise EngineError(
             f"max_batch {build.max_batch} and max_tokens {build.tokens()} need {size / 1e9:,.0f} GB of KV caches in "
-            f"{'a rank of ' * (mapping.world_size > 1)}the {name} model {directory}; give less of either"
+            f"{'a rank of ' * (shard.world_size > 1)}the {name} model {directory}; give less of either"
         )
 
 

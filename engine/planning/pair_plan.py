@@ -6,7 +6,7 @@ from pathlib import Path
 from engine.config import default_prune_layers
 from engine.families import family_of
 from engine.model_config import ModelConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning.model_plan import ModelPlan
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
@@ -61,8 +61,8 @@ class PairPlan:
         self.guidance = config.guidance.resolve(layers, points) if config.guidance.enabled else None
         # Ranks differ in nothing but which part they own: what one needs, all need.
         planned = config.target.plans_memory()
-        self.large = ModelPlan(large, storage, Mapping(0, config.world_size), points, self.guidance, planned=planned)
-        self.small = ModelPlan(small, storage, Mapping(), scores=True, planned=planned)
+        self.large = ModelPlan(large, storage, Shard(0, config.world_size), points, self.guidance, planned=planned)
+        self.small = ModelPlan(small, storage, Shard(), scores=True, planned=planned)
 
     def memory(self, workload: Workload, rank: int) -> RankMemory:
         return RankMemory(

@@ -13,7 +13,7 @@ import numpy as np
 from engine import bindings as names
 from engine.dims import MAX_SCORE_ROWS, UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.runtime.arrays import Array
 from engine.runtime.executor import Executor
 from engine.runtime.prompt import Need, Rows, within
@@ -51,21 +51,21 @@ class LanguageModel:
         config: LanguageConfig,
         prune_layers: Sequence[int] = (),
         scores: bool = False,
-        mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+        shard: Shard = Shard(),  # noqa: B008 (frozen)
         limits: Limits = UNBOUNDED,
         scoring: Executor | None = None,
         places: int = 1,
     ) -> None:
-        """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
+        """shard: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
 
         limits: of a plan; without one, buffers are as large as what runs needs. scores: whether the engine emits them;
         scoring: the engine that adds them up, None where the language engine does. places: most slots at once.
         """
-        self.executor, self.config, self.mapping = executor, config, mapping
+        self.executor, self.config, self.shard = executor, config, shard
         self.prune_layers, self.scoring, self.places = tuple(prune_layers), scoring, places
         self._rope = RopeTable(config.rope, config.head_dim)
         self._segments = range(len(prune_layers) + 1)
-        kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+        kv_heads = len(shard.kv_heads(config.num_kv_heads))
         planned = None
         if limits.planned:
             lengths = tuple(map(limits.segment_tokens, self._segments))
@@ -174,11 +174,11 @@ class LanguageModel:
         layers = self.config.num_layers
         if self.scoring is None:
             return InEngineScores(self.executor, self._slots, layers)
-        width = names.query_width(self.config, self.mapping)
+        width = names.query_width(self.config, self.shard)
         return DeferredScores(self.executor, self.scoring, self._slots, layers, width, limits)
 
     def _vocabulary(self) -> int:
-        return len(self.mapping.vocabulary(self.config.vocab_size))
+        return len(self.shard.vocabulary(self.config.vocab_size))
 
     def _run(self, inputs: dict[str, Any], logits: Array) -> None:
         for name, array in inputs.items():

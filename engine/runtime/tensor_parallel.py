@@ -21,7 +21,7 @@ from engine.bindings import segment_of
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import CONVERTER, Manifest
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.runtime.language import Language
 from engine.runtime.prompt import Need, Rows
 from engine.runtime.vision import TILES_PER_CALL
@@ -270,7 +270,7 @@ def token_bytes(manifest: Manifest) -> tuple[int, ...]:
     """Of a token's keys and values in the layers of each segment; see `ShardedLanguage.nbytes`."""
     model, world_size = manifest.models[SHARDED], manifest.world_size
     config = model.config.language
-    heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
+    heads = len(Shard(0, world_size).kv_heads(config.num_kv_heads))
     layer_bytes = 2 * heads * config.head_dim * FLOAT_BYTES[manifest.target.activations(manifest.precision)]
     layers = Counter(segment_of(layer, model.prune_layers) for layer in range(config.num_layers))
     sharing = world_size if rank_device(manifest) is Device.CPU else 1

@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 from engine.errors import ManifestError
 from engine.manifest import Manifest, read_manifest
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor
 from engine.runtime.language import LanguageModel
@@ -102,9 +102,9 @@ class RankModel:
         rank, shared = root / f"rank{world.rank}", share_threads(manifest.target, max(1, threads // machine.size))
         executor = load_rank(manifest.target, rank / "language", shared, self._sum)
         scoring = load_scoring(model.scoring, manifest.target, rank, shared)
-        mapping = Mapping(world.rank, world.size)
+        shard = Shard(world.rank, world.size)
         self.language = LanguageModel(
-            executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring, places
+            executor, self._config, model.prune_layers, model.scores, shard, limits, scoring, places
         )
         self._vision = VisionEncoder(load(manifest.target, root / "vision", shared), model.config.vision, limits)
         return executor

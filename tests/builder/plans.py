@@ -17,7 +17,7 @@ from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.manifest import read_json
 from engine.model_config import LanguageConfig, RopeConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 
@@ -51,8 +51,8 @@ def compile_language(
     settings = config, LIMITS, prune_layers
     dtype = Target.TENSORRT_RTX.activations(precision)
     part = DeclaredEngine(
-        language_graph(*settings, scores, Mapping(), TENSORRT_RTX, dtype),
-        language_bindings(*settings, TENSORRT_RTX.scoring(scores), Mapping(), dtype),
+        language_graph(*settings, scores, Shard(), TENSORRT_RTX, dtype),
+        language_bindings(*settings, TENSORRT_RTX.scoring(scores), Shard(), dtype),
         reader or RandomReader(),
         calibrate=dict,
         previous=directory,
@@ -61,7 +61,7 @@ def compile_language(
 
 
 def compile_scoring(directory: Path, config: LanguageConfig, limits: Limits) -> LayerReport:
-    settings, dtype = (config, limits, (), Mapping()), Target.TENSORRT_RTX.activations(Precision.BF16)
+    settings, dtype = (config, limits, (), Shard()), Target.TENSORRT_RTX.activations(Precision.BF16)
     graph, bound = scoring_graph(*settings, TENSORRT_RTX, dtype), scoring_bindings(*settings, dtype)
     part = DeclaredEngine(graph, bound, RandomReader(), calibrate=dict, previous=directory)
     return _compile(part, Precision.BF16, directory, SCORING_ENGINE)

@@ -15,7 +15,7 @@ from engine.build.graph import declare
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
 from engine.errors import EngineError
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 from tests.builder.plans import (
@@ -107,7 +107,7 @@ def make_dying(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 def test_a_bound_on_kept_tokens_shortens_caches() -> None:
     """After the first prune point only, and no longer than asked."""
     limits = replace(LIMITS, max_kept_tokens=300)
-    bound = language_bindings(tiny(), limits, (1,), Scoring.OFF, Mapping())
+    bound = language_bindings(tiny(), limits, (1,), Scoring.OFF, Shard())
     lengths = {binding.name: binding.dims[2] for binding in bound.inputs if binding.name.startswith("past_key")}
     assert lengths == {"past_key_0": 1024, "past_key_1": 300}
     assert limits.kept(1).max == 300

@@ -21,7 +21,7 @@ from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig, default_prune_layers
 from engine.dims import Limits
 from engine.families import family_of
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning.graph_cost import peak_activation_bytes
 from engine.planning.pair_plan import PairPlan, read_config
 from engine.planning.plan_config import PlanConfig
@@ -62,7 +62,7 @@ def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path:
         assert (out / "large" / f"rank{rank}" / "language.weights").stat().st_size == plan.language_bytes
     workload, config, points = Workload(7, 2, 30, 9), plan.config.language, (1, 2, 3, 4)
     full, kept = 7 * 16 + 30 + 9, 22 + 30 + 9
-    heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
+    heads = len(Shard(0, world_size).kv_heads(config.num_kv_heads))
     assert sum(plan.kv_bytes(workload)) == 2 * Slots(HostBuffers(), config, heads, points, 2).nbytes(
         Need((full, full, kept, kept, kept))
     )

@@ -23,7 +23,7 @@ from engine.dims import UNBOUNDED
 from engine.errors import EngineError
 from engine.manifest import limits_of
 from engine.model_config import LanguageConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning import graph_cost
 from engine.planning.storage import storage_of
 from engine.plugins.lowerings import LOWERINGS
@@ -118,7 +118,7 @@ def build(work: Path, checkpoint: Path, target: Target, compiler: Compiler) -> L
     config = BuildConfig(checkpoint, checkpoint, work, target=target, precision=Precision.BF16, max_tokens=4096)
     role = read_role(config, "small", checkpoint, (), True, lambda name, fraction: None)
     lowering = LOWERINGS[target]
-    compiler.write(language_engine(config, role, lowering, Mapping()), work, "language", lambda fraction: None)
+    compiler.write(language_engine(config, role, lowering, Shard()), work, "language", lambda fraction: None)
     executor, limits = load(target, work / "language", threads=1), limits_of(config, role.config, ())
     scoring = load_scoring(lowering.scoring(True), target, work, threads=1)
     return LanguageModel(executor, role.config.language, (), True, limits=limits, scoring=scoring)

@@ -12,7 +12,7 @@ from engine.build.read_role import read_role
 from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig
 from engine.manifest import read_json
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.plugins.lowerings import LOWERINGS
 from engine.target import Precision, Target
 from tools.benchmark.bench import Bench
@@ -81,7 +81,7 @@ class PlanBuild:
             self.checkpoint, self.checkpoint, self.out, target=Target.TENSORRT_RTX, precision=case.precision
         )
         role = read_role(config, "small", self.checkpoint, (), case.scores, lambda name, fraction: None)
-        declare = partial(language_engine, mapping=Mapping()) if case.part == LANGUAGE else vision_engine
+        declare = partial(language_engine, shard=Shard()) if case.part == LANGUAGE else vision_engine
         self.out.mkdir()
         open_compiler(config).write(
             declare(config, role, LOWERINGS[config.target]), self.out, case.part, lambda fraction: None
