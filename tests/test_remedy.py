@@ -49,7 +49,7 @@ def test_command_line_reads_every_option() -> None:
     manifest.models["large"] = replace(manifest.models["large"], scoring=Scoring.DEFERRED)
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    arguments = parser.parse_args(shlex.split(rebuild(Path("a pair"), manifest))[3:])
+    arguments = parser.parse_args(shlex.split(rebuild(Path("a pair"), manifest))[4:])
     assert arguments.out == Path("a pair")
     assert arguments.precision == Precision.INT8
     assert (arguments.max_tokens, arguments.max_batch, arguments.max_tiles) == (513, 3, 3)

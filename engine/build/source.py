@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import engine
@@ -36,16 +37,20 @@ def sources(modules: Iterable[str], root: Path = ROOT) -> dict[str, bytes]:
 
 def _imported(source: bytes, root: Path) -> Iterator[str]:
     """Modules of this package; imports are absolute in it."""
+    for name, package in _names(source):
+        yield name if _find(name, root).exists() else package
+
+
+@cache
+def _names(source: bytes) -> tuple[tuple[str, str], ...]:
+    """What is imported of this package, and the package that a name is imported from, which may be no module itself."""
+    names: list[tuple[str, str]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [(alias.name, alias.name) for alias in node.names]
+            names += ((alias.name, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names = [(f"{node.module}.{alias.name}", str(node.module)) for alias in node.names]
-        else:
-            continue
-        for name, package in names:
-            if package.partition(".")[0] == engine.__name__:
-                yield name if _find(name, root).exists() else package
+            names += ((f"{node.module}.{alias.name}", str(node.module)) for alias in node.names)
+    return tuple(pair for pair in names if pair[1].partition(".")[0] == engine.__name__)
 
 
 def _find(module: str, root: Path) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from engine.cli.ask import add_exit_arguments, read_exit
 from engine.cli.command_line import run_command
+from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
 from engine.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
 from engine.evaluation.record import Settings, read_run
-from engine.manifest import Manifest, read_manifest, write_manifest
+from engine.manifest import Manifest
 
 
 @dataclass(frozen=True)

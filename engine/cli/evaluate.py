@@ -12,12 +12,12 @@ from pathlib import Path
 from engine.cli.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance, refuse_unused
 from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
 from engine.config import NEVER_EXITS
+from engine.engine_directory import write_json
 from engine.errors import RequestError
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
 from engine.evaluation.progress import run_progress
 from engine.evaluation.run import Way, answer_benchmark
 from engine.evaluation.summary import summarise, table
-from engine.manifest import write_json
 from engine.runtime.pipeline import SglPipeline
 
 RESULTS = Path("results")

@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from engine.cli.command_line import add_feature_cache, numbers, positive, run_command, size
+from engine.engine_directory import MANIFEST, read_manifest
 from engine.errors import RequestError
-from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.loading import check_device
 from engine.serve.triton.model_config import model_config
 from engine.serve.triton.placement import GPUS, instances

@@ -12,10 +12,10 @@ from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 
 from engine.config import ExitConfig, GuidanceConfig
+from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
 from engine.evaluation.example import Example
-from engine.manifest import CONVERTER
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision
 

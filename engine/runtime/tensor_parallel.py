@@ -19,8 +19,9 @@ import numpy as np
 import engine
 from engine.bindings import segment_of
 from engine.dims import Limits
+from engine.engine_directory import CONVERTER
 from engine.errors import EngineError
-from engine.manifest import CONVERTER, Manifest
+from engine.manifest import Manifest
 from engine.parallel import SHARDED, Shard
 from engine.runtime.language import Language
 from engine.runtime.prompt import Need, Rows

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mpi4py import MPI
 
+from engine.engine_directory import read_manifest
 from engine.errors import ManifestError
-from engine.manifest import Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.parallel import SHARDED, Shard
 from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 
 from mpi4py import MPI
 
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
-from engine.manifest import Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.tensor_parallel import (
     AgreedError,
     Load,

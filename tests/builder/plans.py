@@ -15,7 +15,7 @@ from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig
 from engine.dims import Limits
-from engine.manifest import read_json
+from engine.engine_directory import read_json
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.parallel import Shard
 from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX

@@ -18,9 +18,9 @@ from engine.build.staging import BuildReport, Component, build_components
 from engine.build.weights import WeightReader, parameters
 from engine.config import BuildConfig
 from engine.dims import Limits
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
 from engine.families import family_of
-from engine.manifest import read_manifest
 from engine.parallel import Shard
 from engine.verification import verify
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest

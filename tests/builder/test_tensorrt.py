@@ -17,8 +17,8 @@ from engine.build.targets import tensorrt, tensorrt_compiler
 from engine.build.targets.tensorrt_compiler import Job, compile_plan
 from engine.config import BuildConfig
 from engine.dims import Limits
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
-from engine.manifest import read_manifest
 from engine.model_config import LanguageConfig, RopeConfig
 from engine.plugins.function import uses_plugins
 from engine.plugins.lowerings import LOWERINGS

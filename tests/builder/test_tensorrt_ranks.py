@@ -11,7 +11,7 @@ from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
-from engine.manifest import read_json, read_manifest
+from engine.engine_directory import read_json, read_manifest
 from engine.parallel import Shard
 from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import build_engines
-from engine.manifest import read_manifest
+from engine.engine_directory import read_manifest
 from engine.verification import verify
 from tests.cli.conftest import Run
 from tests.cli.test_user_errors import fails

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.engine_directory import read_manifest
 from engine.errors import (
     EngineError,
     ImageError,
@@ -22,7 +23,6 @@ from engine.errors import (
     QuestionTimedOut,
     RequestError,
 )
-from engine.manifest import read_manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.question import Question, Stage
 from engine.runtime.scheduler import Load, Outcome

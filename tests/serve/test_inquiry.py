@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.engine_directory import read_manifest
 from engine.errors import RequestError
-from engine.manifest import read_manifest
 from engine.serve.triton.inquiry import DTYPES, Inquiry, Reader
 from engine.serve.triton.serve_config import ServeConfig
 from engine.serve.triton.tensors import INPUTS

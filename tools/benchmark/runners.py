@@ -8,7 +8,8 @@ import numpy as np
 
 from engine.bindings import SCORING_ENGINE
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
-from engine.manifest import Manifest, read_manifest
+from engine.engine_directory import read_manifest
+from engine.manifest import Manifest
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.answer import Answer

@@ -16,8 +16,8 @@ from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
 from engine.config import BuildConfig
+from engine.engine_directory import write_json
 from engine.errors import EngineError
-from engine.manifest import write_json
 from engine.parallel import stage_path
 from engine.plugins.all_reduce import cut
 from engine.target import Precision, Target

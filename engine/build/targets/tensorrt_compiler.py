@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.layer_report import parse_log
+from engine.engine_directory import read_json, write_json
 from engine.errors import EngineError
 from engine.gpu import find_gpu
-from engine.manifest import read_json, write_json
 from engine.target import Target
 from engine.tensorrt_library import load_library
 

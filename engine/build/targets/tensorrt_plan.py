@@ -17,8 +17,8 @@ from engine.build.targets.tensorrt_compiler import FAILED, OS_ERROR, Job, Profil
 from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.weight_file import WeightFile
 from engine.dims import Dim, Phase, Size
+from engine.engine_directory import write_json
 from engine.errors import EngineError
-from engine.manifest import write_json
 from engine.plugins.function import uses_plugins
 from engine.target import Precision, Target
 

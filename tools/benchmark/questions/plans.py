@@ -11,7 +11,7 @@ from engine.build.layer_report import REPORT_SUFFIX, LayerReport
 from engine.build.read_role import read_role
 from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig
-from engine.manifest import read_json
+from engine.engine_directory import read_json
 from engine.parallel import Shard
 from engine.plugins.lowerings import LOWERINGS
 from engine.target import Precision, Target
