@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from cattrs import transform_error
 from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from engine.config import ExitConfig, GuidanceConfig
 from engine.engine_directory import CONVERTER
@@ -34,7 +35,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Record:
-    """One question and what became of it. Scores are None where a judge elsewhere scores, or no answer was given."""
+    """One question and what became of it.
+
+    Grades, in the file `score` and `small_score`, are None where a judge elsewhere grades, or no answer was given.
+    """
 
     id: str
     kind: str
@@ -42,10 +46,10 @@ class Record:
     question: str
     answers: tuple[str, ...]
     prediction: str
-    score: float | None
+    grade: float | None
     answered_by: AnsweredBy
     small_text: str | None
-    small_score: float | None
+    small_grade: float | None
     decision: ExitDecision | None
     visual_tokens: int
     num_kept: int
@@ -55,16 +59,23 @@ class Record:
     """Of the engines in each stage; those of a run for several questions are shared out among them."""
 
     def mark(self) -> Mark:
-        assert self.score is not None
-        return Mark(self.kind, self.group, self.score)
+        assert self.grade is not None
+        return Mark(self.kind, self.group, self.grade)
 
     def mark_of_small(self) -> Mark:
-        assert self.small_score is not None
-        return Mark(self.kind, self.group, self.small_score)
+        assert self.small_grade is not None
+        return Mark(self.kind, self.group, self.small_grade)
+
+
+FILE = CONVERTER.copy()
+"""As CONVERTER, with the names that grades have in files."""
+NAMES = {"grade": override(rename="score"), "small_grade": override(rename="small_score")}
+FILE.register_structure_hook(Record, make_dict_structure_fn(Record, FILE, _cattrs_forbid_extra_keys=True, **NAMES))  # type: ignore[arg-type]
+FILE.register_unstructure_hook(Record, make_dict_unstructure_fn(Record, FILE, **NAMES))  # type: ignore[arg-type]
 
 
 def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Record:
-    score, small = benchmark.score, answer.small_text
+    grade, small = benchmark.grade, answer.small_text
     return Record(
         id=example.id,
         kind=example.kind,
@@ -72,10 +83,10 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
         question=example.question,
         answers=example.answers,
         prediction=answer.text,
-        score=None if score is None else score(answer.text, example),
+        grade=None if grade is None else grade(answer.text, example),
         answered_by=answer.answered_by,
         small_text=small,
-        small_score=None if score is None or small is None else score(small, example),
+        small_grade=None if grade is None or small is None else grade(small, example),
         decision=answer.decision,
         visual_tokens=answer.visual_tokens,
         num_kept=answer.num_kept(),
@@ -129,7 +140,7 @@ def open_run(path: Path, settings: Settings) -> Iterator[tuple[list[Record], Tex
 def append(file: TextIO, values: Sequence[Settings | Record]) -> None:
     """A line each."""
     for value in values:
-        file.write(json.dumps(CONVERTER.unstructure(value), ensure_ascii=False) + "\n")
+        file.write(json.dumps(FILE.unstructure(value), ensure_ascii=False) + "\n")
     file.flush()
 
 
@@ -140,7 +151,7 @@ def _drop_cut_line(path: Path) -> None:
 
 def _read(path: Path, number: int, line: str, kind: type[Any]) -> Any:
     try:
-        return CONVERTER.structure(json.loads(line), kind)
+        return FILE.structure(json.loads(line), kind)
     except (ValueError, BaseValidationError) as error:
         reason = transform_error(error)[0] if isinstance(error, BaseValidationError) else str(error)
         raise RequestError(
