@@ -120,10 +120,10 @@ def encode(image: Image.Image) -> bytes:
 
 
 @contextmanager
-def serve(repository: Path, directory: Path, *options: str) -> Iterator[Server]:
+def serve(repository: Path, directory: Path, *options: str, **variables: str) -> Iterator[Server]:
     """Start the server and wait until it is ready; a machine that cannot run it skips the test."""
     try:
-        with server_process.serve(repository, directory, options) as process:
+        with server_process.serve(repository, directory, options, variables) as process:
             yield Server(process.process, process.ports, process.log)
     except UnsuitableMachine as error:
         pytest.skip(str(error))

@@ -6,10 +6,11 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from engine.serve.triton.control import Server
 from engine.serve.triton.tensors import MODEL
@@ -18,6 +19,7 @@ from tools.triton.server_environment import ServerError, install
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 CALL_SECONDS = 30.0
+NOTHING: Mapping[str, str] = MappingProxyType({})
 EXPLICIT = ("--model-control-mode=explicit", f"--load-model={MODEL}")
 """Lets `sgl health --recover` load a model again."""
 
@@ -82,21 +84,25 @@ class Start:
     ports: dict[str, int]
 
 
-def prepare(repository: Path, directory: Path, options: Sequence[str] = ()) -> Start:
-    """Of a server on free ports; `directory` gets its backends. Raises ServerError."""
+def prepare(
+    repository: Path, directory: Path, options: Sequence[str] = (), variables: Mapping[str, str] = NOTHING
+) -> Start:
+    """Of a server on free ports; `directory` gets its backends. variables: of its processes. Raises ServerError."""
     environment = install()
     ports = _free_ports()
     addresses = [f"--{name}-address=127.0.0.1" for name in ports]
     addresses += [f"--{name}-port={port}" for name, port in ports.items()]
     shutil.rmtree(directory / "backends", ignore_errors=True)
     command = [*environment.command(repository, directory / "backends"), *addresses, *EXPLICIT, *options]
-    return Start(command, environment.variables(), ports)
+    return Start(command, environment.variables() | dict(variables), ports)
 
 
 @contextmanager
-def serve(repository: Path, directory: Path, options: Sequence[str] = ()) -> Iterator[ServerProcess]:
+def serve(
+    repository: Path, directory: Path, options: Sequence[str] = (), variables: Mapping[str, str] = NOTHING
+) -> Iterator[ServerProcess]:
     """Start a server and wait until it is ready; `directory` gets its log. Raises ServerError."""
-    start = prepare(repository, directory, options)
+    start = prepare(repository, directory, options, variables)
     log = directory / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
