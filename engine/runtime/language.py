@@ -114,9 +114,9 @@ class LanguageModel:
         inputs[names.LOGIT_INDEX] = (places if len(wanted) else np.zeros(1, np.int64))[None]
         logits = self.executor.zeros(names.LOGITS, (1, max(1, len(wanted)), self._vocabulary()))
         self._slots.bind(self.executor, slice(lease.place, lease.place + 1))
-        self._scores.bind_rows(slot, scored)
+        written = self._scores.bind_rows(slot, scored)
         self._run(inputs, logits)
-        self._scores.collect()
+        self._scores.collect(written)
         lease.append(rows.positions, kept)
         return logits[0, : len(wanted)]
 
@@ -133,12 +133,12 @@ class LanguageModel:
         buffers, count = self._step, len(slots)
         positions = np.array([[lease.next_position] for lease in gathered])
         cos, sin = self._rope.cos_sin(positions, positions + 1)
-        buffers.fill(np.asarray(tokens)[order], cos, sin, np.array([lease.lengths for lease in gathered]))
+        inputs = buffers.fill(np.asarray(tokens)[order], cos, sin, np.array([lease.lengths for lease in gathered]))
         self._slots.bind(self.executor, slice(0, count))
-        self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
+        written = self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
         logits = buffers.logits[:count]
-        self._run(buffers.inputs(count), logits)
-        self._scores.collect()
+        self._run(inputs, logits)
+        self._scores.collect(written)
         row = [np.zeros(1, np.int64)] * len(self._segments)
         for lease, position in zip(gathered, positions, strict=True):
             lease.append(position, row)
@@ -207,16 +207,13 @@ class _StepBuffers:
         self._features = executor.put(names.VISUAL_EMBEDS, features)
         self.logits = executor.zeros(names.LOGITS, (places, 1, vocabulary))
 
-    def fill(self, tokens: np.ndarray, cos: np.ndarray, sin: np.ndarray, lengths: np.ndarray) -> None:
-        """[B], [B,1,D/2] twice, [B,segments]"""
+    def fill(self, tokens: np.ndarray, cos: np.ndarray, sin: np.ndarray, lengths: np.ndarray) -> dict[str, Array]:
+        """[B], [B,1,D/2] twice, [B,segments] -> all inputs, by name."""
         count = len(tokens)
         self._ids[:count, 0] = tokens
         self._cos[:count], self._sin[:count] = cos, sin
         self._past[:, :count] = lengths.T
         self._length[:, :count] = lengths.T + 1
-
-    def inputs(self, count: int) -> dict[str, Array]:
-        """Of a step of so many slots."""
         changing = {names.INPUT_IDS: self._ids, names.ROPE_COS: self._cos, names.ROPE_SIN: self._sin}
         changing |= {names.past_length(segment): self._past[segment] for segment in self._segments}
         changing |= {names.kv_length(segment): self._length[segment] for segment in self._segments}

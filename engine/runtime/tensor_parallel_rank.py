@@ -45,13 +45,17 @@ class World(Ranks):
 
     epoch, death = 0, ""
 
-    def __init__(self, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> None:
-        self._world, self._rank = world, RankModel(world, directory)
+    def __init__(self, world: MPI.Comm, rank: RankModel, process_ids: list[int]) -> None:
+        """process_ids: by rank."""
+        self._world, self._rank, self.process_ids = world, rank, process_ids
         self._speaking, self._has_stopped = Lock(), False
         """One message at a time, whichever thread has it."""
+
+    @classmethod
+    def meet(cls, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> "World":
+        """Wait until all ranks are here."""
         _forget_segments(world)
-        self.process_ids: list[int] = world.allgather(os.getpid())
-        """By rank."""
+        return cls(world, RankModel(world, directory), world.allgather(os.getpid()))
 
     def is_leader(self) -> bool:
         return bool(self._world.rank == 0)
@@ -134,7 +138,7 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
             f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
         )
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until they have met: one that left would be waited for
-    world = World(directory)
+    world = World.meet(directory)
     if not world.is_leader():
         world.serve()
         return
@@ -162,7 +166,7 @@ def main(directory: str, socket: str, log: str) -> int:
     """A rank of a `Group`: rank 0 takes calls from the socket until it closes. What a rank prints goes to the log."""
     with open(log, "ab") as file:  # not by way of mpiexec, which may drop a rank's last words when it aborts
         os.dup2(file.fileno(), sys.stderr.fileno())
-    world = World(Path(directory))
+    world = World.meet(Path(directory))
     if not world.is_leader():
         world.serve()
         return 0

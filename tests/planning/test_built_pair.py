@@ -23,7 +23,7 @@ from engine.dims import Limits
 from engine.families import family_of
 from engine.parallel import Shard
 from engine.planning.graph_cost import peak_activation_bytes
-from engine.planning.pair_plan import PairPlan, read_config
+from engine.planning.pair_plan import PairPlan, plan_pair, read_config
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
 from engine.planning.workload import Workload
@@ -40,7 +40,7 @@ LIMITS = Limits(1024, 1, 13)
 
 
 def plan_for(pair: Path, world_size: int = 1, guidance: GuidanceConfig = GuidanceConfig()) -> PairPlan:  # noqa: B008
-    return PairPlan(
+    return plan_pair(
         PlanConfig(pair / "small", pair / "large", Target.ONNXRUNTIME, Precision.FP32, world_size, guidance)
     )
 
@@ -71,7 +71,7 @@ def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path:
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
 def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, precision: Precision) -> None:
     """To the byte where nothing is quantized; else but for the scales of narrow matrices."""
-    plan = PairPlan(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
+    plan = plan_pair(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
     config, (family, _) = read_config(pair / "large"), family_of(pair / "large")
     checkpoint = Checkpoint(pair / "large")
     reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
