@@ -13,7 +13,7 @@ from engine.cli.command_line import run_command
 from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
 from engine.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
-from engine.evaluation.record import Settings, read_run
+from engine.evaluation.record import RunSettings, read_run
 from engine.manifest import Manifest
 
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     return run_command(lambda: calibrate(arguments))
 
 
-def check_engine(manifest: Manifest, settings: Settings, directory: Path, path: Path) -> None:
+def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, path: Path) -> None:
     """Raises RequestError for a run of other engines."""
     if settings.engine != {name: component.key for name, component in manifest.components.items()}:
         raise RequestError(f"{path} is a run of another engine than {directory}; make a run of this one")

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 from engine.evaluation.benchmark import mean
 from engine.evaluation.record import Record
-from engine.evaluation.run import OnProgress
+from engine.evaluation.run import OnRecords
 
 LINES = 10
 """In a whole run, where there is no terminal."""
 
 
 @contextmanager
-def run_progress(quiet: bool, label: str) -> Iterator[OnProgress]:
+def run_progress(quiet: bool, label: str) -> Iterator[OnRecords]:
     """A function that shows, on stderr, how much is answered and the mean grade so far."""
     if quiet:
         yield lambda records, total: None

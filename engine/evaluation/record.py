@@ -22,7 +22,7 @@ from engine.runtime.early_exit import ExitDecision
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What a run answers with; a file continues only under the same. engine: its components' fingerprints."""
 
     benchmark: str
@@ -96,7 +96,7 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
     )
 
 
-def read_run(path: Path) -> tuple[Settings, list[Record]]:
+def read_run(path: Path) -> tuple[RunSettings, list[Record]]:
     """A file of records. Raises RequestError; a last line that a crash cut short is left out."""
     try:
         content = path.read_text(encoding="utf-8")
@@ -107,13 +107,13 @@ def read_run(path: Path) -> tuple[Settings, list[Record]]:
     lines = content.split("\n")[:-1]
     if not lines:
         raise RequestError(f"{path} holds no run; remove it and run sgl evaluate again")
-    return _read(path, 1, lines[0], Settings), [
+    return _read(path, 1, lines[0], RunSettings), [
         _read(path, number, line, Record) for number, line in enumerate(lines[1:], 2)
     ]
 
 
 @contextmanager
-def open_run(path: Path, settings: Settings) -> Iterator[tuple[list[Record], TextIO]]:
+def open_run(path: Path, settings: RunSettings) -> Iterator[tuple[list[Record], TextIO]]:
     """What an earlier run left, and the file open for more. Raises RequestError when that run was another one."""
     done: list[Record] = []
     if path.exists() and path.stat().st_size:
@@ -137,7 +137,7 @@ def open_run(path: Path, settings: Settings) -> Iterator[tuple[list[Record], Tex
         raise RequestError(f"{path} cannot be written ({error.strerror}); give another --out") from None
 
 
-def append(file: TextIO, values: Sequence[Settings | Record]) -> None:
+def append(file: TextIO, values: Sequence[RunSettings | Record]) -> None:
     """A line each."""
     for value in values:
         file.write(json.dumps(FILE.unstructure(value), ensure_ascii=False) + "\n")

@@ -135,7 +135,7 @@ class Rank(Protocol):
 
 
 @dataclass(frozen=True)
-class Load:
+class OpenShare:
     """Open the engine, if the ranks fit together."""
 
     expected: Identity
@@ -184,7 +184,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class VisualScores:
+class ReadVisualScores:
     slot: int
 
     def on(self, rank: Rank) -> np.ndarray:
@@ -216,7 +216,7 @@ class SecondsInSums:
         return rank.seconds_in_sums()
 
 
-FIRST = (Load, Encode, OpenSlot)
+FIRST = (OpenShare, Encode, OpenSlot)
 """Messages that need nothing of an earlier one: when the ranks died meanwhile, they are started and told once more."""
 
 
@@ -251,7 +251,7 @@ class ShardedLanguage:
         return self._on(slots, Step(tuple(slots), tokens, scored))
 
     def visual_scores(self, slot: int) -> np.ndarray:
-        return self._on([slot], VisualScores(slot))
+        return self._on([slot], ReadVisualScores(slot))
 
     def truncate(self, slot: int, length: int) -> None:
         self._on([slot], Truncate(slot, length))

@@ -20,8 +20,8 @@ from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.runtime.tensor_parallel import (
     AgreedError,
-    Load,
     Message,
+    OpenShare,
     Ranks,
     RanksDiedError,
     announced_sizes,
@@ -61,7 +61,7 @@ class World(Ranks):
         return bool(self._world.rank == 0)
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
-        self.do(Load(identify(manifest), threads, places))
+        self.do(OpenShare(identify(manifest), threads, places))
 
     def do(self, message: Message) -> Any:
         with self._speaking:

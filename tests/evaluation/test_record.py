@@ -9,10 +9,10 @@ import pytest
 
 from engine.config import ExitConfig, GuidanceConfig
 from engine.errors import RequestError
-from engine.evaluation.record import Record, Settings, append, read_run
+from engine.evaluation.record import Record, RunSettings, append, read_run
 from engine.runtime.answer import AnsweredBy
 
-SETTINGS = Settings("own", {"small/vision": "key"}, GuidanceConfig(), ExitConfig(), max_new_tokens=8, seed=0)
+SETTINGS = RunSettings("own", {"small/vision": "key"}, GuidanceConfig(), ExitConfig(), max_new_tokens=8, seed=0)
 RECORD = Record(
     id="1",
     kind="k",

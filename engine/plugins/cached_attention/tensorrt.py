@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from engine.plugins.cached_attention.contract import INPUTS
-from engine.plugins.function import TENSORRT, TENSORRT_OPSET, sgl_function
+from engine.plugins.function import TENSORRT_DOMAIN, TENSORRT_OPSET, sgl_function
 from engine.plugins.tensorrt_caches import append, split_heads
 
 
@@ -34,7 +34,7 @@ def fused_attention(
         kv_length,
         # The last row of a request sees all of its tokens.
         causal_kind="lower_right",
-        _domain=TENSORRT,
+        _domain=TENSORRT_DOMAIN,
     )
     output = op.Reshape(op.Transpose(output, perm=[0, 2, 1, 3]), [0, 0, num_heads * head_dim])
     return output, present_key, present_value
