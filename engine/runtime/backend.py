@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from engine.errors import EngineError
 from engine.gpu import DRIVER, has_driver
@@ -14,6 +14,9 @@ from engine.target import Device, Target, targets_for
 
 class Backend(Protocol):
     """What it needs is imported when it is asked for something. Paths of engines are without suffix."""
+
+    rank_packages: ClassVar[tuple[str, ...]]
+    """Those whose versions must be the same on all ranks; that of a plan's library is the manifest's."""
 
     def require(self, directory: Path, manifest: Manifest, device: Device) -> None:
         """Raises EngineError unless this machine runs such an engine directory on the device."""

@@ -24,17 +24,13 @@ from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.parallel import SHARDED, Shard
 from engine.runtime.language import Language
+from engine.runtime.loading import BACKENDS
 from engine.runtime.prompt import Need, Rows
 from engine.runtime.vision import TILES_PER_CALL
 from engine.target import Device
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""
-VERSIONED = {
-    Device.CPU: ("numpy", "onnxruntime", "mpi4py"),
-    Device.CUDA: ("numpy", "torch", "mpi4py", "nccl4py", "nvidia-nccl-cu13"),
-}
-"""Packages that must be the same on all ranks; the version of a plan's library is the manifest's."""
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -73,7 +69,7 @@ def identify(manifest: Manifest) -> Identity:
     """Of this process."""
     content = json.dumps(CONVERTER.unstructure(manifest.components), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    packages = VERSIONED[rank_device(manifest)]
+    packages = ("numpy", "mpi4py", *BACKENDS[manifest.target].rank_packages)
     return Identity(engine.__version__, {name: _version(name) for name in packages}, digest)
 
 

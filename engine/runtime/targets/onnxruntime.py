@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from engine.manifest import Manifest
 from engine.runtime.backend import installed
@@ -13,6 +14,7 @@ from engine.target import Device, Target
 class OnnxRuntimeBackend:
     """See `Backend`."""
 
+    rank_packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     target: Target
 
     def require(self, directory: Path, manifest: Manifest, device: Device) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 from engine.manifest import Manifest
 from engine.runtime.backend import installed
@@ -14,6 +15,7 @@ from engine.target import Device, Target
 class TensorRtBackend:
     """See `Backend`."""
 
+    rank_packages: ClassVar[tuple[str, ...]] = ("torch", "nccl4py", "nvidia-nccl-cu13")
     target: Target
 
     def require(self, directory: Path, manifest: Manifest, device: Device) -> None:
