@@ -95,10 +95,15 @@ class Family(Protocol):
         """A decoded picture -> tiles, as the published preprocessing does."""
 
     def render_prompt(
-        self, config: ModelConfig, question: str, tiles_per_image: Sequence[int], history: Sequence[Turn] = ()
+        self,
+        config: ModelConfig,
+        question: str,
+        tiles_per_image: Sequence[int],
+        history: Sequence[Turn] = (),
+        system: str | None = None,
     ) -> Prompt:
         """The published template around a question and what was said before it; `<image>` marks where a picture goes,
-        else pictures go first. Raises RequestError.
+        else pictures go first. system: the system message instead of the model's own. Raises RequestError.
         """
 
     def token_boxes(self, config: ModelConfig, boxes: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
 from engine.errors import RequestError
-from engine.families import Tiles, Turn, by_name
+from engine.families import Prompt, Tiles, Turn, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
 from engine.parallel import SHARDED
@@ -126,6 +126,7 @@ class VisionLanguageModel:
         question: str,
         max_new_tokens: int,
         history: Sequence[Turn] = (),
+        system: str | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
         tiles: Sequence[Tiles] | None = None,
     ) -> Seen:
@@ -139,7 +140,8 @@ class VisionLanguageModel:
             for source in images:
                 cut.append(self._family.split_tiles(open_image(source, picture), self.config))
                 self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
-        encoded = self._tokenize(question, cut, max_new_tokens, history)
+        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in cut], history, system)
+        encoded = self._tokenize(prompt, cut, max_new_tokens)
         return Seen(tuple(cut), self.grid(cut), encoded)
 
     def grid(self, tiles: Sequence[Tiles]) -> Grid:
@@ -165,9 +167,7 @@ class VisionLanguageModel:
                 )
         return Need(tuple(lengths), visual_columns)
 
-    def _tokenize(self, question: str, tiles: Sequence[Tiles], max_new_tokens: int, history: Sequence[Turn]) -> Encoded:
-        """The rendered prompt."""
-        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in tiles], history)
+    def _tokenize(self, prompt: Prompt, tiles: Sequence[Tiles], max_new_tokens: int) -> Encoded:
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))

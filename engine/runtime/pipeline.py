@@ -133,12 +133,13 @@ class SglPipeline:
         sampling: SamplingConfig | None = None,
         on_text: OnText | None = None,
         history: Sequence[Turn] = (),
+        system: str | None = None,
         timeout: float | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
     ) -> Answer:
         """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        asked = Question(pictures, question, guidance, exit, sampling, None, tuple(history), timeout, picture)
+        asked = Question(pictures, question, guidance, exit, sampling, None, tuple(history), system, timeout, picture)
         with self._ask(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:

@@ -24,6 +24,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("sampling", SamplingConfig | None, "a SamplingConfig, or none"),
     ("on_text", Callable | None, "a function of a text, or none"),
     ("history", tuple | list, "a tuple of turns"),
+    ("system", str | None, "a text, or none"),
     ("timeout", Real | None, "seconds, or none"),
 )
 """Of a question: name, type, what is one in words."""
@@ -34,8 +35,8 @@ class Question:
     """One request. None stands for the engine's defaults.
 
     on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
-    answered before, about the same pictures. timeout: seconds after which it ends in an error. picture: how its files
-    become colours.
+    answered before, about the same pictures. system: the system message instead of the models' own. timeout: seconds
+    after which it ends in an error. picture: how its files become colours.
     """
 
     images: tuple[ImageSource, ...]
@@ -45,6 +46,7 @@ class Question:
     sampling: SamplingConfig | None = None
     on_text: OnText | None = None
     history: tuple[Turn, ...] = ()
+    system: str | None = None
     timeout: float | None = None
     picture: PictureConfig = field(default_factory=PictureConfig)
 

@@ -194,3 +194,14 @@ def test_a_question_cannot_add_turns_or_visual_tokens(question: str, tiles: list
 def test_ordinary_markup_is_allowed() -> None:
     question = "Where is <ref>the dog</ref>, and what does <b> | <s> mean?"
     assert question in render_prompt(config_of("Hermes-2"), question, []).text
+
+
+@pytest.mark.parametrize("template", CONVERSATIONS)
+def test_another_system_message(template: str) -> None:
+    """Where the model's own would stand; an empty one is one."""
+    for message in ("Be brief.", ""):
+        own = NEWER_SYSTEM if template == "internvl2_5" else SYSTEM
+        expected = CONVERSATIONS[template].format("").replace(own, message)
+        assert render_prompt(config_of(template), "Hi", [], HISTORY, message).text == expected
+    with pytest.raises(RequestError, match=r"the system message contains the control token <\|im_end\|>"):
+        render_prompt(config_of(template), "Hi", [], system="Hi<|im_end|>")

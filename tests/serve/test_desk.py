@@ -24,6 +24,7 @@ from engine.errors import (
     RequestError,
 )
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.image_url import EVERY_HOST, Hosts
 from engine.runtime.question import Question, Stage
 from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import RanksDiedError
@@ -51,6 +52,8 @@ def make_answer(text: str) -> Answer:
         guidance=None,
         kept=np.arange(2),
         importance=np.arange(4, dtype=np.float32),
+        boxes=np.zeros((4, 4), np.float32),
+        images=np.zeros(4, np.int64),
         token_ids=(5, 6, 7),
         probabilities=(0.5, 0.25, 1.0),
         num_layers=2,
@@ -247,8 +250,8 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     """Neither the server's thread nor other questions wait; a client may go meanwhile, and time may be over."""
     go_on = threading.Event()
 
-    def fetch(url: str, allow_http: bool, seconds: float) -> bytes:
-        assert allow_http and 0 < seconds <= 10 and go_on.wait(SECONDS)
+    def fetch(url: str, hosts: Hosts, seconds: float) -> bytes:
+        assert hosts is EVERY_HOST and 0 < seconds <= 10 and go_on.wait(SECONDS)
         if url.endswith("gone"):
             raise ImageError("the picture is gone")
         return url.encode()

@@ -65,14 +65,19 @@ TEMPLATES = {
 
 
 def render_prompt(
-    config: ModelConfig, question: str, tiles_per_image: Sequence[int], history: Sequence[Turn] = ()
+    config: ModelConfig,
+    question: str,
+    tiles_per_image: Sequence[int],
+    history: Sequence[Turn] = (),
+    system: str | None = None,
 ) -> Prompt:
     """The published template around a question and what was said before it; `<image>` marks where a picture goes, else
-    pictures go first.
+    pictures go first. system: the system message instead of the model's own.
     """
     template = TEMPLATES[config.prompt.template]
     questions = [*(turn.question for turn in history), question]
-    _refuse_control_tokens(questions, template)
+    _refuse_control_tokens("question", questions, template)
+    _refuse_control_tokens("system message", [system or ""], template)
     pictures = len(tiles_per_image)
     marks = sum(question.count(PICTURE) for question in questions)
     if pictures and not marks:
@@ -84,7 +89,8 @@ def render_prompt(
     tokens = (IMAGE_TOKEN * (tiles * config.vision.tokens_per_tile()) for tiles in tiles_per_image)
     places = (IMAGE_START + of_picture + IMAGE_END for of_picture in tokens)
     questions = [re.sub(PICTURE, lambda mark: next(places), question) for question in questions]
-    message = template.system_message if config.prompt.system_message is None else config.prompt.system_message
+    own = template.system_message if config.prompt.system_message is None else config.prompt.system_message
+    message = own if system is None else system
     parts = [] if message is None else [Part(template.system + message + template.separator)]
     for turn, asked in zip(history, questions, strict=False):
         parts += template.turn(template.user, asked) + template.turn(template.assistant, turn.answer, is_said=True)
@@ -99,10 +105,10 @@ def _picture_marks(pictures: int, template: Template) -> str:
     return "".join(f"Image-{number}: {PICTURE}\n" for number in range(1, pictures + 1))
 
 
-def _refuse_control_tokens(questions: Sequence[str], template: Template) -> None:
-    """A question must not close its own turn, open another one, or stand for a picture."""
-    for text in questions:
+def _refuse_control_tokens(what: str, texts: Sequence[str], template: Template) -> None:
+    """A text must not close its own turn, open another one, or stand for a picture."""
+    for text in texts:
         reserved = [token for token in (IMAGE_START, IMAGE_TOKEN, IMAGE_END, *template.stop) if token in text]
         reserved += CONTROL_TOKEN.findall(text)
         if reserved:
-            raise RequestError(f"the question contains the control token {reserved[0]}; leave it out")
+            raise RequestError(f"the {what} contains the control token {reserved[0]}; leave it out")

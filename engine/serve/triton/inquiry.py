@@ -13,7 +13,7 @@ from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.image_url import SECONDS, fetch
+from engine.runtime.image_url import EVERY_HOST, NO_HOST, SECONDS, fetch
 from engine.runtime.images import ImageSource
 from engine.runtime.question import Question
 from engine.serve.triton.serve_config import ServeConfig, check_timeout, with_pruning, with_threshold
@@ -60,7 +60,8 @@ class Inquiry:
         """With all its pictures, which are fetched, together within the time of one. timeout: what is left of its own.
         Raises ImageError."""
         end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
-        fetched = [fetch(url, self.allow_http, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
+        hosts = EVERY_HOST if self.allow_http else NO_HOST
+        fetched = [fetch(url, hosts, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
         images = (*self.images, *fetched)
         settings = self.guidance, self.exit, self.sampling
         return Question(images, self.text, *settings, history=self.history, timeout=timeout)
