@@ -198,9 +198,8 @@ class TensorRtExecutor(GpuBuffers):
         with enough_memory(self._name):
             scratch = torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
         self._scratch = scratch  # contexts know its address only
-        self._contexts += [
-            self._make_context(index, scratch) for index in range(self._engine.num_optimization_profiles)
-        ]
+        profiles = range(self._engine.num_optimization_profiles)
+        self._contexts += [self._make_context(profile, scratch) for profile in profiles]
         if self._kernels is not None:
             self._kernels.save()
 
