@@ -92,7 +92,7 @@ class TensorRtExecutor(GpuBuffers):
         # TensorRT-RTX captures them itself, shape by shape.
         self._captures = self._records and not self._is_rtx
         self._kernels: KernelCache | None = None
-        self._scratch: torch.Tensor | None = None
+        self._scratch: torch.Tensor | None = None  # contexts know its address only
         self._bound: dict[str, torch.Tensor] = {}
         """What the caller bound, or what a host array is copied to."""
         self._uploads: dict[str, np.ndarray] = {}
@@ -112,10 +112,10 @@ class TensorRtExecutor(GpuBuffers):
         records: bool = True,
         kernels: Path | None = None,
     ) -> "TensorRtExecutor":
-        """records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays.
+        """Raises EngineError when the library refuses the plan, or the GPU has too little memory.
 
-        kernels: file for what the library compiles for this GPU; None compiles it at every start.
-        Raises EngineError when the library refuses the plan, or the GPU has too little memory.
+        records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays. kernels:
+        file for what the library compiles for this GPU; None compiles it at every start.
         """
         log = library.Logger(library.Logger.ERROR)
         runtime = library.Runtime(log)
@@ -192,14 +192,12 @@ class TensorRtExecutor(GpuBuffers):
 
     def _make_contexts(self, kernels: Path | None) -> None:
         """One for each profile; they run one after another in one stream, with one memory for intermediate results."""
-        config = self._engine.create_runtime_config()
         if kernels is not None and self._is_rtx:
-            self._kernels = KernelCache.read(config.create_runtime_cache(), kernels)
+            self._kernels = KernelCache.read(self._engine.create_runtime_config().create_runtime_cache(), kernels)
         with enough_memory(self._name):
             scratch = torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
-        self._scratch = scratch  # contexts know its address only
-        profiles = range(self._engine.num_optimization_profiles)
-        self._contexts += [self._make_context(profile, scratch) for profile in profiles]
+        self._scratch = scratch
+        self._contexts += [self._make_context(profile, scratch) for profile in range(len(self._ranges))]
         if self._kernels is not None:
             self._kernels.save()
 
