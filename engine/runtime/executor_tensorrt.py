@@ -117,8 +117,7 @@ class TensorRtExecutor(GpuBuffers):
         records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays. kernels:
         file for what the library compiles for this GPU; None compiles it at every start.
         """
-        log = library.Logger(library.Logger.ERROR)
-        runtime = library.Runtime(log)
+        runtime = library.Runtime(log := library.Logger(library.Logger.ERROR))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise ManifestError(
@@ -192,8 +191,9 @@ class TensorRtExecutor(GpuBuffers):
 
     def _make_contexts(self, kernels: Path | None) -> None:
         """One for each profile; they run one after another in one stream, with one memory for intermediate results."""
+        config = self._engine.create_runtime_config()
         if kernels is not None and self._is_rtx:
-            self._kernels = KernelCache.read(self._engine.create_runtime_config().create_runtime_cache(), kernels)
+            self._kernels = KernelCache.read(config.create_runtime_cache(), kernels)
         with enough_memory(self._name):
             scratch = torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
         self._scratch = scratch
