@@ -6,9 +6,10 @@
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from typing import Annotated, Any, get_args, get_type_hints
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 
 SHOWN = 40
 """Characters of a value in a sentence."""
@@ -16,16 +17,20 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class Between:
-    """Numbers from `low` to `high`."""
+    """Finite numbers from `low` to `high`; of an open range, `low` is not one of them."""
 
     low: float
     high: float
+    is_open: bool = False
 
     def holds(self, value: Any) -> bool:
-        return self.low <= value <= self.high
+        is_low = value == self.low and self.is_open
+        return self.low <= value <= self.high and -inf < value < inf and not is_low
 
     def __str__(self) -> str:
-        return f"outside {self.low}..{self.high}"
+        if self.high == inf:
+            return "not finite" if self.low == -inf else f"not a number of at least {self.low}"
+        return f"outside ({self.low}, {self.high}]" if self.is_open else f"outside {self.low}..{self.high}"
 
 
 def is_line(text: str) -> bool:
@@ -71,6 +76,12 @@ Epsilon = Annotated[float, Between(0, 1)]
 Stretch = Annotated[float, Between(1e-6, 1e6)]
 """Of rotary positions."""
 RopeBase = Annotated[float, Between(1, 1e15)]
+Part = Annotated[float, Between(0, 1, is_open=True)]
+Temperature = Annotated[float, Between(0, inf)]
+Threshold = Annotated[float, Between(-inf, inf)]
+Choices = Annotated[int, Between(0, (1 << 31) - 1)]
+Seed = Annotated[int, Between(0, inf)]
+Colour = Annotated[int, Between(0, 255)]
 Fraction = Annotated[float, Between(1e-3, 1)]
 Name = Annotated[str, Line(255)]
 
@@ -81,13 +92,13 @@ def check_bounds(config: Any) -> None:
     Of a dictionary, keys and values that are text.
     """
     kind: Any = type(config)
-    for name, bound in _bounds(kind).items():
+    for name, bound in bounds(kind).items():
         value = getattr(config, name)
         if isinstance(value, dict):
             value = tuple(text for text in (*value, *value.values()) if isinstance(text, str))
         for item in value if isinstance(value, tuple) else (value,):
             if item is not None and not bound.holds(item):
-                raise EngineError(f"{name} {shown(item)} is {bound}")
+                raise EngineError(Setting(name), f" {shown(item)} is {bound}")
 
 
 def shown(value: Any) -> str:
@@ -97,7 +108,8 @@ def shown(value: Any) -> str:
 
 
 @cache
-def _bounds(kind: Any) -> dict[str, Bound]:
+def bounds(kind: Any) -> dict[str, Bound]:
+    """Of a dataclass, by field; not of fields that may say anything."""
     hints = get_type_hints(kind, include_extras=True)
     found = {name: _bound(hint) for name, hint in hints.items()}
     return {name: bound for name, bound in found.items() if bound is not None}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.build_flags import BuildFlag
 from engine.errors import EngineError
 from engine.model_config import LanguageConfig
 
@@ -19,13 +20,14 @@ class Shard:
 
     def __post_init__(self) -> None:
         if self.world_size < 1 or not 0 <= self.rank < self.world_size:
-            raise EngineError(f"rank {self.rank} is outside 0..{self.world_size - 1}; give a rank below --tp")
+            raise EngineError(f"rank {self.rank} is outside 0..{self.world_size - 1}; give a rank below {BuildFlag.TP}")
 
     def part(self, size: int, what: str) -> range:
         """The contiguous part of `size` that this rank owns; `what` names the dimension if it does not divide."""
         if size % self.world_size:
             raise EngineError(
-                f"{what} {size} does not divide by world_size {self.world_size}; choose a --tp that divides it"
+                f"{what} {size} does not divide by world_size {self.world_size}; "
+                f"choose a {BuildFlag.TP} that divides it"
             )
         part = size // self.world_size
         return range(self.rank * part, (self.rank + 1) * part)
@@ -36,7 +38,8 @@ class Shard:
             return self.part(num_kv_heads, "num_kv_heads")
         if self.world_size % num_kv_heads:
             raise EngineError(
-                f"world_size {self.world_size} is not a multiple of num_kv_heads {num_kv_heads}; choose a --tp that is"
+                f"world_size {self.world_size} is not a multiple of num_kv_heads {num_kv_heads}; "
+                f"choose a {BuildFlag.TP} that is"
             )
         head = self.rank * num_kv_heads // self.world_size
         return range(head, head + 1)

@@ -14,7 +14,9 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").r
 BASE = (
     "bounds",
     "json_file",
+    "build_flags",
     "config",
+    "options",
     "target",
     "model_config",
     "dims",

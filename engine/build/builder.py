@@ -24,7 +24,7 @@ from engine.build.staging import (
 )
 from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
 from engine.parallel import SHARDED, Shard
 from engine.plugins.lowerings import LOWERINGS
@@ -134,6 +134,8 @@ def check_kept(build: BuildConfig) -> None:
     if kept is not None and not (build.target.plans_memory() and 0 < kept <= build.tokens()):
         planning = [target for target in Target if target.plans_memory()]
         raise EngineError(
-            f"max_kept_tokens {kept} is for targets that plan memory ({', '.join(planning)}) and at most max_tokens "
-            f"{build.tokens()}; leave it out or choose less"
+            Setting("max_kept_tokens"),
+            f" {kept} is for targets that plan memory ({', '.join(planning)}) and at most ",
+            Setting("max_tokens"),
+            f" {build.tokens()}; leave it out or choose less",
         )

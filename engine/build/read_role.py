@@ -14,9 +14,10 @@ from engine.build.role import Role
 from engine.build.tokenizer import check_tokenizer, read_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader, parameters
+from engine.build_flags import BuildFlag
 from engine.config import BuildConfig, default_prune_layers
 from engine.dims import Limits
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 from engine.families import Family, family_of
 from engine.model_config import LanguageConfig, ModelConfig, VisionConfig
 from engine.parallel import check_shards
@@ -39,8 +40,9 @@ def settle_tokens(build: BuildConfig) -> tuple[BuildConfig, tuple[str, ...]]:
             continue
         if build.max_tokens is not None:
             raise EngineError(
-                f"max_tokens {tokens} is more than the {longest} positions that the {name} model {directory} was "
-                f"published for (max_position_embeddings); give at most {longest}"
+                Setting("max_tokens"),
+                f" {tokens} is more than the {longest} positions that the {name} model {directory} was "
+                f"published for (max_position_embeddings); give at most {longest}",
             )
         tokens = longest
         notes = [
@@ -77,7 +79,7 @@ def read_role(
     if heads < (least := build.target.traits.least_heads):
         raise EngineError(
             f"{'a rank of ' * (ranks > 1)}the {name} model {directory} has {heads} query heads, but target "
-            f"{build.target} needs {least}; choose {'a smaller --tp or ' * (ranks > 1)}another target"
+            f"{build.target} needs {least}; choose {f'a smaller {BuildFlag.TP} or ' * (ranks > 1)}another target"
         )
     check_sizes(build, config, name, directory)
     checkpoint = Checkpoint(directory)
@@ -112,14 +114,18 @@ def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: P
     smallest = config.tiling.min_tiles * config.vision.tokens_per_tile()
     if build.tokens() <= smallest:
         raise EngineError(
-            f"max_tokens {build.tokens()} has no room for a question beside the {smallest} visual tokens of a small "
-            f"picture in the {name} model {directory}; give more"
+            Setting("max_tokens"),
+            f" {build.tokens()} has no room for a question beside the {smallest} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more",
         )
     largest = config.tiling.most_tiles() * config.vision.tokens_per_tile()
     if build.max_tiles is not None and build.tokens() <= largest:
         raise EngineError(
-            f"a picture of max_tiles {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, "
-            f"and max_tokens {build.tokens()} has no room for them and a question; give fewer tiles or more tokens"
+            "a picture of ",
+            Setting("max_tiles"),
+            f" {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, and ",
+            Setting("max_tokens"),
+            f" {build.tokens()} has no room for them and a question; give fewer tiles or more tokens",
         )
     language, shard = config.language, build.shards(name)[0]
     cache = build.max_batch * build.tokens() * len(shard.kv_heads(language.num_kv_heads)) * language.head_dim
@@ -127,8 +133,11 @@ def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: P
         width = np.dtype(build.target.activations(build.precision)).itemsize
         size = 2 * language.num_layers * cache * width
         raise EngineError(
-            f"max_batch {build.max_batch} and max_tokens {build.tokens()} need {size / 1e9:,.0f} GB of KV caches in "
-            f"{'a rank of ' * (shard.world_size > 1)}the {name} model {directory}; give less of either"
+            Setting("max_batch"),
+            f" {build.max_batch} and ",
+            Setting("max_tokens"),
+            f" {build.tokens()} need {size / 1e9:,.0f} GB of KV caches in "
+            f"{'a rank of ' * (shard.world_size > 1)}the {name} model {directory}; give less of either",
         )
 
 

@@ -8,13 +8,15 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.cli.ask import add_exit_arguments, read_exit
 from engine.cli.command_line import run_command
+from engine.cli.question_options import add_group, read_options
+from engine.config import ExitConfig
 from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
 from engine.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
 from engine.evaluation.record import RunSettings, read_run
 from engine.manifest import Manifest
+from engine.options import over
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wish.add_argument("--seconds", "--cost", type=float, help="the fewest exits that take at most this, a question")
     parser.add_argument("--figure", type=Path, metavar="OUT.png", help="draw score over exits for every criterion")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    add_exit_arguments(parser)
+    add_group(parser, ExitConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,11 +72,11 @@ def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, pat
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    manifest = read_manifest(arguments.engine)
+    given, manifest = read_options(arguments), read_manifest(arguments.engine)
     settings, records = read_run(arguments.labelled)
     check_engine(manifest, settings, arguments.engine, arguments.labelled)
     # The run's own retention of the consistency pass is what its evidence is of.
-    asked = read_exit(arguments, settings.exit)
+    asked = over(settings.exit, given)
     if asked.consistency_retention != settings.exit.consistency_retention:
         raise RequestError(
             f"{arguments.labelled} was made with --consistency-retention {settings.exit.consistency_retention}; "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.config import ExitConfig, ExitCriterion
-from engine.errors import RequestError
+from engine.errors import RequestError, Setting
 from engine.evaluation.record import Record
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.early_exit import decide
@@ -87,7 +87,8 @@ def labelled(records: Sequence[Record], exit: ExitConfig, path: Path) -> Labelle
             or record.answered_by is not AnsweredBy.LARGE
         ):
             raise RequestError(
-                f"{path} has no answers or scores of both models to question {record.id}; run sgl evaluate --label"
+                f"{path} has no answers or scores of both models to question {record.id}; run sgl evaluate with ",
+                Setting("label"),
             )
         agreement = np.array(evidence.consistency)
         decision = decide(exit, np.array(evidence.probabilities), np.array(evidence.entropies), agreement)

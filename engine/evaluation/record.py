@@ -121,7 +121,7 @@ def open_run(path: Path, settings: RunSettings) -> Iterator[tuple[list[Record], 
         if before != settings:
             different = [name for name, value in vars(settings).items() if getattr(before, name) != value]
             raise RequestError(
-                f"{path} holds a run with another {' and '.join(different)}; remove it, or give another --out"
+                f"{path} holds a run with another {' and '.join(different)}; remove it, or write to another file"
             )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def open_run(path: Path, settings: RunSettings) -> Iterator[tuple[list[Record], 
             file.seek(0, os.SEEK_END)
             yield done, file
     except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror}); give another --out") from None
+        raise RequestError(f"{path} cannot be written ({error.strerror}); write to another file") from None
 
 
 def append(file: TextIO, values: Sequence[RunSettings | Record]) -> None:

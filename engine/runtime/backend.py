@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from engine.errors import EngineError
+from engine.build_flags import BuildFlag
+from engine.errors import EngineError, Setting
 from engine.gpu import DRIVER, has_driver
 from engine.manifest import Manifest
 from engine.runtime.executor import AllReduce, Executor, Threads
@@ -42,11 +43,13 @@ def installed(directory: Path, target: Target) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if not has_driver():
             can_run = Device.CPU in target.devices()
-            elsewhere = f"rebuild with --target {targets_for(Device.CPU)[0]}"
-            on_cpu = f"give --device {Device.CPU}" if can_run else elsewhere
+            rebuilt = f"rebuild with {BuildFlag.TARGET} {targets_for(Device.CPU)[0]}"
+            on_cpu = ("give ", Setting("device"), f" {Device.CPU}") if can_run else (rebuilt,)
             raise EngineError(
                 f"{directory} was to run on an NVIDIA GPU, and no driver of one is here ({DRIVER} is missing); "
-                f"use a machine with a GPU, or {on_cpu} to run it on a CPU"
+                "use a machine with a GPU, or ",
+                *on_cpu,
+                " to run it on a CPU",
             ) from None
         raise EngineError(
             f"target {target} runs on a GPU with {error.name}, which is not installed; pip install {error.name}"

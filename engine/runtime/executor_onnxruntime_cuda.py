@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 from engine.runtime.arrays import Array, is_host
 from engine.runtime.executor import Threads
 from engine.runtime.executor_onnxruntime_session import CPU, Place, Session, in_host_memory, open_session
@@ -23,7 +23,9 @@ def require_cuda() -> None:
     if not torch.cuda.is_available():
         raise EngineError(
             f"device {Device.CUDA} needs an NVIDIA GPU, and torch {torch.__version__} sees none; "
-            f"run it on a machine with one, or give --device {Device.CPU}"
+            "run it on a machine with one, or give ",
+            Setting("device"),
+            f" {Device.CPU}",
         )
     with redirect_stdout(sys.stderr):  # where it prints what it misses
         onnxruntime.preload_dlls()  # out of NVIDIA's wheels, where the loader does not look

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from engine.errors import EngineError, ManifestError
+from engine.errors import EngineError, ManifestError, Setting
 from engine.runtime.arrays import Array
 from engine.runtime.executor import SharedThreads, Threads
 from engine.runtime.huge_pages import huge_pages
@@ -114,6 +114,8 @@ def open_session(path: Path, threads: Threads, providers: tuple[str, ...] = (CPU
     if missing := [provider for provider in providers if provider not in session.get_providers()]:
         raise EngineError(
             f"device {Device.CUDA} needs a GPU with NVIDIA's driver, CUDA and cuDNN, and {missing[0]} found none "
-            f"that it can use; install them or give --device {Device.CPU}"
+            "that it can use; install them or give ",
+            Setting("device"),
+            f" {Device.CPU}",
         )
     return Session(session)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.build_flags import BuildFlag
 from engine.errors import EngineError, ManifestError
 from engine.gpu import fingerprint
 from engine.manifest import Manifest
@@ -40,12 +41,12 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
     if not torch.cuda.is_available():
         raise ManifestError(
             f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
-            f"none; run it on a machine with one, or rebuild with --target {on_cpu} to run it on a CPU"
+            f"none; run it on a machine with one, or rebuild with {BuildFlag.TARGET} {on_cpu} for a CPU"
         )
     if (gpus := torch.cuda.device_count()) < local_ranks:
         raise EngineError(
             f"{local_ranks} ranks of {directory} run on this machine, each on a GPU of its own, and torch sees {gpus}; "
-            f"start some of them on another machine with mpiexec, or rebuild with a smaller --tp"
+            f"start some of them on another machine with mpiexec, or rebuild with a smaller {BuildFlag.TP}"
         )
     library, built = load_library(target), manifest.versions.get(target)
     if built != library.__version__:
@@ -122,7 +123,7 @@ class TensorRtExecutor(GpuBuffers):
         if engine is None:
             raise ManifestError(
                 f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
-                f"{_reasons(library, runtime, plan)}; rebuild it here with sgl build, with --target "
+                f"{_reasons(library, runtime, plan)}; rebuild it here with sgl build, with {BuildFlag.TARGET} "
                 f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
             )
         executor = cls(library, log, runtime, engine, name, device, records)

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from engine.bindings import SCORING_ENGINE, Scoring
-from engine.errors import ManifestError, RequestError
+from engine.build_flags import BuildFlag
+from engine.errors import ManifestError, RequestError, Setting
 from engine.manifest import Manifest
 from engine.runtime.backend import Backend
 from engine.runtime.executor import AllReduce, Executor, Threads
@@ -27,7 +28,9 @@ def resolve_threads(threads: int | None) -> int:
     if threads is None:
         return cores
     if not 1 <= threads <= cores:
-        raise RequestError(f"threads {threads} is outside 1..{cores}, the cores of this process; choose one inside")
+        raise RequestError(
+            Setting("threads"), f" {threads} is outside 1..{cores}, the cores of this process; choose one inside"
+        )
     return threads
 
 
@@ -54,19 +57,19 @@ def check_device(directory: Path, manifest: Manifest, device: Device) -> None:
     if device not in possible:
         raise ManifestError(
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
-            f"rebuild with --target {elsewhere} to run it on a {device.upper()}"
+            f"rebuild with {BuildFlag.TARGET} {elsewhere} to run it on a {device.upper()}"
         )
     if manifest.world_size > 1 and device is not possible[0]:
         raise ManifestError(
             f"{directory} was built for world size {manifest.world_size}, and ranks of target {target} run on "
-            f"device {possible[0]} only; rebuild with --tp 1 or for target {elsewhere}"
+            f"device {possible[0]} only; rebuild with {BuildFlag.TP} 1 or for target {elsewhere}"
         )
     runs = target.traits.precisions
     if manifest.precision not in runs[device]:
         others = " and ".join(other for other in possible if manifest.precision in runs[other])
         raise ManifestError(
             f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
-            f"{others} only; rebuild with --precision {' or '.join(runs[device])} or for target {elsewhere}"
+            f"{others} only; rebuild with {BuildFlag.PRECISION} {' or '.join(runs[device])} or for target {elsewhere}"
         )
 
 

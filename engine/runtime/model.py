@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.build_flags import BuildFlag
 from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
-from engine.errors import RequestError
+from engine.errors import RequestError, Setting
 from engine.families import Prompt, Tiles, Turn, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import ModelConfig
@@ -161,9 +162,11 @@ class VisionLanguageModel:
             most = self.limits.segment_tokens(segment)
             if length > most:
                 raise RequestError(
-                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with "
-                    f"max_new_tokens {max_new_tokens} more than the engine's {most}; ask for less, lower "
-                    "retention_ratio, or rebuild with a larger --max-kept-tokens"
+                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with ",
+                    Setting("max_new_tokens"),
+                    f" {max_new_tokens} more than the engine's {most}; ask for less, lower ",
+                    Setting("retention_ratio"),
+                    f", or rebuild with a larger {BuildFlag.MAX_KEPT_TOKENS}",
                 )
         return Need(tuple(lengths), visual_columns)
 
@@ -182,8 +185,10 @@ class VisionLanguageModel:
         """Raises RequestError."""
         if tokens + max_new_tokens > self.limits.max_tokens:
             raise RequestError(
-                f"the {has} {tokens} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
-                f"{self.limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+                f"the {has} {tokens} tokens, with ",
+                Setting("max_new_tokens"),
+                f" {max_new_tokens} more than the engine's {self.limits.max_tokens}; "
+                f"ask for less, give fewer pictures, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
             )
 
 

@@ -8,11 +8,11 @@ from enum import StrEnum
 from numbers import Real
 from typing import Any
 
+from engine.build_flags import BuildFlag
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
-from engine.errors import RequestError
+from engine.errors import RequestError, Setting
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.early_exit import needs_consistency
 from engine.runtime.images import ImageSource
 
 OnText = Callable[[str], None]
@@ -60,7 +60,7 @@ class Question:
             if not isinstance(turn, Turn):
                 raise RequestError(f"history of a question cannot hold a {type(turn).__name__}; give turns")
         if self.timeout is not None and not self.timeout > 0:
-            raise RequestError(f"timeout {self.timeout} is not a number above 0; give seconds, or none")
+            raise RequestError(Setting("timeout"), f" {self.timeout} is not a number above 0; give seconds, or none")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Settings:
         return self.guided_by(GuidanceSource.SMALL) or self.wants_consistency()
 
     def wants_consistency(self) -> bool:
-        return self.exit.enabled and needs_consistency(self.exit)
+        return self.exit.enabled and self.exit.needs_consistency()
 
 
 def settle(question: Question, manifest: Manifest) -> Settings:
@@ -102,8 +102,9 @@ def settle(question: Question, manifest: Manifest) -> Settings:
     if guidance.enabled:
         if guidance.source.reads_large() and not large.scores:
             raise RequestError(
-                f"guidance {guidance.source} needs the large model's attention, which the engine was built without; "
-                "rebuild with --large-scores"
+                Setting("guidance"),
+                f" {guidance.source} needs the large model's attention, which the engine was built without; "
+                f"rebuild with {BuildFlag.LARGE_SCORES}",
             )
         guidance = guidance.resolve(large.config.language.num_layers, large.prune_layers)
     sampling = question.sampling or SamplingConfig()

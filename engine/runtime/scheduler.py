@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from engine.errors import EngineError, ModelFailed, Overloaded, QuestionTimedOut, RequestError
+from engine.errors import EngineError, ModelFailed, Overloaded, QuestionTimedOut, RequestError, Setting
 from engine.runtime.answer import Answer
 from engine.runtime.question import Meter
 from engine.runtime.work import Open, Outside, Step, Work, step
@@ -301,5 +301,8 @@ def _is_step(work: Work | None, role: str) -> bool:
 def _too_large(size: int, most: int) -> RequestError:
     return RequestError(
         f"the question's keys and values may take {size / GIB:.2f} GiB, and all questions together have "
-        f"{most / GIB:.2f}; ask for fewer max_new_tokens, give fewer pictures, or more kv_memory"
+        f"{most / GIB:.2f}; ask for fewer ",
+        Setting("max_new_tokens"),
+        ", give fewer pictures, or more ",
+        Setting("kv_memory"),
     )

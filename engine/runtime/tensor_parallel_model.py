@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mpi4py import MPI
 
+from engine.build_flags import BuildFlag
 from engine.engine_directory import read_manifest
 from engine.errors import ManifestError
 from engine.manifest import Manifest
@@ -143,5 +144,5 @@ def refuse_other_size(directory: Path, manifest: Manifest, size: int) -> None:
     if manifest.world_size != size:
         raise ManifestError(
             f"{directory} was built for world size {manifest.world_size}, but mpiexec started {size}; "
-            f"give mpiexec -n {manifest.world_size}, or rebuild with --tp {size}"
+            f"give mpiexec -n {manifest.world_size}, or rebuild with {BuildFlag.TP} {size}"
         )

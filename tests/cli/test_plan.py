@@ -132,7 +132,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
             ("--small", "1B", "--large", "1B", "--precision", "fp32"),
             "target tensorrt is not built in precision fp32; choose bf16 or",
         ),
-        (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "prune_layer 24 is outside 0..23"),
+        (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "--prune-layer 24 is outside 0..23"),
         (
             ("--small", "1B", "--large", "1B", "--gpu-memory", "1GB"),
             "--reserve 1.1 GB leaves nothing of --gpu-memory 1.0 GB",

@@ -22,6 +22,7 @@ from engine.errors import (
     QuestionCancelled,
     QuestionTimedOut,
     RequestError,
+    Setting,
 )
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.image_url import EVERY_HOST, Hosts
@@ -200,6 +201,14 @@ def test_an_error_arrives_as_it_is(service: Service, error: EngineError, code: s
     wait_for(lambda: counted("failures_total", kind=kind) == 1 == counted("failures_total"))
 
 
+def test_a_setting_is_named_as_a_request_does(service: Service) -> None:
+    service.pipeline.refusal = RequestError("with ", Setting("max_new_tokens"), " 9 too long; ask for less")
+    sender = service.ask(text_input="What?")
+    wait_for(lambda: sender.finals)
+    said = sender.error()
+    assert said is not None and said.message == "with max_tokens 9 too long; ask for less"
+
+
 def test_a_fault_of_ours_is_one_too(service: Service) -> None:
     service.pipeline.refusal = KeyError("x")
     sender = service.ask(text_input="What?")
@@ -270,8 +279,9 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     wait_for(lambda: gone.finals)
     codes = [sender.error() and sender.error().code for sender in (left, late, gone)]  # type: ignore[union-attr]
     assert codes == ["CANCELLED", "UNAVAILABLE", "INVALID_ARG"]
-    wait_for(lambda: len(service.pipeline.asked) >= 2)
-    answered = next(one for one in service.pipeline.asked if one[0].images == (b"http://x/1", b"http://x/2"))
+    pictures = (b"http://x/1", b"http://x/2")
+    wait_for(lambda: any(one[0].images == pictures for one in service.pipeline.asked))
+    answered = next(one for one in service.pipeline.asked if one[0].images == pictures)
     answered[1].put(make_answer("Two"))
     wait_for(lambda: waiting.finals)
     assert waiting.outputs("text_output") == [b"Two"]

@@ -15,6 +15,7 @@ from engine.build.storage import BITS, Storage, activation_bits
 from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
+from engine.build_flags import BuildFlag
 from engine.config import BuildConfig
 from engine.engine_directory import write_json
 from engine.errors import EngineError
@@ -53,7 +54,7 @@ def open_compiler(build: BuildConfig) -> OnnxRuntimeCompiler:
     if build.precision is Precision.FP16 and build.world_size > 1:
         raise EngineError(
             f"precision {build.precision} of target {build.target} is for one GPU, and its ranks run on CPUs; "
-            "leave out --tp, or choose another precision"
+            f"leave out {BuildFlag.TP}, or choose another precision"
         )
     return OnnxRuntimeCompiler(build.precision)
 
