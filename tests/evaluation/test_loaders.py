@@ -162,7 +162,7 @@ def test_published_files_are_read(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_missing_and_broken_files_are_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RequestError, match="is missing; --data is the directory"):
+    with pytest.raises(RequestError, match="is missing; give the directory"):
         by_name(name).load(tmp_path)
     PUBLISHED[name][0](tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".tsv", ".txt")]

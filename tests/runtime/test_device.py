@@ -88,7 +88,7 @@ def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert refused(RTX, None) == f"{sentence}rebuild with --target onnxruntime to run it on a CPU"
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_onnxruntime_cuda", raising=False)
-    assert refused(FP16, Device.CUDA) == f"{sentence}give --device cpu to run it on a CPU"
+    assert refused(FP16, Device.CUDA) == f"{sentence}give device cpu to run it on a CPU"
     monkeypatch.setattr(backend, "has_driver", lambda: True)
     assert (
         refused(RTX, None) == "target tensorrt_rtx runs on a GPU with torch, which is not installed; pip install torch"

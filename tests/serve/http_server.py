@@ -71,10 +71,13 @@ def served(pipeline: SglPipeline, **limits: object) -> Served:
 
 
 @contextmanager
-def running(served: Served, access: Access | None = None, life: Life | None = None) -> Iterator[HttpServer]:
+def running(served: Served, access: Access | None = None, send_buffer: int | None = None) -> Iterator[HttpServer]:
+    """send_buffer: bytes that the system takes before a client reads."""
     access = access or Access()
     sock = listen("127.0.0.1", 0)
-    server, desk = make_server(served, access, life or Life())
+    if send_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    server, desk = make_server(served, access, Life())
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
     thread.start()
     try:
