@@ -23,8 +23,8 @@ from engine.config import (
     SamplingConfig,
     ScoreRows,
 )
+from engine.engine_directory import read_manifest
 from engine.errors import RequestError
-from engine.manifest import read_manifest
 from engine.options import (
     BY_NAME,
     GROUPS,
