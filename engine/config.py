@@ -23,7 +23,7 @@ from engine.bounds import (
 )
 from engine.build_flags import BuildFlag
 from engine.errors import EngineError, RequestError, Setting
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
 MAX_TOKENS = 8192
@@ -333,7 +333,7 @@ class BuildConfig:
         except EngineError as error:
             raise EngineError(*error.args, "; choose another") from None
         if self.rank is not None:
-            Mapping(self.rank, self.world_size)
+            Shard(self.rank, self.world_size)
             if self.world_size == 1:
                 raise EngineError(
                     Setting("rank"),
@@ -344,7 +344,7 @@ class BuildConfig:
         """`max_tokens`, or what it is at most by default."""
         return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    def mappings(self, model: str) -> list[Mapping]:
+    def shards(self, model: str) -> list[Shard]:
         """One for each rank of `small` or `large`."""
         size = self.world_size if model == SHARDED else 1
-        return [Mapping(rank, size) for rank in range(size)]
+        return [Shard(rank, size) for rank in range(size)]

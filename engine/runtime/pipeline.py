@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
-from engine.manifest import Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource
 from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads

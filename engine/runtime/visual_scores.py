@@ -16,6 +16,15 @@ from engine.runtime.executor import Executor
 from engine.runtime.slots import Shared, Slot, Slots
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a run writes of one slot: queries [1,R,L*W] of its scored rows, and their places in the cache."""
+
+    number: int
+    queries: Array
+    positions: Sequence[int]
+
+
 class VisualScores(Protocol):
     """The attention that the visual tokens of each slot received so far."""
 
@@ -24,14 +33,14 @@ class VisualScores(Protocol):
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None:
-        """Let the next run, which appends to this slot, score these of its rows."""
+    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
+        """Let the next run, which appends to this slot, score these of its rows; what it will have written."""
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
-        """Let the next run, of one row of each of these slots (by place), score those of `scored` [B] bool."""
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
+        """The same of one row of each of these slots (by place), for those of `scored` [B] bool."""
 
-    def collect(self) -> None:
-        """The run went well; what it wrote is overwritten by the next."""
+    def collect(self, written: Sequence[Written]) -> None:
+        """Take what a run wrote that went well; the next one overwrites it."""
 
     def undo(self) -> None:
         """The run failed: whatever it added is taken back, so that it can be tried again."""
@@ -50,11 +59,13 @@ class NoVisualScores:
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None: ...
+    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
+        return ()
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None: ...
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
+        return ()
 
-    def collect(self) -> None: ...
+    def collect(self, written: Sequence[Written]) -> None: ...
 
     def undo(self) -> None: ...
 
@@ -88,19 +99,21 @@ class InEngineScores:
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
         slot = self._slots[number]
         padded = rows if len(rows) else np.zeros(1, np.int64)
         weight = np.full((1, len(padded)), bool(len(rows)), np.float32)
         self._bind(slice(slot.place, slot.place + 1), [slot], padded[None], weight)
+        return ()
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
         places = slice(0, len(numbers))
         self._weight[places, 0] = scored
         slots = [self._slots[number] for number in numbers]
         self._bind(places, slots, self._row[places], self._weight[places])
+        return ()
 
-    def collect(self) -> None:
+    def collect(self, written: Sequence[Written]) -> None:
         self._before = None
 
     def undo(self) -> None:
@@ -153,8 +166,6 @@ class DeferredScores:
         self._num_layers, self._width = num_layers, width
         self._layers_at_once = limits.scored_layers(num_layers)
         self._waiting: dict[int, _Waiting] = {}
-        self._scored: list[tuple[int, Array, list[int]]] = []
-        """What the next run writes: slot, where its queries will lie, their places in the cache."""
         self._row = engine.put(names.SCORE_ROW, np.zeros((slots.places, 1), np.int64))
         self._query: Array = None
 
@@ -166,16 +177,16 @@ class DeferredScores:
     def close(self, number: int) -> None:
         self._waiting.pop(number, None)
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
         self.finish(number, SCORED_AT_ONCE)
         padded = rows if len(rows) else np.zeros(1, np.int64)
         query = self._engine.zeros(names.SCORED_QUERY, (1, len(padded), self._num_layers * self._width))
         self._engine.bind_input(names.SCORE_ROW, padded[None])
         self._engine.bind_output(names.SCORED_QUERY, query)
         past = self._slots[number].lengths[0]
-        self._scored = [(number, query, [past + int(row) for row in rows])] if len(rows) else []
+        return [Written(number, query, [past + int(row) for row in rows])] if len(rows) else []
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
         if self._query is None:
             # One for all steps: runs with the same buffers may be recorded.
             shape = self._slots.places, 1, self._num_layers * self._width
@@ -184,20 +195,18 @@ class DeferredScores:
             self.finish(number, SCORED_AT_ONCE)
         self._engine.bind_input(names.SCORE_ROW, self._row[: len(numbers)])
         self._engine.bind_output(names.SCORED_QUERY, self._query[: len(numbers)])
-        self._scored = [
-            (number, self._query[place : place + 1], [self._slots[number].lengths[0]])
+        return [
+            Written(number, self._query[place : place + 1], [self._slots[number].lengths[0]])
             for place, (number, counts) in enumerate(zip(numbers, scored, strict=True))
             if counts
         ]
 
-    def collect(self) -> None:
-        for number, query, positions in self._scored:
-            self._waiting[number].queries.append(concat([query]))
-            self._waiting[number].positions += positions
-        self._scored = []
+    def collect(self, written: Sequence[Written]) -> None:
+        for one in written:
+            self._waiting[one.number].queries.append(concat([one.queries]))
+            self._waiting[one.number].positions += one.positions
 
-    def undo(self) -> None:
-        self._scored = []
+    def undo(self) -> None: ...
 
     def finish(self, number: int, at_least: int = 1) -> None:
         waiting = self._waiting.get(number)

@@ -23,8 +23,8 @@ from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, SamplingConfig
+from engine.engine_directory import read_manifest
 from engine.families import family_of
-from engine.manifest import read_manifest
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load

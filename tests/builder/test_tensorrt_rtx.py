@@ -10,8 +10,8 @@ import torch
 from engine.build.builder import build_pair
 from engine.build.layer_report import LayerReport
 from engine.cli.__main__ import main
+from engine.engine_directory import read_json, read_manifest
 from engine.errors import EngineError
-from engine.manifest import read_json, read_manifest
 from engine.runtime.pipeline import SglPipeline
 from engine.target import Precision, Target
 from tests.builder.plans import (

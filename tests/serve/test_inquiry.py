@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from engine.config import GuidanceConfig
+from engine.engine_directory import read_manifest
 from engine.errors import RequestError
-from engine.manifest import read_manifest
 from engine.serve.triton.inquiry import Reader
 from engine.serve.triton.serve_config import ServeConfig
 

@@ -14,7 +14,7 @@ from PIL import Image
 from engine.build.builder import build_pair
 from engine.build.quantize import Kernel, fidelity
 from engine.config import BuildConfig, ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig
-from engine.manifest import read_manifest
+from engine.engine_directory import read_manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
