@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from engine.config import ExitConfig, SamplingConfig
 from engine.errors import EngineError, RequestError
 from tools.fuzz import requests
 from tools.fuzz.driver import attempt
 from tools.fuzz.stand_in import StandInLanguage, stand_in_pipeline
+from tools.fuzz.values import photo, revive
 
 
 def outcomes(number: int) -> list[EngineError | None]:
@@ -36,10 +38,10 @@ def test_a_seed_is_a_case_that_can_be_kept() -> None:
 
 
 def test_the_stand_in_prunes_and_exits() -> None:
-    pipeline, picture = stand_in_pipeline(), requests.photo()
-    answer = pipeline.answer(picture, "What?", sampling=requests.SamplingConfig(max_new_tokens=4))
+    pipeline, picture = stand_in_pipeline(), photo()
+    answer = pipeline.answer(picture, "What?", sampling=SamplingConfig(max_new_tokens=4))
     assert answer.visual_tokens == 16 * 3 and answer.num_kept() == int(0.2 * 48)
-    sure = pipeline.answer(picture, "What?", exit=requests.ExitConfig(exit_threshold=0.0))
+    sure = pipeline.answer(picture, "What?", exit=ExitConfig(exit_threshold=0.0))
     assert sure.early_exit
 
 
@@ -64,8 +66,8 @@ def test_what_shrinking_leaves_is_a_case(case: Any) -> None:
 
 
 def test_objects_are_what_they_say() -> None:
-    assert requests.revive({"as": "power", "of": 5000}) == -(10**5000)
-    assert requests.revive([{"as": "tuple", "of": [{"as": "int8", "of": 3}]}]) == [(3,)]
-    assert requests.revive({"as": "picture", "of": "x"}).size == (1, 1)
+    assert revive({"as": "power", "of": 5000}) == -(10**5000)
+    assert revive([{"as": "tuple", "of": [{"as": "int8", "of": 3}]}]) == [(3,)]
+    assert revive({"as": "picture", "of": "x"}).size == (1, 1)
     with pytest.raises(RequestError, match="images of a question cannot be a int"):
-        requests.revive({"as": "question", "of": {"images": 5}})
+        revive({"as": "question", "of": {"images": 5}})
