@@ -151,7 +151,7 @@ def scoring_bindings(
     config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], shard: Shard, dtype: str = "float32"
 ) -> Bindings:
     """Of the scoring engine beside a language engine that defers its scores; it runs for some layers at a time."""
-    batch, rows, columns = limits.scored_batch(), limits.scored_rows(), limits.visual_columns()
+    batch, rows, columns = 1, limits.scored_rows(), limits.visual_columns()
     layers, kv_heads = limits.scored_layers(config.num_layers), len(shard.kv_heads(config.num_kv_heads))
     caches = [limits.scored_cache(segment_of(layer, prune_layers)) for layer in range(layers)]
     inputs = (

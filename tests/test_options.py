@@ -214,7 +214,7 @@ def test_pages_name_every_option() -> None:
         ("stop", "###", "stop '###' is not a list; give one"),
         ("stop", ["a", None], "stop None is not a text; give one"),
         ("stop", [""], "stop holds an empty text; leave it out"),
-        ("background", [1, 2], r"background \(1, 2\) is no colour; give red, green and blue in 0\.\.255"),
+        ("background", [1, 2], "background cannot be a tuple of 2; give a tuple of 3, each a whole number"),
         ("temprature", 1, "option 'temprature' is unknown; there are auto_orient, "),
     ],
 )

@@ -154,7 +154,7 @@ class ModelPlan:
             LIMITS.visual(): 1 if is_decode else workload.batch * visual,
             LIMITS.visual_columns(): visual,
             LIMITS.score_rows(): 1 if is_decode else score_rows,
-            LIMITS.scored_rows(): SCORED_AT_ONCE // workload.batch,
+            LIMITS.scored_rows(): SCORED_AT_ONCE,
             LIMITS.logit_rows(): 1,
             PLANNED.scored_cache(0): cached[0],
         }
