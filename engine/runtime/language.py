@@ -19,7 +19,7 @@ from engine.runtime.executor import Executor
 from engine.runtime.prompt import Need, Rows, within
 from engine.runtime.rope import RopeTable
 from engine.runtime.slots import Slots
-from engine.runtime.visual_scores import DeferredScores, InEngineScores, NoVisualScores, VisualScores
+from engine.runtime.visual_scores import DeferredScores, InEngineScores, NoVisualScores, Pending, VisualScores
 
 
 class Language(Protocol):
@@ -114,9 +114,7 @@ class LanguageModel:
         inputs[names.LOGIT_INDEX] = (places if len(wanted) else np.zeros(1, np.int64))[None]
         logits = self.executor.zeros(names.LOGITS, (1, max(1, len(wanted)), self._vocabulary()))
         self._slots.bind(self.executor, slice(lease.place, lease.place + 1))
-        written = self._scores.bind_rows(slot, scored)
-        self._run(inputs, logits)
-        self._scores.collect(written)
+        self._run(inputs, logits, self._scores.bind_rows(slot, scored))
         lease.append(rows.positions, kept)
         return logits[0, : len(wanted)]
 
@@ -135,10 +133,9 @@ class LanguageModel:
         cos, sin = self._rope.cos_sin(positions, positions + 1)
         inputs = buffers.fill(np.asarray(tokens)[order], cos, sin, np.array([lease.lengths for lease in gathered]))
         self._slots.bind(self.executor, slice(0, count))
-        written = self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
+        pending = self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
         logits = buffers.logits[:count]
-        self._run(inputs, logits)
-        self._scores.collect(written)
+        self._run(inputs, logits, pending)
         row = [np.zeros(1, np.int64)] * len(self._segments)
         for lease, position in zip(gathered, positions, strict=True):
             lease.append(position, row)
@@ -180,15 +177,16 @@ class LanguageModel:
     def _vocabulary(self) -> int:
         return len(self.shard.vocabulary(self.config.vocab_size))
 
-    def _run(self, inputs: dict[str, Any], logits: Array) -> None:
+    def _run(self, inputs: dict[str, Any], logits: Array, pending: Pending) -> None:
         for name, array in inputs.items():
             self.executor.bind_input(name, np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
         self.executor.bind_output(names.LOGITS, logits)
         try:
             self.executor.run()
         except Exception:
-            self._scores.undo()
+            pending.undo()
             raise
+        pending.collect()
 
 
 class _StepBuffers:

@@ -3,7 +3,7 @@
 Shapes: B slots of one step, R scored rows of a call, V visual tokens, L layers, W query width of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,13 +16,18 @@ from engine.runtime.executor import Executor
 from engine.runtime.slots import Shared, Slot, Slots
 
 
-@dataclass(frozen=True)
-class Written:
-    """What a run writes of one slot: queries [1,R,L*W] of its scored rows, and their places in the cache."""
+def _nothing() -> None: ...
 
-    number: int
-    queries: Array
-    positions: Sequence[int]
+
+@dataclass(frozen=True)
+class Pending:
+    """A run that scores rows. One of the two is called after it.
+
+    collect: it went well, and the next one overwrites what it wrote; undo: it failed, and may be tried again.
+    """
+
+    collect: Callable[[], None] = _nothing
+    undo: Callable[[], None] = _nothing
 
 
 class VisualScores(Protocol):
@@ -33,17 +38,11 @@ class VisualScores(Protocol):
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
-        """Let the next run, which appends to this slot, score these of its rows; what it will have written."""
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
+        """Let the next run, which appends to this slot, score these of its rows."""
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
-        """The same of one row of each of these slots (by place), for those of `scored` [B] bool."""
-
-    def collect(self, written: Sequence[Written]) -> None:
-        """Take what a run wrote that went well; the next one overwrites it."""
-
-    def undo(self) -> None:
-        """The run failed: whatever it added is taken back, so that it can be tried again."""
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
+        """Let the next run, of one row of each of these slots (by place), score those of `scored` [B] bool."""
 
     def finish(self, number: int) -> None:
         """Before keys of a slot are overwritten."""
@@ -59,15 +58,11 @@ class NoVisualScores:
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
-        return ()
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
+        return Pending()
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
-        return ()
-
-    def collect(self, written: Sequence[Written]) -> None: ...
-
-    def undo(self) -> None: ...
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
+        return Pending()
 
     def finish(self, number: int) -> None: ...
 
@@ -92,35 +87,22 @@ class InEngineScores:
         self._columns = np.zeros((places, 1), np.int64)
         self._weight = np.zeros((places, 1), np.float32)
         self._row = engine.put(names.SCORE_ROW, np.zeros((places, 1), np.int64))
-        self._before: tuple[slice, Array] | None = None
-        """Places that the next run adds to, and a copy of what they hold."""
 
     def open(self, number: int, slot: Slot) -> None: ...
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
         slot = self._slots[number]
         padded = rows if len(rows) else np.zeros(1, np.int64)
         weight = np.full((1, len(padded)), bool(len(rows)), np.float32)
-        self._bind(slice(slot.place, slot.place + 1), [slot], padded[None], weight)
-        return ()
+        return self._bind(slice(slot.place, slot.place + 1), [slot], padded[None], weight)
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
         places = slice(0, len(numbers))
         self._weight[places, 0] = scored
         slots = [self._slots[number] for number in numbers]
-        self._bind(places, slots, self._row[places], self._weight[places])
-        return ()
-
-    def collect(self, written: Sequence[Written]) -> None:
-        self._before = None
-
-    def undo(self) -> None:
-        if self._before is not None:
-            places, held = self._before
-            self._total.array[places] = held
-            self._before = None
+        return self._bind(places, slots, self._row[places], self._weight[places])
 
     def finish(self, number: int) -> None: ...
 
@@ -128,9 +110,8 @@ class InEngineScores:
         slot = self._slots[number]
         return self._total.array[slot.place, :, : slot.need.num_columns()]
 
-    def _bind(self, places: slice, slots: Sequence[Slot], row: Array, weight: np.ndarray) -> None:
+    def _bind(self, places: slice, slots: Sequence[Slot], row: Array, weight: np.ndarray) -> Pending:
         total = self._total.array[places]
-        self._before = (places, concat([total])) if weight.any() else None
         columns = np.zeros((len(slots), total.shape[2]), np.int64)
         for target, slot in zip(columns, slots, strict=True):
             if slot.need.visual_columns is not None:
@@ -140,6 +121,14 @@ class InEngineScores:
         self._engine.bind_input(names.VISUAL_COLUMN, columns)
         self._engine.bind_input(names.VISUAL_SCORES, total)
         self._engine.bind_output(names.VISUAL_SCORES_OUT, total)
+        if not weight.any():
+            return Pending()
+        held = concat([total])
+
+        def undo() -> None:
+            total[...] = held
+
+        return Pending(undo=undo)
 
 
 @dataclass
@@ -177,16 +166,16 @@ class DeferredScores:
     def close(self, number: int) -> None:
         self._waiting.pop(number, None)
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> Sequence[Written]:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
         self.finish(number, SCORED_AT_ONCE)
         padded = rows if len(rows) else np.zeros(1, np.int64)
         query = self._engine.zeros(names.SCORED_QUERY, (1, len(padded), self._num_layers * self._width))
         self._engine.bind_input(names.SCORE_ROW, padded[None])
         self._engine.bind_output(names.SCORED_QUERY, query)
         past = self._slots[number].lengths[0]
-        return [Written(number, query, [past + int(row) for row in rows])] if len(rows) else []
+        return self._pending([(number, query, [past + int(row) for row in rows])] if len(rows) else [])
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Sequence[Written]:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
         if self._query is None:
             # One for all steps: runs with the same buffers may be recorded.
             shape = self._slots.places, 1, self._num_layers * self._width
@@ -195,18 +184,13 @@ class DeferredScores:
             self.finish(number, SCORED_AT_ONCE)
         self._engine.bind_input(names.SCORE_ROW, self._row[: len(numbers)])
         self._engine.bind_output(names.SCORED_QUERY, self._query[: len(numbers)])
-        return [
-            Written(number, self._query[place : place + 1], [self._slots[number].lengths[0]])
-            for place, (number, counts) in enumerate(zip(numbers, scored, strict=True))
-            if counts
-        ]
-
-    def collect(self, written: Sequence[Written]) -> None:
-        for one in written:
-            self._waiting[one.number].queries.append(concat([one.queries]))
-            self._waiting[one.number].positions += one.positions
-
-    def undo(self) -> None: ...
+        return self._pending(
+            [
+                (number, self._query[place : place + 1], [self._slots[number].lengths[0]])
+                for place, (number, counts) in enumerate(zip(numbers, scored, strict=True))
+                if counts
+            ]
+        )
 
     def finish(self, number: int, at_least: int = 1) -> None:
         waiting = self._waiting.get(number)
@@ -230,6 +214,16 @@ class DeferredScores:
         self.finish(number)
         waiting, columns = self._waiting[number], self._slots[number].need.num_columns()
         return waiting.total[:, 0, :columns]
+
+    def _pending(self, written: Sequence[tuple[int, Array, list[int]]]) -> Pending:
+        """written: by slot, queries [1,R,L*W] of its scored rows and their places in the cache."""
+
+        def collect() -> None:
+            for number, query, positions in written:
+                self._waiting[number].queries.append(concat([query]))
+                self._waiting[number].positions += positions
+
+        return Pending(collect)
 
     def _bind(self, name: str, array: np.ndarray) -> None:
         """What all layers read."""
