@@ -7,12 +7,11 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
-from engine.cli.command_line import add_feature_cache, numbers, positive, run_command, size
-from engine.cli.question_options import add_option, read_options
-from engine.config import ExitConfig, GuidanceConfig
+from engine.cli.command_line import add_serving_arguments, numbers, positive, run_command
+from engine.cli.question_options import add_request_defaults, read_options
+from engine.engine_directory import MANIFEST, read_manifest
 from engine.errors import RequestError
-from engine.manifest import MANIFEST, Manifest, read_manifest
-from engine.options import OPTIONS
+from engine.manifest import Manifest
 from engine.runtime.loading import check_device
 from engine.runtime.question import Question, settle
 from engine.serve.triton.model_config import model_config
@@ -34,7 +33,6 @@ __all__ = ["TritonPythonModel"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    default = "(default: %(default)s)"
     add("--engine", type=Path, required=True, metavar="DIR", help="a built engine directory")
     add("--out", type=Path, required=True, metavar="REPO", help="the model repository to write")
     add("--link", action="store_true", help="link to the engine directory instead of copying it")
@@ -47,23 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: none; TensorRT plans run on the first, or the first N)",
     )
     add("--threads", type=positive, help="of each process (default: the cores that it may use)")
-    add("--max-running", type=positive, default=ServeConfig.max_running, help=f"questions answered at once {default}")
-    add("--max-waiting", type=int, default=ServeConfig.max_waiting, help=f"questions that may wait {default}")
-    add(
-        "--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what the machine has free)"
-    )
-    add("--prefill-chunk", type=positive, default=ServeConfig.prefill_chunk, help=f"rows of a prompt at once {default}")
-    add_feature_cache(parser)
+    add_serving_arguments(parser)
     add("--environment", type=Path, help="Python environment of the model (default: the server's own)")
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--no-warm-up", dest="warm_up", action="store_false", help="be ready before a first question was answered")
 
-    group = parser.add_argument_group("defaults of requests that say nothing else")
-    for option in OPTIONS:
-        default = "the engine directory's" if option.config in (GuidanceConfig, ExitConfig) else ""
-        add_option(group, option, default, *([option.tensor] if option.tensor else []))
-    add = group.add_argument
-    add("--timeout", type=float, metavar="SECONDS", help="after which a question ends in an error (default: never)")
+    add_request_defaults(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

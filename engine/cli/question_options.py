@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from engine.cli.command_line import flag
-from engine.config import SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.options import BY_NAME, GROUPS, OPTIONS, Config, Given, Option
 
 Group = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -36,6 +36,16 @@ def add_option(group: Group, option: Option, default: str = "", *names: str) -> 
         settings["action"], text = "append", f"{text}; give it again for more"
     text = f"{text} (default: {default})" if default else text
     group.add_argument(*flags, help=text.replace("%", "%%"), **settings)
+
+
+def add_request_defaults(parser: argparse.ArgumentParser) -> None:
+    """Of a server: what holds for requests that say nothing else."""
+    group = parser.add_argument_group("defaults of requests that say nothing else")
+    for option in OPTIONS:
+        default = "the engine directory's" if option.config in (GuidanceConfig, ExitConfig) else ""
+        add_option(group, option, default, *([option.tensor] if option.tensor else []))
+    add = group.add_argument
+    add("--timeout", type=float, metavar="SECONDS", help="after which a question ends in an error (default: never)")
 
 
 def read_options(arguments: argparse.Namespace) -> Given:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from engine.cli.__main__ import main
-from engine.config import ExitCriterion
+from engine.config import Draft, ExitCriterion
+from engine.engine_directory import read_manifest
 from engine.evaluation import run as runs
 from engine.evaluation.benchmarks import BENCHMARKS
 from engine.evaluation.record import read_run
 from engine.evaluation.summary import steps_saved
-from engine.manifest import read_manifest
 from tools.miniature.benchmark import MINIATURE
 
 

@@ -33,7 +33,7 @@ def test_the_page_is_complete_and_repeats(pair: Path, tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("retention", [0.03, 0.09, 0.15])
 def test_a_share_keeps_what_was_wanted_on_average(retention: float) -> None:
-    maps = [weights for weights in np.random.default_rng(0).lognormal(sigma=2, size=(200, 144))]
+    maps = list(np.random.default_rng(0).lognormal(sigma=2, size=(200, 144)))
     guidance = GuidanceConfig(retention_least=0.015, retention_most=0.17)
     share = beyond.share_for(maps, guidance, retention)
     limited = GuidanceConfig(retention_share=share, retention_least=0.015, retention_most=0.17)

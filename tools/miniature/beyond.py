@@ -109,7 +109,7 @@ def cascades(pipeline: SglPipeline) -> Iterator[Row]:
 
 def difference(records: Sequence[Record], others: Sequence[Record]) -> str:
     """In points, with its standard error, both over the same questions."""
-    points = 100 * np.array([one.score - other.score for one, other in zip(records, others, strict=True)])  # type: ignore[operator]
+    points = 100 * np.array([one.grade - other.grade for one, other in zip(records, others, strict=True)])  # type: ignore[operator]
     return f"{points.mean():+.2f} ± {points.std(ddof=1) / len(points) ** 0.5:.2f}"
 
 
@@ -125,7 +125,7 @@ def table(study: Study, rows: Sequence[Row], prefix: str) -> Table:
         summary = summarise(study.benchmark, records)
         large = [record for record in records if record.answered_by is AnsweredBy.LARGE]
         kept = mean([record.num_kept / record.visual_tokens for record in large])
-        score = 100 * mean([record.score for record in records])  # type: ignore[misc]
+        score = 100 * mean([record.grade for record in records])  # type: ignore[misc]
         saved = summary["steps_saved"] or 0
         lines.append(
             [
