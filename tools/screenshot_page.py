@@ -2,7 +2,6 @@
 
 import io
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,31 @@ RETENTION = "0.1"
 
 def take(engine_directory: Path, out: Path) -> None:
     """Raises EngineError."""
-    picture, asked = render(*SCENE)
-    with tempfile.TemporaryDirectory() as directory:
-        scene = Path(directory) / "scene.png"
-        picture.save(scene)
-        with browser() as opened, serving(engine_directory, "--threads", "1", "--model-name", "miniature") as address:
-            page = opened.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-            ask(page, address, scene, asked.text)
-            taken = page.screenshot(full_page=True)
-    small = Image.open(io.BytesIO(taken)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    with browser() as opened, serving(engine_directory, "--threads", "1", "--model-name", "miniature") as address:
+        taken = screenshot(opened, address)
     try:
-        small.save(out, optimize=True)
+        taken.quantize(COLOURS, dither=Image.Dither.NONE).save(out, optimize=True)
     except (OSError, ValueError) as error:
         raise RequestError(f"{out} cannot be written ({error}); choose another file, ending in .png") from None
 
 
-def ask(page: Any, address: str, scene: Path, question: str) -> None:
-    """As somebody would who uses the page."""
-    page.goto(address)
-    page.get_by_label("Choose pictures").set_input_files(scene)
-    page.get_by_label("Retention").fill(RETENTION)
-    page.get_by_role("textbox", name="Question").fill(question)
-    page.get_by_role("button", name="Ask", exact=True).click()
-    page.locator("#guided table").wait_for()
-    page.get_by_role("button", name="Compare").click()
-    page.locator("#saved h3").wait_for()
-    page.get_by_role("textbox", name="Question").blur()
+def screenshot(opened: Any, address: str) -> Image.Image:
+    """Of the whole page, used as somebody would. opened: a browser."""
+    scene, asked = render(*SCENE)
+    file = io.BytesIO()
+    scene.save(file, "PNG")
+    with opened.new_page(viewport={"width": WIDTH, "height": HEIGHT}) as page:
+        page.goto(address)
+        chosen = {"name": "scene.png", "mimeType": "image/png", "buffer": file.getvalue()}
+        page.get_by_label("Choose pictures").set_input_files(chosen)
+        page.get_by_label("Retention").fill(RETENTION)
+        page.get_by_role("textbox", name="Question").fill(asked.text)
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.locator("#guided table").wait_for()
+        page.get_by_role("button", name="Compare").click()
+        page.locator("#saved h3").wait_for()
+        page.get_by_role("textbox", name="Question").blur()
+        return Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
 
 
 def main(argv: list[str] | None = None) -> int:

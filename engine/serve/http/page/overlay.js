@@ -58,26 +58,27 @@ function figure(picture, tokens, onRemove) {
 
 function panelsOf(picture, tokens) {
   if (!picture.image) return [element("p", { class: "note" }, "This browser cannot show the picture.")];
-  if (!tokens) return [panel(picture, WIDTH, [], [], picture.name)];
+  if (!tokens) return [panel(picture, WIDTH, [], [], "not asked about yet")];
   const cover = covers(tokens.boxes);
   const count = Math.max(0, ...cover) + 1;
   return Array.from({ length: count }, (_, index) => {
     const mine = cover.flatMap((one, token) => (one === index ? [token] : []));
     const kept = mine.map((token) => tokens.kept[token]);
-    const name = count === 1 ? "tokens" : index === 0 ? "tiles" : "thumbnail";
-    const caption = `${name}: ${kept.filter(Boolean).length} of ${mine.length} tokens kept`;
+    const name = count === 1 ? "" : index === 0 ? "tiles: " : "thumbnail: ";
+    const caption = `${name}${kept.filter(Boolean).length} of ${mine.length} tokens kept`;
     const boxes = mine.map((token) => tokens.boxes[token]);
     const width = index === 0 ? WIDTH : WIDTH / 2;
-    const title = element("p", { class: "note" }, caption);
-    return element("div", { class: index === 0 ? "panel" : "panel again" }, panel(picture, width, boxes, kept, caption), title);
+    const drawn = panel(picture, width, boxes, kept, caption);
+    return element("div", { class: "panel" }, drawn, element("p", { class: "note" }, caption));
   });
 }
 
 function panel(picture, width, boxes, kept, caption) {
   const { image } = picture;
   const scale = Math.min(width / image.width, HEIGHT / image.height);
-  const size = { width: Math.max(1, Math.round(image.width * scale)), height: Math.max(1, Math.round(image.height * scale)) };
-  const canvas = element("canvas", { ...size, role: "img", "aria-label": `${picture.name}, ${caption}` });
+  const canvas = element("canvas", { role: "img", "aria-label": `${picture.name}, ${caption}` });
+  canvas.width = Math.max(1, Math.round(image.width * scale));
+  canvas.height = Math.max(1, Math.round(image.height * scale));
   drawTokens(canvas, image, boxes.filter((_, token) => kept[token]), kept.every(Boolean));
   return canvas;
 }

@@ -4,7 +4,7 @@ import { ApiError, chat, messages, servedModel } from "./api.js";
 import { percent } from "./element.js";
 import { mostImportant, numKept, redrawPictures, showPictures } from "./overlay.js";
 import { AS_SHOWN, readPicture, takeFiles } from "./pictures.js";
-import { longestStage, scale, shortNumber, showDecision, showFacts, showSaved } from "./report.js";
+import { longestStage, scale, shortNumber, showDecision, showSaved, showStages, showWho } from "./report.js";
 
 const at = (id) => document.getElementById(id);
 const ALONE = { no_guidance: true, no_early_exit: true };
@@ -137,7 +137,8 @@ function keepTurn() {
 
 function clearAnswer() {
   state.last = null;
-  for (const place of document.querySelectorAll(".decision, .facts, #alone .text, #saved")) place.replaceChildren();
+  const places = document.querySelectorAll(".who, .decision, .stages, #alone .text, #saved");
+  for (const place of places) place.replaceChildren();
   drawBare();
 }
 
@@ -157,7 +158,12 @@ function showAnswer(hasSamePictures) {
   }
   if (report.decision) [at("threshold").min, at("threshold").max] = scale(report.decision);
   showSliders();
-  showFacts(at("guided").querySelector(".facts"), report, state.last.finish, longestStage(report));
+  showFacts(at("guided"), state.last, longestStage(report));
+}
+
+function showFacts(pane, { report, finish }, longest) {
+  showWho(pane.querySelector(".who"), report, finish);
+  showStages(pane.querySelector(".stages"), report, longest);
 }
 
 // Both sliders where they stand, and all that follows from them.
@@ -181,7 +187,8 @@ const keptText = () => (state.tokens ? `, ${state.tokens.kept.size} of ${state.t
 
 function keptNote(report) {
   if (!state.tokens) return report?.visual_tokens && !report.boxes ? "Nothing ranked the visual tokens." : "";
-  if (report.answered_by === "small") return "The small model saw all of it; bright is what the large one would have kept.";
+  if (report.answered_by === "small")
+    return "The small model saw all of it; bright is what the large one would have kept.";
   if (state.tokens.kept.size === report.kept.length) return "Bright is what the large model kept.";
   return "Bright is what the large model would keep, by the same importance.";
 }
@@ -216,8 +223,8 @@ async function compare() {
   const alone = await stream(at("alone"), request, "Asking the large model alone…");
   if (!alone || last !== state.last) return;
   const longest = longestStage(last.report, alone.report);
-  showFacts(at("guided").querySelector(".facts"), last.report, last.finish, longest);
-  showFacts(at("alone").querySelector(".facts"), alone.report, alone.finish, longest);
+  showFacts(at("guided"), last, longest);
+  showFacts(at("alone"), alone, longest);
   showSaved(at("saved"), last.report, alone.report, last.text === alone.text);
 }
 

@@ -22,7 +22,7 @@ export function wouldExit(decision, threshold) {
 // The score as a bar, with a mark at the threshold, and what follows from both.
 export function showDecision(place, report, threshold) {
   const { decision } = report;
-  if (!decision) return place.replaceChildren(element("p", {}, "Early exit was off: the large model always answers."));
+  if (!decision) return place.replaceChildren(element("p", {}, "Early exit was off."));
   const [low, high] = scale(decision);
   const part = (value) => (value - low) / (high - low);
   const name = decision.criterion.replace("_", " ");
@@ -48,37 +48,37 @@ function verdict({ decision, early_exit: didExit }, threshold) {
   if (isSure && !didExit) return "The small model was cut off, and what is cut off never is the answer.";
   const exits = wouldExit(decision, threshold);
   if (exits === null) return "At this threshold the consistency decides, which was not computed; ask again.";
-  if (exits === didExit) return exits ? "The small model is sure: its answer is the answer." : "Not sure: the large model answers.";
-  return exits ? "Here the small model's answer would have been returned." : "Here the large model would have answered.";
+  if (exits && didExit) return "The small model is sure: its answer is the answer.";
+  if (exits) return "At this threshold the small model's answer would have been returned.";
+  return didExit ? "At this threshold the large model would have answered." : "Not sure: the large model answers.";
 }
 
-// Who answered, what it looked at, and the time by stage. longest: seconds of the longest bar.
-export function showFacts(place, report, finish, longest) {
+// Who answered, and what it looked at.
+export function showWho(place, report, finish) {
   const seen = `${report.visual_tokens_kept} of ${report.visual_tokens} visual tokens`;
   const from = report.prune_layer == null ? "" : ` from layer ${report.prune_layer} on`;
-  const facts = [element("p", {}, "Answered by the ", element("strong", {}, `${report.answered_by} model`), `, from ${seen}${from}.`)];
-  if (finish === "length") facts.push(element("p", {}, "It ends at the limit of its tokens."));
+  const who = element("strong", {}, `${report.answered_by} model`);
+  const lines = [element("p", {}, "Answered by the ", who, `, from ${seen}${from}.`)];
   if (report.answered_by === "large" && report.small_text != null)
-    facts.push(element("p", {}, "The small model said: ", element("q", {}, report.small_text)));
-  place.replaceChildren(...facts, stages(report.seconds, longest));
+    lines.push(element("p", {}, "The small model said: ", element("q", {}, report.small_text)));
+  if (finish === "length") lines.push(element("p", { class: "note" }, "It ends at the limit of its tokens."));
+  place.replaceChildren(...lines);
+}
+
+// The time by stage. longest: seconds of the longest bar.
+export function showStages(place, { seconds }, longest) {
+  const part = (value) => (longest ? value / longest : 0);
+  const row = ([stage, value]) => stageRow(stage, value, bar(`bar ${stage.split(" ")[0]}`, part(value)));
+  const rows = [...Object.entries(seconds).map(row), stageRow("together", total(seconds))];
+  place.replaceChildren(element("table", {}, element("caption", {}, "Time by stage"), element("tbody", {}, ...rows)));
+}
+
+function stageRow(name, seconds, ...bars) {
+  const head = element("th", { scope: "row" }, name);
+  return element("tr", {}, head, element("td", { class: "time" }, ...bars), element("td", {}, milliseconds(seconds)));
 }
 
 export const longestStage = (...reports) => Math.max(0, ...reports.flatMap((report) => Object.values(report.seconds)));
-
-function stages(seconds, longest) {
-  const rows = Object.entries(seconds).map(([stage, value]) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, stage),
-      element("td", { class: "time" }, bar(`bar ${stage.split(" ")[0]}`, longest ? value / longest : 0)),
-      element("td", {}, milliseconds(value)),
-    ),
-  );
-  const all = element("td", {}, milliseconds(total(seconds)));
-  rows.push(element("tr", {}, element("th", { scope: "row" }, "together"), element("td", {}), all));
-  return element("table", {}, element("caption", {}, "Time by stage"), element("tbody", {}, ...rows));
-}
 
 const total = (seconds) => Object.values(seconds).reduce((sum, value) => sum + value, 0);
 
@@ -92,7 +92,7 @@ export function showSaved(place, guided, alone, isSameText) {
     element("p", {}, savedTokens(guided, alone)),
     element("p", {}, `Time: ${milliseconds(mine)} against ${milliseconds(other)}, ${time}.`),
     element("p", {}, isSameText ? "Both answers are the same." : "The answers differ."),
-    element("p", { class: "note" }, "Reading the pictures counts alike in both: the second run finds it done."),
+    element("p", { class: "note" }, "Large vision counts alike in both: the second run finds the pictures' features ready."),
   );
 }
 
@@ -104,7 +104,8 @@ function times(guided, alone) {
 }
 
 function savedTokens(guided, alone) {
-  if (guided.answered_by === "small") return `Visual tokens: the large model needed none of ${alone.visual_tokens}, 100 % saved.`;
+  if (guided.answered_by === "small")
+    return `Visual tokens: the large model needed none of ${alone.visual_tokens}, 100 % saved.`;
   const kept = `${guided.visual_tokens_kept} of ${guided.visual_tokens}`;
   if (guided.prune_layer == null) return `Visual tokens: ${kept}, none saved.`;
   const saved = percent(1 - guided.average_retention);
