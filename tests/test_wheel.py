@@ -41,8 +41,9 @@ def test_the_product_is_all_that_is_installed(wheel: Path, commands: Path, tmp_p
     )
     installed = Path(found.stdout.strip())
     assert installed.is_relative_to(commands.parent)
-    page = [{file.name for file in (root / "serve/http/page").iterdir()} for root in (installed.parent, ROOT / "engine")]
-    assert page[0] == page[1]
+    roots = installed.parent, ROOT / "engine"
+    page, served = ({file.name for file in (root / "serve/http/page").iterdir()} for root in roots)
+    assert page == served
 
 
 def test_it_plans_builds_answers_and_exports(commands: Path, pair: Path, tmp_path: Path) -> None:

@@ -144,20 +144,6 @@ def test_the_threshold_says_what_would_have_been(watched: Watched, picture: Pict
     assert verdict.inner_text() == "At this threshold the large model would have answered."
 
 
-@pytest.mark.parametrize(
-    ("decision", "exits"),
-    [
-        ({"criterion": "decision_score", "confidence": 0.4, "consistency": 0.8, "value": 0.6}, [True, True, False]),
-        ({"criterion": "decision_score", "confidence": 0.4, "value": 0.7}, [True, None, False]),
-        ({"criterion": "confidence", "confidence": 0.65, "value": 0.65}, [True, True, False]),
-        ({"criterion": "consistency", "confidence": 0.65, "value": 1}, [None, None, None]),
-    ],
-)
-def test_what_was_not_computed_is_not_known(watched: Watched, decision: dict[str, Any], exits: list[Any]) -> None:
-    said = "([decision]) => import('/report.js').then((m) => [0.2, 0.6, 0.71].map((t) => m.wouldExit(decision, t)))"
-    assert watched.page.evaluate(said, [decision]) == exits
-
-
 def test_the_large_model_alone_beside_it(watched: Watched, picture: Picture, pipeline: SglPipeline) -> None:
     watched.drop(picture.data)
     watched.page.locator("canvas").wait_for()
