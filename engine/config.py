@@ -19,10 +19,11 @@ from engine.bounds import (
     Tiles,
     Tokens,
     check_bounds,
+    settle_types,
 )
 from engine.build_flags import BuildFlag
 from engine.errors import EngineError, RequestError, Setting
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
 MAX_TOKENS = 8192
@@ -35,7 +36,8 @@ def num_kept(visual_tokens: int, retention: float) -> int:
 
 
 def _check_request(config: Any) -> None:
-    """Raises RequestError for what is out of its range."""
+    """Raises RequestError for what is of a wrong type, or out of its range."""
+    settle_types(config)
     try:
         check_bounds(config)
     except EngineError as error:
@@ -220,6 +222,11 @@ class ExitConfig:
         return num_kept(visual_tokens, self.consistency_retention)
 
 
+MOST_STOPS = 64
+LONGEST_STOP = 1024
+"""Characters."""
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are chosen; temperature 0 is greedy."""
@@ -236,12 +243,14 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _check_request(self)
-        if isinstance(self.stop, str):
-            raise RequestError(
-                Setting("stop"), f" {self.stop!r} is one text; give a tuple, or each of its letters is one"
-            )
         if "" in self.stop:
             raise RequestError(Setting("stop"), " holds an empty text; leave it out")
+        if len(self.stop) > MOST_STOPS or any(len(text) > LONGEST_STOP for text in self.stop):
+            raise RequestError(
+                Setting("stop"),
+                f" holds more than {MOST_STOPS} texts, or one of more than {LONGEST_STOP} characters; leave some out, "
+                "each is looked for after every token",
+            )
 
 
 @dataclass(frozen=True)
@@ -261,6 +270,7 @@ class ServingConfig:
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("feature_cache", 0)):
             if getattr(self, name) < least:
                 raise RequestError(Setting(name), f" {getattr(self, name)} is below {least}; give at least that")
@@ -281,9 +291,10 @@ class PictureConfig:
     whatever colour the file gives them is seen."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if self.background is None:
             return
-        if len(self.background) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in self.background):
+        if not all(0 <= part <= 255 for part in self.background):
             raise RequestError(
                 Setting("background"), f" {self.background} is no colour; give red, green and blue in 0..255"
             )
@@ -322,7 +333,7 @@ class BuildConfig:
         except EngineError as error:
             raise EngineError(*error.args, "; choose another") from None
         if self.rank is not None:
-            Mapping(self.rank, self.world_size)
+            Shard(self.rank, self.world_size)
             if self.world_size == 1:
                 raise EngineError(
                     Setting("rank"),
@@ -333,7 +344,7 @@ class BuildConfig:
         """`max_tokens`, or what it is at most by default."""
         return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    def mappings(self, model: str) -> list[Mapping]:
+    def shards(self, model: str) -> list[Shard]:
         """One for each rank of `small` or `large`."""
         size = self.world_size if model == SHARDED else 1
-        return [Mapping(rank, size) for rank in range(size)]
+        return [Shard(rank, size) for rank in range(size)]

@@ -1,7 +1,8 @@
 """The options of a question: one table, of which every door offers what it says, under the names that it says.
 
-Types, ranges and defaults are those of the fields in `engine.config`. What was given at a door is a `Given`: the
-option's name -> its value, typed and in its range; what was not given is not in it.
+Types, ranges and defaults are those of the fields in `engine.config`: another option is a field there and a row here.
+What was given at a door is a `Given`: the option's name -> its value, typed and in its range; what was not given is not
+in it.
 """
 
 from collections.abc import Callable, Mapping
@@ -290,7 +291,7 @@ def over(default: C, given: Given) -> C:
         if option.name in given:
             value = given[option.name]
             changed[option.target] = not value if option.is_negated else value
-    return replace(default, **changed)
+    return replace(default, **changed) if changed else default
 
 
 def all_over(default: QuestionConfig, given: Given) -> QuestionConfig:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.bounds import bounds
+from engine.bounds import Part, bounds
 from engine.cli.__main__ import make_parser
 from engine.cli.command_line import flag
-from engine.cli.question_options import read_options
+from engine.cli.question_options import add_option, read_options
 from engine.config import (
     ExitConfig,
     ExitCriterion,
@@ -23,8 +23,8 @@ from engine.config import (
     SamplingConfig,
     ScoreRows,
 )
+from engine.engine_directory import read_manifest
 from engine.errors import RequestError
-from engine.manifest import read_manifest
 from engine.options import (
     BY_NAME,
     GROUPS,
@@ -40,7 +40,7 @@ from engine.options import (
 from engine.serve.triton.inquiry import DTYPES, Reader
 from engine.serve.triton.model_config import model_config
 from engine.serve.triton.serve_config import ServeConfig
-from engine.serve.triton.tensors import INPUTS, OUTPUTS
+from engine.serve.triton.tensors import INPUTS, OUTPUTS, Tensor, option_input
 
 DOCS = Path(__file__).parent.parent / "docs"
 CASES = 3000
@@ -49,6 +49,7 @@ WHOLE = set(BY_NAME)
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "ask": (("engine", "What?"), WHOLE),
     "chat": (("engine",), WHOLE),
+    "serve": (("engine",), WHOLE),
     "export": (("--engine", "engine", "--out", "repository"), WHOLE),
     "evaluate": (
         ("--engine", "engine", "--benchmark", "textvqa"),
@@ -140,6 +141,32 @@ def test_commands_offer_their_options(name: str) -> None:
             assert set(map(flag, option.flags)) <= parser._option_string_actions.keys()
 
 
+@dataclass(frozen=True)
+class Wider(SamplingConfig):
+    """With another field."""
+
+    min_p: Part = 0.1
+
+
+def test_another_option_is_a_field_and_a_row() -> None:
+    row = Option(Wider, "min_p", "of the likeliest token's probability")
+    parser = argparse.ArgumentParser()
+    add_option(parser, row)
+    assert row.read_text(parser.parse_args(["--min-p", "0.3"]).min_p) == 0.3
+    assert option_input(row) == Tensor("min_p", "FP32")
+    with pytest.raises(RequestError, match=r"min_p 2\.0 is outside \(0, 1\]; choose another"):
+        row.read(2)
+
+
+def test_defaults_of_a_server_are_read_like_a_request() -> None:
+    with pytest.raises(RequestError, match="option 'max_tokens' is unknown"):
+        ServeConfig(options={"max_tokens": 7})
+    with pytest.raises(RequestError, match="max_new_tokens 0 is outside"):
+        ServeConfig(options={"max_new_tokens": 0})
+    with pytest.raises(RequestError, match="parameter guidance 'random' is no JSON; write a text in quotes"):
+        ServeConfig.from_parameters({"guidance": "random"})
+
+
 def test_export_knows_options_by_the_names_of_requests() -> None:
     needed, _ = COMMANDS["export"]
     arguments = command("export").parse_args([*needed, "--max-tokens", "7", "--stop-words", "a", "--stop-words", "b"])
@@ -187,7 +214,7 @@ def test_pages_name_every_option() -> None:
         ("stop", "###", "stop '###' is not a list; give one"),
         ("stop", ["a", None], "stop None is not a text; give one"),
         ("stop", [""], "stop holds an empty text; leave it out"),
-        ("background", [1, 2], r"background \(1, 2\) is no colour; give red, green and blue in 0\.\.255"),
+        ("background", [1, 2], "background cannot be a tuple of 2; give a tuple of 3, each a whole number"),
         ("temprature", 1, "option 'temprature' is unknown; there are auto_orient, "),
     ],
 )

@@ -12,12 +12,12 @@ from pathlib import Path
 from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
 from engine.cli.question_options import add_group, add_option, read_options
 from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.engine_directory import write_json
 from engine.errors import RequestError
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
 from engine.evaluation.progress import run_progress
 from engine.evaluation.run import Way, answer_benchmark
 from engine.evaluation.summary import summarise, table
-from engine.manifest import write_json
 from engine.options import BY_NAME, QuestionConfig, all_over, refuse_unread
 from engine.runtime.pipeline import SglPipeline
 

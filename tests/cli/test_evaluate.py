@@ -10,10 +10,10 @@ import pytest
 
 from engine.cli.__main__ import main
 from engine.config import ExitCriterion
+from engine.engine_directory import read_manifest
 from engine.evaluation import run as runs
 from engine.evaluation.benchmarks import BENCHMARKS
 from engine.evaluation.record import read_run
-from engine.manifest import read_manifest
 from tools.miniature.benchmark import MINIATURE
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.engine_directory import read_manifest
 from engine.errors import (
     EngineError,
     ImageError,
@@ -23,7 +24,6 @@ from engine.errors import (
     RequestError,
     Setting,
 )
-from engine.manifest import read_manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.image_url import EVERY_HOST, Hosts
 from engine.runtime.question import Question, Stage

@@ -131,6 +131,10 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(request: Request, error: Refusal) -> Response:
         return error.response()
 
+    @app.exception_handler(EngineError)
+    async def not_answered(request: Request, error: EngineError) -> Response:
+        return refusal_of(error).response()
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]

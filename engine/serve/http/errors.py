@@ -1,6 +1,7 @@
 """What is wrong, in the shape and with the status of OpenAI's errors."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from fastapi.responses import JSONResponse
 
@@ -14,6 +15,7 @@ from engine.errors import (
 )
 from engine.serve.http.reader import ModelNotFound
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 RETRY_SECONDS = 1
 """After which a question that was refused may be asked again."""
 DRAINING = "the server answers its last questions and takes no more; ask another server"
@@ -34,15 +36,21 @@ TYPES = {
 CODES = {401: "invalid_api_key", 404: "not_found", 413: "request_too_large", 422: "cannot_be_served", 429: "overloaded"}
 
 
-@dataclass(frozen=True)
 class Refusal(Exception):
-    """A request that ends in an error. param: the member that is wrong."""
+    """A request that ends in an error."""
 
-    status: int
-    message: str
-    param: str | None = None
-    code: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        """param: the member that is wrong."""
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers)
 
     def content(self) -> dict[str, object]:
         kind = TYPES.get(self.status, "server_error")

@@ -115,7 +115,8 @@ def _conversation(
     messages: Sequence[SystemMessage | UserMessage | AssistantMessage],
 ) -> tuple[str | None, list[str], list[list[UserMessage]]]:
     """-> the system message, answers, and what was asked before, between and after them. Raises RequestError."""
-    first = next((place for place, message in enumerate(messages) if message.role not in ("system", "developer")), 0)
+    spoken = (place for place, message in enumerate(messages) if not isinstance(message, SystemMessage))
+    first = next(spoken, len(messages))
     system = "\n".join(_text(message) for message in messages[:first]) if first else None
     answers: list[str] = []
     asked: list[list[UserMessage]] = [[]]

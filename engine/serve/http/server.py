@@ -111,8 +111,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(served: Served, access: Access, life: Life, sock: socket.socket) -> None:
     """Until it is told to end."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if soft < hard else soft, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    make_server(served, access, life)[0].run(sockets=[sock])
+
+
+def make_server(served: Served, access: Access, life: Life) -> tuple[Server, Desk]:
+    """One that is not started."""
     app, desk = make_app(served, access)
     config = uvicorn.Config(
         app,
@@ -127,5 +132,4 @@ def serve(served: Served, access: Access, life: Life, sock: socket.socket) -> No
         server_header=False,
         backlog=BACKLOG,
     )
-    server = Server(config, desk, life.drain)
-    server.run(sockets=[sock])
+    return Server(config, desk, life.drain), desk

@@ -170,10 +170,10 @@ def _given(get: _Getter) -> Given:
     """Raises RequestError."""
     given = {}
     for option in OPTIONS:
-        name, bound = option.input, option.bound
+        name = option.input
         if name not in get.tensors:
             continue
-        values = get.option(option)
+        values, bound = get.option(option), option.bound
         for value in values:
             if DECLARED[name].kind == "INT32" and bound is not None and not bound.holds(value):
                 # The server cuts a larger number of a JSON request down to its last 32 bits.

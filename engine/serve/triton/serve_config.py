@@ -10,7 +10,7 @@ from engine.bounds import shown
 from engine.config import ServingConfig
 from engine.errors import RequestError, Setting
 from engine.manifest import Manifest
-from engine.options import OPTIONS, Given, Option, QuestionConfig, all_over
+from engine.options import OPTIONS, Given, Option, QuestionConfig, all_over, read_given
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         self.serving()
+        read_given(self.options)
         if self.threads is not None and self.threads < 1:
             raise RequestError(Setting("threads"), f" {self.threads} is below 1; give at least one")
         if self.timeout is not None:
