@@ -11,6 +11,8 @@ from typing import Any
 
 from engine.errors import EngineError
 
+PATIENCE = 120_000
+"""Milliseconds that anything may take on a busy machine."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from engine.cli.command_line import CommandParser, run_command
 from engine.errors import RequestError
 from tools.miniature.questions import Kind, render
-from tools.page_browser import browser, serving
+from tools.page_browser import PATIENCE, browser, serving
 
 SCENE = (0, Kind.NUMBER)
 """Test scene, and what is asked about it."""
@@ -35,6 +35,7 @@ def screenshot(opened: Any, address: str) -> Image.Image:
     file = io.BytesIO()
     scene.save(file, "PNG")
     with opened.new_page(viewport={"width": WIDTH, "height": HEIGHT}) as page:
+        page.set_default_timeout(PATIENCE)
         page.goto(address)
         chosen = {"name": "scene.png", "mimeType": "image/png", "buffer": file.getvalue()}
         page.get_by_label("Choose pictures").set_input_files(chosen)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from engine.runtime.guidance import select
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from tests.pictures import encoded
+from tests.serve.http_server import running, served
 from tests.serve.watched_page import CONTRASTS, FOCUSABLE, HOLD, NAMELESS, Picture, Watched, watch
 from tools import screenshot_page
-from tools.page_browser import browser, serving
+from tools.page_browser import PATIENCE, browser, serving
 from tools.scenes import make_scene
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -40,15 +42,11 @@ def opened() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(opened: Any, engine_directory: Path) -> Iterator[str]:
-    with serving(engine_directory, *OPTIONS) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def pipeline(engine_directory: Path) -> Iterator[SglPipeline]:
-    with SglPipeline.load(engine_directory, threads=1) as loaded:
-        yield loaded
+def address(opened: Any, pipeline: SglPipeline) -> Iterator[str]:
+    pair = served(pipeline)
+    short = replace(pair.limits.default, sampling=SAMPLING)
+    with running(replace(pair, limits=replace(pair.limits, default=short))) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +122,7 @@ def test_retention_draws_again_and_goes_with_the_next_question(
 
 def test_the_threshold_says_what_would_have_been(watched: Watched, picture: Picture, pipeline: SglPipeline) -> None:
     watched.drop(picture.data, kind="paste")
-    watched.page.locator("canvas").wait_for()
-    watched.ask(QUESTION)
+    watched.ask(QUESTION)  # while the picture is read
     watched.answer()
     verdict = watched.page.locator(".verdict")
     assert verdict.inner_text() == "Not sure: the large model answers."
@@ -238,15 +235,15 @@ def test_a_server_with_a_key_asks_for_it(opened: Any, engine_directory: Path, tm
     file = tmp_path / "key"
     file.write_text(KEY)
     with serving(engine_directory, *OPTIONS, "--api-key-file", str(file)) as address, opened.new_page() as page:
+        page.set_default_timeout(PATIENCE)
         page.goto(address)
-        field = page.get_by_label("API key")
-        page.get_by_role("alert").get_by_text("the API key is missing or wrong").wait_for()
-        for key in ("another key", KEY):
+        field, refused = page.get_by_label("API key"), page.get_by_text("the API key is missing or wrong")
+        refused.wait_for()
+        for key, outcome in (("another key", refused), (KEY, page.get_by_text("pair", exact=True))):
             field.fill(key)
-            with page.expect_response("**/models"):
-                page.get_by_role("button", name="Use this key").click()
-        page.get_by_text("pair", exact=True).wait_for()
-        assert field.is_hidden() and page.get_by_role("alert").is_hidden()
+            page.get_by_role("button", name="Use this key").click()
+            outcome.wait_for()
+        assert field.is_hidden() and refused.is_hidden()
         watched = Watched(page)
         watched.ask(QUESTION)
         assert watched.answer()

@@ -12,7 +12,7 @@ from engine.cli.draw_pruning import covers
 from engine.config import num_kept
 from engine.errors import EngineError
 from engine.runtime.guidance import select
-from tools.page_browser import browser
+from tools.page_browser import PATIENCE, browser
 
 pytestmark = pytest.mark.xdist_group("browser")
 PAGE = Path(engine.serve.http.__file__).parent / "page"
@@ -23,6 +23,7 @@ def page() -> Iterator[Any]:
     """An empty one beside the scripts."""
     try:
         with browser() as opened, opened.new_page() as page:
+            page.set_default_timeout(PATIENCE)
             page.route("**/*.js", lambda route: route.fulfill(path=PAGE / route.request.url.rpartition("/")[2]))
             page.route("**/empty", lambda route: route.fulfill(body="<p></p>", content_type="text/html"))
             page.goto("http://page/empty")

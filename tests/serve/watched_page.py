@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.cli.draw_pruning import covers
 from engine.runtime.answer import Answer
+from tools.page_browser import PATIENCE
 
 DROP = """([data, name, type, kind]) => {
   const transfer = new DataTransfer();
@@ -110,6 +111,7 @@ class Watched:
 def watch(opened: Any, address: str) -> Iterator[Watched]:
     """The page at an address that serves `pair`. Whoever expects errors takes them away."""
     with opened.new_context() as context:
+        context.set_default_timeout(PATIENCE)
         watched = Watched(context.new_page())
         watched.page.on("console", lambda said: watched.errors.append(said.text) if said.type == "error" else None)
         watched.page.on("pageerror", lambda error: watched.errors.append(str(error)))

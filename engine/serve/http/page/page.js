@@ -19,6 +19,7 @@ const state = {
   turns: [], // {question, answer} before the last answer
   last: null, // {request, question, text, report, finish}: the answer that is shown
   tokens: null, // {boxes, pictures, kept} over the pictures
+  reading: Promise.resolve(), // ends when all pictures that came are in `pictures`
   running: null, // what stops the answer that is streaming
 };
 
@@ -41,7 +42,12 @@ function showError(error) {
   }
 }
 
-async function addFiles(files) {
+// In the order in which they came.
+function addFiles(files) {
+  state.reading = state.reading.then(() => readFiles(files));
+}
+
+async function readFiles(files) {
   at("error").hidden = true;
   for (const file of files) {
     try {
@@ -105,9 +111,9 @@ function setRunning(controller) {
 
 async function ask() {
   const question = at("question").value.trim();
-  if (state.running || !question) return;
+  await state.reading;
   if (!state.model) await connect();
-  if (!state.model) return;
+  if (state.running || !question || !state.model) return;
   keepTurn();
   clearAnswer();
   const { pictures } = state;
