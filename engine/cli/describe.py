@@ -60,7 +60,7 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
         "tiles_skipped": answer.tiles_skipped,
         "guidance": pruning.source if pruning is not None else None,
         "prune_layer": pruning.prune_layer if pruning is not None else None,
-        "retention_ratio": pruning.retention_ratio if answer.budget is Budget.RATIO and pruning is not None else None,
+        "retention_ratio": answer.retention_ratio(),
         "average_retention": answer.average_retention(),
         "keep_index": answer.kept.tolist() if answer.kept is not None else None,
         "decision": None

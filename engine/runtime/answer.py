@@ -64,6 +64,10 @@ class Answer:
     def early_exit(self) -> bool:
         return self.decision is not None and self.decision.early_exit
 
+    def retention_ratio(self) -> float | None:
+        """The fraction that was to be kept of every question; None where something else says how many."""
+        return self.guidance.retention_ratio if self.guidance is not None and self.budget is Budget.RATIO else None
+
     def num_kept(self) -> int:
         """Visual tokens that the model used to the end."""
         return self.visual_tokens if self.kept is None else len(self.kept)

@@ -142,14 +142,15 @@ def table(study: Study, rows: Sequence[Row], prefix: str) -> Table:
     return lines
 
 
-def write(study: Study, out: Path) -> None:
+def write(study: Study, out: Path, retentions: Sequence[float], exits: bool) -> None:
     """The document. Raises EngineError."""
     pipeline = study.pipeline
     parts: Mapping[str, Table] = {
         f"At {retention:.0%}, the large model answers": table(study, list(rows_at(pipeline, retention)), f"{retention}")
-        for retention in RETENTIONS
+        for retention in retentions
     }
-    parts = {**parts, "With early exits": table(study, list(cascades(pipeline)), "exits")}
+    if exits:
+        parts = {**parts, "With early exits": table(study, list(cascades(pipeline)), "exits")}
     text = "\n\n".join(f"## {title}\n\n{markdown(lines)}" for title, lines in parts.items())
     out.write_text(
         f"""# Beyond the paper, in miniature
@@ -174,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--out", type=Path, default=Path("docs/beyond.md"), help="(default: %(default)s)")
     add("--runs", type=Path, default=Path("results/beyond"), metavar="DIR", help="(default: %(default)s)")
     add("--limit", type=positive, metavar="N", help="only the first N questions")
+    add("--retention", type=float, nargs="+", default=RETENTIONS, metavar="AVERAGE", help="(default: %(default)s)")
+    add("--without-exits", action="store_true", help="leave out the runs in which the small model may answer")
     add_running_arguments(parser)
     arguments = parser.parse_args(argv)
 
@@ -183,7 +186,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.engine, arguments.threads, device=read_device(arguments), feature_cache=2**20
         )
         with pipeline:
-            write(Study(pipeline, MINIATURE, examples, arguments.runs, partial(run_progress, False)), arguments.out)
+            study = Study(pipeline, MINIATURE, examples, arguments.runs, partial(run_progress, False))
+            write(study, arguments.out, arguments.retention, not arguments.without_exits)
         print(f"{arguments.out}: {len(examples)} questions, {arguments.out.stat().st_size} bytes")
 
     return run_command(command, "interrupted; the same command continues")
