@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from anyio import to_thread
 from pydantic import ValidationError
@@ -150,7 +151,8 @@ class Desk:
         fetched = asyncio.get_running_loop().run_in_executor(self._fetchers, asked.fetched)
         gone = asyncio.create_task(_wait_until_gone(receive))
         try:
-            await asyncio.wait({fetched, gone}, timeout=asked.question.timeout, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {fetched, gone}
+            await asyncio.wait(either, timeout=asked.question.timeout, return_when=asyncio.FIRST_COMPLETED)
             if fetched.done():
                 return fetched.result()
             raise ClientGone if gone.done() else QuestionTimedOut(TIMED_OUT)

@@ -93,7 +93,7 @@ class PatientProtocol(H11Protocol):
             self.transport.abort()
             return
         said = Refusal(status, message, headers={"Connection": "close"}).response()
-        events = (h11.Response(status_code=status, headers=said.raw_headers), h11.Data(data=said.body))
+        events = (h11.Response(status_code=status, headers=said.raw_headers), h11.Data(data=bytes(said.body)))
         for event in (*events, h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
