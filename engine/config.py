@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from engine.bounds import Batch, Ranks, Tiles, Tokens, check_bounds
+from engine.bounds import Batch, Pixels, Ranks, Tiles, Tokens, check_bounds
 from engine.errors import EngineError, RequestError
 from engine.parallel import SHARDED, Mapping
 from engine.target import Precision, Target
@@ -285,6 +285,9 @@ class BuildConfig:
     max_batch: Batch = 8
     max_tiles: Tiles | None = None
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    """Of a picture that a model takes at its own size: smaller and larger ones are scaled; None is the checkpoint's."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
     max_kept_tokens: Tokens | None = None

@@ -15,11 +15,11 @@ from cattrs.v import format_exception
 
 from engine import json_file
 from engine.bindings import Scoring, language_bindings, vision_bindings
-from engine.bounds import Batch, Bytes, Name, Ranks, Tiles, Tokens, check_bounds, is_line, shown
+from engine.bounds import Batch, Bytes, Name, Pixels, Ranks, Tiles, Tokens, check_bounds, is_line, shown
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
-from engine.model_config import ModelConfig
+from engine.model_config import ModelConfig, TilingConfig
 from engine.parallel import SHARDED, Mapping, check_shards
 from engine.remedy import build_ranks, rebuild
 from engine.target import Precision, Target
@@ -115,6 +115,9 @@ class Manifest:
     """Longest sequence of the large model from its first prune point on; None is max_tokens."""
     max_tiles: Tiles | None = None
     """Most tiles of one picture, as the build was asked for; None is each checkpoint's own."""
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    """Of one picture, as the build was asked for; None is each checkpoint's own."""
     gpu: Name | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
 
@@ -144,9 +147,10 @@ def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: 
     return Limits(
         built.tokens() if isinstance(built, BuildConfig) else built.max_tokens,
         built.max_batch,
-        config.tiling.most_tiles(),
+        config.tiling.most_tiles() if isinstance(config.tiling, TilingConfig) else 1,
         planned=built.target.plans_memory(),
         max_kept_tokens=built.max_kept_tokens if prune_layers else None,
+        max_picture_tokens=config.most_tokens(),
     )
 
 

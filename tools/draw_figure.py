@@ -57,7 +57,7 @@ def draw_figure(
     answers = pipeline.answer_batch(asked)
     config = pipeline.manifest.models["large"].config
     family = by_name(config.family)
-    boxes = family.token_boxes(config, family.split_tiles(picture, config).boxes)
+    boxes = family.cut(picture, config).boxes
     panels = [_panel(picture, boxes, answer) for answer in answers]
     height = HEAD + len(sources) * (panels[0].height + GAP)
     page = Image.new("RGB", (GAP + len(retentions) * (WIDTH + GAP), height), PAPER)

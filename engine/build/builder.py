@@ -34,6 +34,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
+from engine.model_config import NativeSizeConfig, TilingConfig
 from engine.parallel import SHARDED, Mapping
 from engine.plugins.lowering import LOWERINGS
 from engine.target import Precision, Target
@@ -59,6 +60,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
         read_role(build, "small", build.small, (), True, on_progress),
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
+    check_picture_limits(build, roles)
     components = [component for role in roles for component in role_components(build, role, compiler)]
     # Tokenizers first: what is wrong with one of them shows before hours of weights.
     components.sort(key=lambda component: not component.name.endswith(TOKENIZER))
@@ -76,6 +78,8 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             versions=versions,
             max_kept_tokens=build.max_kept_tokens,
             max_tiles=build.max_tiles,
+            min_pixels=build.min_pixels,
+            max_pixels=build.max_pixels,
             gpu=compiler.gpu(),
             models={role.name: engine_model(build, role) for role in roles},
             components=records,
@@ -184,6 +188,18 @@ def check_kept(build: BuildConfig) -> None:
             f"max_kept_tokens {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at "
             f"most max_tokens {build.tokens()}; leave it out or choose less"
         )
+
+
+def check_picture_limits(build: BuildConfig, roles: Sequence[Role]) -> None:
+    """Raises EngineError for limits of pictures that neither model reads."""
+    read = {type(role.config.tiling) for role in roles}
+    for name, kind, pictures in (
+        ("max_tiles", TilingConfig, "cuts pictures into tiles"),
+        ("min_pixels", NativeSizeConfig, "takes pictures at their own size"),
+        ("max_pixels", NativeSizeConfig, "takes pictures at their own size"),
+    ):
+        if getattr(build, name) is not None and kind not in read:
+            raise EngineError(f"{name} is given, but neither model {pictures}; leave it out")
 
 
 def open_compiler(build: BuildConfig) -> Compiler:

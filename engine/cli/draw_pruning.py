@@ -35,7 +35,7 @@ def draw_answer(
     columns, start = [], 0
     for source in images:
         image = open_image(source, picture)
-        boxes = family.token_boxes(config, family.split_tiles(image, config).boxes)
+        boxes = family.cut(image, config).boxes
         part = slice(start, start + len(boxes))
         columns.append(draw(image, boxes, kept[part], None if answer.importance is None else answer.importance[part]))
         start = part.stop

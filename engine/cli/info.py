@@ -10,7 +10,15 @@ from engine.cli.command_line import run_command
 from engine.errors import ManifestError
 from engine.json_file import Unreadable, read_json
 from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest
-from engine.model_config import LanguageConfig, VisionConfig
+from engine.model_config import (
+    InternVitConfig,
+    LanguageConfig,
+    NativeSizeConfig,
+    PicturesConfig,
+    QwenVitConfig,
+    TilingConfig,
+    VisionConfig,
+)
 from engine.units import size_text
 from engine.verification import check_files, verify
 
@@ -118,8 +126,7 @@ def describe_model(role: str, model: EngineModel) -> list[str]:
         f"  {role:10}  {config.family} {config.name} · checkpoint {model.checkpoint_sha256[:12]} · {scores}",
         f"    language  {language_text(config.language)}",
         f"    vision    {vision_text(config.vision)}",
-        f"    tiles     {config.tiling.min_tiles} to {config.tiling.max_tiles}"
-        + (" and a thumbnail" if config.tiling.thumbnail else ""),
+        f"    {pictures_text(config.tiling)}",
         f"    prunes    before layer {layers}",
     ]
 
@@ -132,10 +139,20 @@ def language_text(config: LanguageConfig) -> str:
 
 
 def vision_text(config: VisionConfig) -> str:
-    return (
-        f"{config.num_layers} layers · width {config.hidden_size} · {config.image_size} px tiles "
-        f"· {config.tokens_per_tile()} tokens per tile"
-    )
+    size = f"{config.num_layers} layers · width {config.hidden_size}"
+    match config:
+        case InternVitConfig():
+            return f"{size} · {config.image_size} px tiles · {config.tokens_per_tile()} tokens per tile"
+        case QwenVitConfig():
+            return f"{size} · pictures of any size · a token for {config.token_side()} px squares"
+
+
+def pictures_text(config: PicturesConfig) -> str:
+    match config:
+        case TilingConfig():
+            return f"tiles     {config.min_tiles} to {config.max_tiles}" + " and a thumbnail" * config.thumbnail
+        case NativeSizeConfig():
+            return f"pixels    {config.min_pixels} to {config.max_pixels}"
 
 
 def quantization_text(report: dict[str, Any]) -> str:

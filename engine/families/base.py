@@ -31,15 +31,17 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """One picture, cut up.
+class Pieces:
+    """One picture as a model takes it.
 
-    pixel_values: float32 [N,3,S,S], normalised.
-    boxes: float32 [N,4], x0 y0 x1 y1 of each tile in the picture, whose sides are 1; a thumbnail is (0,0,1,1).
+    pixels: float32 [N,...], what the vision encoder makes visual tokens of, N pieces of one shape (`engine.towers`).
+    boxes: float32 [V,4], x0 y0 x1 y1 of each visual token in the picture, whose sides are 1, in prompt order.
+    places: int64 [V,3], time, row and column of each, from 0, for a model whose positions have them.
     """
 
-    pixel_values: np.ndarray
+    pixels: np.ndarray
     boxes: np.ndarray
+    places: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,14 @@ class Family(Protocol):
         """Our language parameter names (Llama's in transformers) -> where a checkpoint of `tensors` keeps them."""
 
     def vision_sources(self, config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
-        """Our vision parameter names (those of `internvl2`) -> where a checkpoint of `tensors` keeps them."""
+        """Our vision parameter names (those of the tower) -> where a checkpoint of `tensors` keeps them."""
 
-    def split_tiles(self, image: Image.Image, config: ModelConfig) -> Tiles:
-        """A decoded picture -> tiles, as the published preprocessing does."""
+    def cut(self, image: Image.Image, config: ModelConfig) -> Pieces:
+        """A decoded picture as the published preprocessing cuts it up. Raises ImageError."""
 
     def render_prompt(
-        self, config: ModelConfig, question: str, tiles_per_image: Sequence[int], history: Sequence[Turn] = ()
+        self, config: ModelConfig, question: str, visual_tokens: Sequence[int], history: Sequence[Turn] = ()
     ) -> Prompt:
         """The published template around a question and what was said before it; `<image>` marks where a picture goes,
-        else pictures go first. Raises RequestError.
+        else pictures go first. visual_tokens: of each picture. Raises RequestError.
         """
-
-    def token_boxes(self, config: ModelConfig, boxes: np.ndarray) -> np.ndarray:
-        """[N,4] tile boxes -> [V,4]: the box of every visual token in its picture, in prompt order."""

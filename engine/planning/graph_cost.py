@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from engine.build.layers import Weight
 from engine.build.targets.tensorrt_weights import HEAD, is_matrix
 from engine.build.weight_file import place
 from engine.build.weights import parameters
+from engine.graphs.layers import Weight
 from engine.planning.storage import Storage
 
 Sizes = Mapping[str, int]

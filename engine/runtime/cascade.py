@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from engine.config import GuidanceSource, SamplingConfig, ScoreRows
-from engine.families import Tiles
+from engine.families import Pieces
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.arrays import to_host
@@ -148,11 +148,11 @@ def ask_large(
     question: Question, settings: Settings, pair: Pair, small: SmallSaid | None, watch: Watch, say: OnText
 ) -> Asking[LargeSaid]:
     """Answer with the visual tokens that the guidance keeps."""
-    model, tiles = pair.large, None
+    model, pieces = pair.large, None
     if small is not None and split_alike(model.config, pair.manifest.models["small"].config):
-        tiles = small.seen.tiles
+        pieces = small.seen.pieces
     with watch(Stage.LARGE_VISION):
-        seen, prompt = yield from look(model, question, settings, tiles)
+        seen, prompt = yield from look(model, question, settings, pieces)
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
     kept = keep(settings, prompt, (yield from rank(speaker, prompt, small)))
     with (yield from speaker.open(kept.rows)) as slot:
@@ -161,14 +161,14 @@ def ask_large(
 
 
 def look(
-    model: VisionLanguageModel, question: Question, settings: Settings, tiles: Sequence[Tiles] | None = None
+    model: VisionLanguageModel, question: Question, settings: Settings, pieces: Sequence[Pieces] | None = None
 ) -> Asking[tuple[Seen, PromptTokens]]:
-    """Cut up the pictures, tokenize the prompt, encode what is seen. tiles: where another model cut them up alike."""
+    """Cut up the pictures, tokenize the prompt, encode what is seen. pieces: where another model cut them up alike."""
     asked = question.images, question.text, settings.sampling.max_new_tokens, question.history, question.picture
-    seen: Seen = yield Outside(partial(model.look, *asked, tiles))
+    seen: Seen = yield Outside(partial(model.look, *asked, pieces))
     features = []
-    for part in seen.tiles:
-        features.append((yield Encode(model, part.pixel_values)))
+    for part in seen.pieces:
+        features.append((yield Encode(model, part.pixels)))
     return seen, seen.prompt(features, model.config.vision.output_size)
 
 

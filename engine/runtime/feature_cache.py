@@ -17,12 +17,14 @@ class FeatureCache:
         self._kept: OrderedDict[bytes, Array] = OrderedDict()
 
     @staticmethod
-    def key(pixel_values: np.ndarray) -> bytes:
-        """float32 [N,3,P,P] -> what equal pictures have in common."""
-        return hashlib.sha256(np.ascontiguousarray(pixel_values).data).digest()
+    def key(pixels: np.ndarray) -> bytes:
+        """float32 [N,...] -> what equal pictures have in common; their shape, too, or others had the same values."""
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()
 
     def get(self, key: bytes) -> Array | None:
-        """[N*T,C]"""
+        """[V,C]"""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)

@@ -9,16 +9,16 @@ import numpy as np
 from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
 from engine.errors import RequestError
-from engine.families import Tiles, Turn, by_name
+from engine.families import Pieces, Turn, by_name
 from engine.manifest import EngineModel, Manifest
-from engine.model_config import ModelConfig
+from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
 from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
-from engine.runtime.prompt import Need, PromptTokens, Rows
+from engine.runtime.prompt import Need, PromptTokens, Rows, token_places
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
@@ -42,18 +42,22 @@ class Grid:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized question: ids [S], where the visual tokens are [V], and the texts that end the answer."""
+    """A tokenized question: ids [S], where the visual tokens are [V], and the texts that end the answer.
+
+    places: as in `PromptTokens`.
+    """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     stop: tuple[str, ...]
+    places: np.ndarray | None
 
 
 @dataclass(frozen=True)
 class Seen:
     """A question as one model reads it: its pictures cut up, and its prompt."""
 
-    tiles: tuple[Tiles, ...]
+    pieces: tuple[Pieces, ...]
     grid: Grid
     encoded: Encoded
 
@@ -61,7 +65,7 @@ class Seen:
         """features: [V,C] of each picture; width: C."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
-        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole)
+        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole, self.encoded.places)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class VisionLanguageModel:
             assert ranks is not None
             ranks.open(directory, manifest, running.threads, places)
             vision, language = (
-                ShardedVision(ranks, limits, manifest.world_size),
+                ShardedVision(ranks, model.config.vision, limits, manifest.world_size),
                 ShardedLanguage(ranks, manifest, places),
             )
         else:
@@ -127,27 +131,20 @@ class VisionLanguageModel:
         max_new_tokens: int,
         history: Sequence[Turn] = (),
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
-        tiles: Sequence[Tiles] | None = None,
+        pieces: Sequence[Pieces] | None = None,
     ) -> Seen:
-        """Open and cut up the pictures and tokenize the prompt; runs no engine. tiles: of another model that cuts
+        """Open and cut up the pictures and tokenize the prompt; runs no engine. pieces: of another model that cuts
         pictures up alike.
 
         Raises EngineError when prompt and answer exceed what the engine was built for.
         """
-        cut = list(tiles or ())
-        if tiles is None:
+        cut = list(pieces or ())
+        if pieces is None:
             for source in images:
-                cut.append(self._family.split_tiles(open_image(source, picture), self.config))
-                self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
+                cut.append(self._family.cut(open_image(source, picture), self.config))
+                self._check_room(count_tokens(cut), max_new_tokens, "pictures alone have")
         encoded = self._tokenize(question, cut, max_new_tokens, history)
-        return Seen(tuple(cut), self.grid(cut), encoded)
-
-    def grid(self, tiles: Sequence[Tiles]) -> Grid:
-        boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]
-        owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
-        return Grid(
-            np.concatenate([np.empty((0, 4), np.float32), *boxes]), np.concatenate([np.empty(0, np.int64), *owner])
-        )
+        return Seen(tuple(cut), grid_of(cut), encoded)
 
     def need(self, rows: Rows, max_new_tokens: int, visual_columns: np.ndarray | None = None) -> Need:
         """Of a slot for a prompt and its answer. visual_columns: of a prompt whose visual tokens are scored.
@@ -165,18 +162,19 @@ class VisionLanguageModel:
                 )
         return Need(tuple(lengths), visual_columns)
 
-    def _tokenize(self, question: str, tiles: Sequence[Tiles], max_new_tokens: int, history: Sequence[Turn]) -> Encoded:
+    def _tokenize(
+        self, question: str, pieces: Sequence[Pieces], max_new_tokens: int, history: Sequence[Turn]
+    ) -> Encoded:
         """The rendered prompt."""
-        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in tiles], history)
+        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in pieces], history)
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
-        assert len(positions) == self._tokens(tiles), "a family's prompt holds one image token per visual token"
-        return Encoded(ids, positions, prompt.stop)
-
-    def _tokens(self, tiles: Sequence[Tiles]) -> int:
-        """Visual tokens of these pictures."""
-        return sum(len(part.boxes) for part in tiles) * self.config.vision.tokens_per_tile()
+        assert len(positions) == count_tokens(pieces), "a family's prompt holds one image token per visual token"
+        places = None
+        if self.config.language.rope.sections:
+            places = token_places(len(ids), positions, [part.places for part in pieces])
+        return Encoded(ids, positions, prompt.stop, places)
 
     def _check_room(self, tokens: int, max_new_tokens: int, has: str) -> None:
         """Raises RequestError."""
@@ -187,11 +185,33 @@ class VisionLanguageModel:
             )
 
 
+def grid_of(pieces: Sequence[Pieces]) -> Grid:
+    """Of all pictures of a question."""
+    owner = [np.full(len(part.boxes), index) for index, part in enumerate(pieces)]
+    return Grid(
+        np.concatenate([np.empty((0, 4), np.float32), *(part.boxes for part in pieces)]),
+        np.concatenate([np.empty(0, np.int64), *owner]),
+    )
+
+
+def count_tokens(pieces: Sequence[Pieces]) -> int:
+    """Visual tokens of these pictures."""
+    return sum(len(part.boxes) for part in pieces)
+
+
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
-    """Whether both models cut every picture up alike."""
-    return (ours.family, ours.tiling, ours.vision.image_size, ours.vision.grid()) == (
+    """Whether both models cut every picture up alike, into pieces that either of their vision encoders takes."""
+    return (ours.family, ours.tiling, piece_shape(ours.vision)) == (
         theirs.family,
         theirs.tiling,
-        theirs.vision.image_size,
-        theirs.vision.grid(),
+        piece_shape(theirs.vision),
     )
+
+
+def piece_shape(vision: VisionConfig) -> tuple[int, ...]:
+    """What of a vision encoder decides how pictures are cut up."""
+    match vision:
+        case InternVitConfig():
+            return vision.image_size, vision.grid()
+        case QwenVitConfig():
+            return vision.patch_size, vision.frames, vision.merged

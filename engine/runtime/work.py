@@ -80,11 +80,11 @@ class Extend:
 
 
 class Encode:
-    """The visual features of one picture, some tiles in each run. Result: [V,C]"""
+    """The visual features of one picture, some pieces in each run. Result: [V,C]"""
 
-    def __init__(self, model: VisionLanguageModel, pixel_values: np.ndarray) -> None:
-        """pixel_values: float32 [N,3,P,P]."""
-        self.model, self._pixels = model, pixel_values
+    def __init__(self, model: VisionLanguageModel, pixels: np.ndarray) -> None:
+        """pixels: float32 [N,...]."""
+        self.model, self._pixels = model, pixels
         self._parts: list[Array] = []
         self._done, self._key = 0, b""
 
@@ -96,7 +96,7 @@ class Encode:
                 self.result = known
                 return True
         vision = self.model.vision
-        part = self._pixels[self._done : self._done + vision.tiles_per_call]
+        part = self._pixels[self._done : self._done + vision.pieces_per_call]
         self._parts.append(vision.encode(part))
         self._done += len(part)
         if self._done < len(self._pixels):

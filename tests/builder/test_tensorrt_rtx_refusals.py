@@ -11,10 +11,10 @@ import pytest
 from engine.bindings import Bindings, Scoring, language_bindings
 from engine.build.builder import build_pair
 from engine.build.compiler import Part
-from engine.build.graph import declare
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
 from engine.errors import EngineError
+from engine.graphs.declaration import declare
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
 from engine.target import Precision, Target

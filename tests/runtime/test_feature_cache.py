@@ -22,7 +22,7 @@ TILE_BYTES = TOKENS * WIDTH * 4
 class Vision:
     """Each feature is the mean of its tile. `calls`: tiles of each call."""
 
-    tiles_per_call = 2
+    pieces_per_call = 2
 
     def __init__(self) -> None:
         self.calls: list[int] = []

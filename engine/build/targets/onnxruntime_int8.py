@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 
-from engine.build.layers import Weight
 from engine.build.quantize import (
     MAX_ERROR,
     Fidelity,
@@ -31,6 +30,7 @@ from engine.build.targets.onnxruntime_evaluate import Progress, interpret, load_
 from engine.build.targets.onnxruntime_kernels import Constants, Rows, multiply_blocks, multiply_rows, quantize_rows
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
+from engine.graphs.layers import Weight
 
 
 @dataclass(frozen=True)
