@@ -144,13 +144,14 @@ class Manifest:
 
 def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...]) -> Limits:
     """The ranges that the engines of one model are built for."""
+    tokens = built.tokens() if isinstance(built, BuildConfig) else built.max_tokens
     return Limits(
-        built.tokens() if isinstance(built, BuildConfig) else built.max_tokens,
+        tokens,
         built.max_batch,
         config.tiling.most_tiles() if isinstance(config.tiling, TilingConfig) else 1,
         planned=built.target.plans_memory(),
         max_kept_tokens=built.max_kept_tokens if prune_layers else None,
-        max_picture_tokens=config.most_tokens(),
+        max_picture_tokens=min(tokens, config.most_tokens()),
     )
 
 

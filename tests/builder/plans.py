@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from engine.bindings import SCORING_ENGINE, language_bindings, scoring_bindings
+from engine.bindings import SCORING_ENGINE, language_bindings, scoring_bindings, vision_bindings
 from engine.build.compiler import Part
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.scoring import scoring_graph
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
+from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.manifest import read_json
-from engine.model_config import LanguageConfig, RopeConfig
+from engine.model_config import LanguageConfig, RopeConfig, VisionConfig
 from engine.parallel import Mapping
 from engine.plugins.lowering import TENSORRT
 from engine.target import Precision, Target
@@ -65,6 +66,15 @@ def compile_scoring(directory: Path, config: LanguageConfig, limits: Limits) -> 
     graph, bound = scoring_graph(*settings, TENSORRT, dtype), scoring_bindings(*settings, dtype)
     part = Part(graph, bound, RandomReader(), calibrate=dict, previous=directory)
     return _compile(part, Precision.BF16, directory, SCORING_ENGINE)
+
+
+def compile_vision(directory: Path, config: VisionConfig, limits: Limits, precision: Precision) -> LayerReport:
+    settings = config, limits
+    dtype = precision.activations(Target.TENSORRT_RTX)
+    graph, bound = vision_graph(*settings, TENSORRT, dtype), vision_bindings(*settings, dtype)
+    return _compile(
+        Part(graph, bound, RandomReader(), calibrate=dict, previous=directory), precision, directory, "vision"
+    )
 
 
 def _compile(part: Part, precision: Precision, directory: Path, name: str) -> LayerReport:
