@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.dims import Limits, Size
-from engine.model_config import InternVitConfig, LanguageConfig, QwenVitConfig, VisionConfig
+from engine.model_config import InternVitConfig, LanguageConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.parallel import Mapping
 
 INPUT_IDS = "input_ids"
@@ -185,6 +185,13 @@ def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32"
             return Bindings(
                 (Binding(PIXEL_VALUES, "float32", pixels),),
                 (Binding(VISUAL_FEATURES, dtype, (tiles, config.tokens_per_tile(), config.output_size)),),
+            )
+        case SiglipConfig():
+            tiles = limits.tiles()
+            pixels = (tiles, 3, config.image_size, config.image_size)
+            return Bindings(
+                (Binding(PIXEL_VALUES, "float32", pixels),),
+                (Binding(VISUAL_FEATURES, dtype, (tiles, config.rows_per_tile(), config.output_size)),),
             )
         case QwenVitConfig():
             patches = limits.patches(config.merged**2)

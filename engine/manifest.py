@@ -19,7 +19,7 @@ from engine.bounds import Batch, Bytes, Name, Pixels, Ranks, Tiles, Tokens, chec
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError, ManifestError
-from engine.model_config import ModelConfig, TilingConfig
+from engine.model_config import ModelConfig, NativeSizeConfig
 from engine.parallel import SHARDED, Mapping, check_shards
 from engine.remedy import build_ranks, rebuild
 from engine.target import Precision, Target
@@ -148,7 +148,7 @@ def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: 
     return Limits(
         tokens,
         built.max_batch,
-        config.tiling.most_tiles() if isinstance(config.tiling, TilingConfig) else 1,
+        1 if isinstance(config.tiling, NativeSizeConfig) else config.most_tiles(),
         planned=built.target.plans_memory(),
         max_kept_tokens=built.max_kept_tokens if prune_layers else None,
         max_picture_tokens=min(tokens, config.most_tokens()),

@@ -20,6 +20,7 @@ from engine.bounds import (
     Vocabulary,
     Width,
     check_bounds,
+    shown,
 )
 from engine.errors import EngineError
 
@@ -185,7 +186,40 @@ class QwenVitConfig:
         return 3 * self.frames * self.patch_size**2
 
 
-VisionConfig = InternVitConfig | QwenVitConfig
+@dataclass(frozen=True)
+class SiglipConfig:
+    """A ViT over square tiles without a class token, a two-layer projector, and a learned row that ends a line."""
+
+    image_size: Side
+    patch_size: Side
+    hidden_size: Width
+    num_layers: Layers
+    num_heads: Heads
+    intermediate_size: Width
+    norm_eps: Epsilon
+    output_size: Width
+    """Hidden size of the language model that the projector feeds."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.image_size < self.patch_size:
+            raise EngineError(f"image_size {self.image_size} is below patch_size {self.patch_size}")
+        if self.hidden_size % self.num_heads:
+            raise EngineError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
+
+    def grid(self) -> int:
+        """Visual tokens along one side of a tile; what is left of its pixels is not seen."""
+        return self.image_size // self.patch_size
+
+    def tokens_per_tile(self) -> int:
+        return self.grid() ** 2
+
+    def rows_per_tile(self) -> int:
+        """That are made of a tile, the end of a line last."""
+        return self.tokens_per_tile() + 1
+
+
+VisionConfig = InternVitConfig | QwenVitConfig | SiglipConfig
 """A vision encoder with its projector; which class it is says which of `engine.towers`."""
 
 
@@ -233,7 +267,38 @@ class NativeSizeConfig:
         return max(self.max_pixels // side**2, thin, enlarged)
 
 
-PicturesConfig = TilingConfig | NativeSizeConfig
+SCALED_DOWN = 1.1
+"""Of a canvas in both directions: below that it keeps its tokens."""
+
+
+@dataclass(frozen=True)
+class AnyResolutionConfig:
+    """A picture becomes one stretched tile, and a canvas of tiles that keeps its shape.
+
+    grids: rows and columns that a canvas may have, each a pair. max_tiles: a canvas of clearly more tokens than those
+    of so many tiles is scaled down to as many.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    max_tiles: Tiles
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.grids or any(len(grid) != 2 or not 0 < min(grid) <= max(grid) <= 64 for grid in self.grids):
+            raise EngineError(f"grids {shown(self.grids)} are no pairs of rows and columns of 1..64")
+
+    def most_tiles(self) -> int:
+        """Of one picture, its stretched tile included."""
+        return 1 + max(rows * columns for rows, columns in self.grids)
+
+    def most_rows(self, side: int) -> int:
+        """Of a prompt, for one picture of tiles with so many tokens along one side."""
+        canvas = max(min(rows * columns, SCALED_DOWN**2 * self.max_tiles) for rows, columns in self.grids)
+        lines = side * max(rows for rows, _ in self.grids)
+        return math.ceil((1 + canvas) * side**2) + lines
+
+
+PicturesConfig = TilingConfig | NativeSizeConfig | AnyResolutionConfig
 """How a picture becomes what the vision encoder takes."""
 
 
@@ -277,6 +342,8 @@ class ModelConfig:
                 return tiling.most_tiles()
             case NativeSizeConfig() as size:
                 return max(1, size.max_pixels // TILE**2)
+            case AnyResolutionConfig() as canvas:
+                return canvas.most_tiles()
 
     def tokens_of(self, tiles: int) -> int:
         """Visual tokens of so many tiles."""
@@ -285,21 +352,27 @@ class ModelConfig:
                 return tiles * vision.tokens_per_tile()
             case QwenVitConfig() as vision:
                 return min(self.most_tokens(), tiles * (TILE // vision.token_side()) ** 2)
+            case SiglipConfig() as vision:
+                return min(self.most_tokens(), tiles * vision.rows_per_tile())
 
     def least_tokens(self) -> int:
-        """Visual tokens of the smallest picture."""
+        """Rows of a prompt that are of the smallest picture."""
         match self.vision, self.tiling:
             case InternVitConfig() as vision, TilingConfig() as tiling:
                 return tiling.min_tiles * vision.tokens_per_tile()
             case QwenVitConfig() as vision, NativeSizeConfig() as size:
                 return max(1, size.min_pixels // vision.token_side() ** 2)
+            case SiglipConfig() as vision, AnyResolutionConfig():
+                return vision.rows_per_tile()
         raise AssertionError(f"{self.family} gives its vision encoder what that takes")
 
     def most_tokens(self) -> int:
-        """Visual tokens of the largest picture."""
+        """Rows of a prompt that are of the largest picture, at most."""
         match self.vision, self.tiling:
             case InternVitConfig() as vision, TilingConfig() as tiling:
                 return tiling.most_tiles() * vision.tokens_per_tile()
             case QwenVitConfig() as vision, NativeSizeConfig() as size:
                 return size.most_tokens(vision.token_side())
+            case SiglipConfig() as vision, AnyResolutionConfig() as canvas:
+                return canvas.most_rows(vision.grid())
         raise AssertionError(f"{self.family} gives its vision encoder what that takes")

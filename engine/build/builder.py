@@ -34,7 +34,7 @@ from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
-from engine.model_config import NativeSizeConfig, TilingConfig
+from engine.model_config import AnyResolutionConfig, NativeSizeConfig, TilingConfig
 from engine.parallel import SHARDED, Mapping
 from engine.plugins.lowering import LOWERINGS
 from engine.target import Precision, Target
@@ -192,13 +192,12 @@ def check_kept(build: BuildConfig) -> None:
 
 def check_picture_limits(build: BuildConfig, roles: Sequence[Role]) -> None:
     """Raises EngineError for limits of pictures that neither model reads."""
-    read = {type(role.config.tiling) for role in roles}
     for name, kind, pictures in (
-        ("max_tiles", TilingConfig, "cuts pictures into tiles"),
+        ("max_tiles", TilingConfig | AnyResolutionConfig, "cuts pictures into tiles"),
         ("min_pixels", NativeSizeConfig, "takes pictures at their own size"),
         ("max_pixels", NativeSizeConfig, "takes pictures at their own size"),
     ):
-        if getattr(build, name) is not None and kind not in read:
+        if getattr(build, name) is not None and not any(isinstance(role.config.tiling, kind) for role in roles):
             raise EngineError(f"{name} is given, but neither model {pictures}; leave it out")
 
 

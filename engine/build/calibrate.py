@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from engine import bindings as names
 from engine.families import Family
-from engine.model_config import InternVitConfig, LanguageConfig, ModelConfig, QwenVitConfig
+from engine.model_config import LanguageConfig, ModelConfig, QwenVitConfig
 from engine.towers import tower_of
 
 Inputs = dict[str, np.ndarray]
@@ -27,15 +27,15 @@ def vision_inputs(family: Family, config: ModelConfig) -> Inputs:
     picture for a vision encoder that takes one at a time.
     """
     rng = np.random.default_rng(SEED)
-    match config.vision:
-        case InternVitConfig() as vision:
-            pictures = _pictures(vision.image_size, rng)
-            pixels = np.concatenate([family.cut(picture, config).pixels for picture in pictures])
-        case QwenVitConfig() as vision:
-            pictures = _pictures(SIDE_PATCHES * vision.patch_size, rng)
-            wide = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
-            pixels = family.cut(wide, config).pixels
-    return tower_of(config.vision).host_inputs(config.vision, pixels)
+    vision = config.vision
+    if isinstance(vision, QwenVitConfig):
+        pictures = _pictures(SIDE_PATCHES * vision.patch_size, rng)
+        wide = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
+        pixels = family.cut(wide, config).pixels
+    else:
+        pictures = _pictures(vision.image_size, rng)
+        pixels = np.concatenate([family.cut(picture, config).pixels for picture in pictures])
+    return tower_of(vision).host_inputs(vision, pixels)
 
 
 def language_inputs(config: LanguageConfig, features: np.ndarray, num_prune_points: int) -> Inputs:

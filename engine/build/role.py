@@ -19,6 +19,7 @@ from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import Family, family_of
 from engine.model_config import (
+    AnyResolutionConfig,
     LanguageConfig,
     ModelConfig,
     NativeSizeConfig,
@@ -113,6 +114,10 @@ def settle_pictures(build: BuildConfig, pictures: PicturesConfig) -> PicturesCon
         case TilingConfig() if build.max_tiles is not None:
             least = min(pictures.min_tiles, build.max_tiles)
             return replace(pictures, max_tiles=build.max_tiles, min_tiles=least)
+        case AnyResolutionConfig() if build.max_tiles is not None:
+            most = build.max_tiles
+            grids = tuple((rows, columns) for rows, columns in pictures.grids if rows * columns <= most)
+            return AnyResolutionConfig(grids, min(pictures.max_tiles, most))
         case NativeSizeConfig():
             most = pictures.max_pixels if build.max_pixels is None else build.max_pixels
             least = min(pictures.min_pixels, most) if build.min_pixels is None else build.min_pixels
@@ -141,11 +146,12 @@ def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[Mod
 
 
 def picture_notes(build: BuildConfig, config: ModelConfig, name: str, directory: Path) -> tuple[str, ...]:
-    """What becomes of pictures that a model takes at their own size."""
-    if not isinstance(config.tiling, NativeSizeConfig):
+    """What becomes of pictures that are too large for an engine."""
+    if isinstance(config.tiling, TilingConfig):
         return ()
+    limit = "max_pixels" if isinstance(config.tiling, NativeSizeConfig) else "max_tiles"
     most, model = config.most_tokens(), f"the {name} model {directory}"
-    if build.max_pixels is not None:
+    if build.max_pixels is not None and isinstance(config.tiling, NativeSizeConfig):
         return (
             f"pictures of more than {build.max_pixels:,} pixels are scaled down to at most {most:,} visual tokens of "
             f"{model}, as the published preprocessing would with that limit; its answers may differ from those of its "
@@ -154,7 +160,7 @@ def picture_notes(build: BuildConfig, config: ModelConfig, name: str, directory:
     if most >= build.tokens():
         return (
             f"a picture has up to {most:,} visual tokens in {model}, and max_tokens {build.tokens():,} has no room for "
-            "the largest, which are refused; max_pixels would scale them down",
+            f"the largest, which are refused; {limit} would scale them down",
         )
     return ()
 
@@ -168,7 +174,7 @@ def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: P
             f"picture in the {name} model {directory}; give more"
         )
     largest = config.most_tokens()
-    if build.max_tiles is not None and isinstance(config.tiling, TilingConfig) and build.tokens() <= largest:
+    if build.max_tiles is not None and not isinstance(config.tiling, NativeSizeConfig) and build.tokens() <= largest:
         raise EngineError(
             f"a picture of max_tiles {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, "
             f"and max_tokens {build.tokens()} has no room for them and a question; give fewer tiles or more tokens"

@@ -3,10 +3,11 @@
 import onnx_ir as ir
 
 from engine.dims import Limits
-from engine.model_config import InternVitConfig, QwenVitConfig, VisionConfig
+from engine.model_config import InternVitConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.plugins.lowering import ONNXRUNTIME, Lowering
 from engine.towers.internvit.graph import vision_graph as internvit_graph
 from engine.towers.qwen2_vit.graph import vision_graph as qwen2_vit_graph
+from engine.towers.siglip.graph import vision_graph as siglip_graph
 
 
 def vision_graph(
@@ -22,3 +23,5 @@ def vision_graph(
             return internvit_graph(config, limits, lowering, dtype)
         case QwenVitConfig():
             return qwen2_vit_graph(config, limits, lowering, dtype)
+        case SiglipConfig():
+            return siglip_graph(config, limits, lowering, dtype)

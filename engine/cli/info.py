@@ -11,11 +11,13 @@ from engine.errors import ManifestError
 from engine.json_file import Unreadable, read_json
 from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest
 from engine.model_config import (
+    AnyResolutionConfig,
     InternVitConfig,
     LanguageConfig,
     NativeSizeConfig,
     PicturesConfig,
     QwenVitConfig,
+    SiglipConfig,
     TilingConfig,
     VisionConfig,
 )
@@ -143,6 +145,8 @@ def vision_text(config: VisionConfig) -> str:
     match config:
         case InternVitConfig():
             return f"{size} · {config.image_size} px tiles · {config.tokens_per_tile()} tokens per tile"
+        case SiglipConfig():
+            return f"{size} · {config.image_size} px tiles · {config.tokens_per_tile()} tokens per tile, ends of lines"
         case QwenVitConfig():
             return f"{size} · pictures of any size · a token for {config.token_side()} px squares"
 
@@ -151,6 +155,8 @@ def pictures_text(config: PicturesConfig) -> str:
     match config:
         case TilingConfig():
             return f"tiles     {config.min_tiles} to {config.max_tiles}" + " and a thumbnail" * config.thumbnail
+        case AnyResolutionConfig():
+            return f"tiles     a stretched one, and a canvas of up to {config.most_tiles() - 1}"
         case NativeSizeConfig():
             return f"pixels    {config.min_pixels} to {config.max_pixels}"
 

@@ -6,12 +6,13 @@ from typing import Any, cast
 
 from engine.bounds import shown
 from engine.errors import CheckpointError
-from engine.families import internvl, internvl2, qwen2_vl
-from engine.families.base import Family, Part, Pieces, Prompt, Source, Turn
+from engine.families import internvl, internvl2, llava_onevision, qwen2_vl
+from engine.families.base import Family, Packing, Part, Pieces, Prompt, Source, Turn
 from engine.families.fields import read_object
 
 __all__ = [
     "Family",
+    "Packing",
     "Part",
     "Pieces",
     "Prompt",
@@ -23,7 +24,12 @@ __all__ = [
     "published_names",
 ]
 
-FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2, "internvl": internvl, "qwen2_vl": qwen2_vl}
+FAMILIES: dict[str, ModuleType] = {
+    "internvl2": internvl2,
+    "internvl": internvl,
+    "qwen2_vl": qwen2_vl,
+    "llava_onevision": llava_onevision,
+}
 PUBLISHED = "published"
 """In a family's directory, if it has one: a checkpoint directory for each size, of which only `config.json` is kept."""
 

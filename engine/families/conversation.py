@@ -39,6 +39,10 @@ class Template:
     """None: no system turn."""
     separates_empty: bool = False
     """Whether the separator also follows an empty question or answer."""
+    opening: str = ""
+    """Before a question, behind the pictures that go first."""
+    said_before: str | None = None
+    """In the place of `assistant`, before an answer of an earlier turn."""
 
     def turn(self, role: str, text: str, is_said: bool = False) -> list[Part]:
         """A question or an answer, to its end."""
@@ -55,6 +59,7 @@ def render(
     """
     questions = [*(turn.question for turn in history), question]
     _refuse_control_tokens(questions, template)
+    questions = [template.opening + question for question in questions]
     pictures = len(visual_tokens)
     marks = sum(question.count(PICTURE) for question in questions)
     if pictures and not marks:
@@ -69,7 +74,8 @@ def render(
     message = template.system_message
     parts = [] if message is None else [Part(template.system + message + template.separator)]
     for turn, asked in zip(history, questions, strict=False):
-        parts += template.turn(template.user, asked) + template.turn(template.assistant, turn.answer, is_said=True)
+        said = template.assistant if template.said_before is None else template.said_before
+        parts += template.turn(template.user, asked) + template.turn(said, turn.answer, is_said=True)
     parts += [*template.turn(template.user, questions[-1]), Part(template.assistant)]
     return Prompt(tuple(parts), image_token=form.token, stop=(*template.stop, *stop))
 
@@ -85,7 +91,9 @@ def _refuse_control_tokens(questions: Sequence[str], template: Template) -> None
     """A question must not close its own turn, open another one, or stand for a picture."""
     form = template.picture
     for text in questions:
-        reserved = [token for token in (form.start, form.token, form.end, *template.stop) if token and token in text]
+        # A mark stands for a picture whichever token it spells.
+        tokens = {form.start, form.token, form.end, *template.stop} - {"", PICTURE}
+        reserved = [token for token in tokens if token in text]
         reserved += CONTROL_TOKEN.findall(text)
         if reserved:
             raise RequestError(f"the question contains the control token {reserved[0]}; leave it out")

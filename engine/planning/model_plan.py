@@ -21,7 +21,7 @@ from engine.build.scoring import scoring_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
 from engine.dims import SCORED_AT_ONCE, Limits, Phase, Size
-from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig
+from engine.model_config import ModelConfig, QwenVitConfig
 from engine.parallel import Mapping, check_shards
 from engine.planning import graph_cost
 from engine.planning.storage import Storage
@@ -112,14 +112,12 @@ class ModelPlan:
     def vision_call(self, workload: Workload) -> Call:
         """All pictures; each rank encodes its share of the tiles, or of the pictures that are not cut up."""
         read, ranks = graph_cost.read_bytes(self._vision, self._storage), self.mapping.world_size
-        match self.config.vision:
-            case InternVitConfig():
-                tiles = -(-workload.batch * workload.tiles // ranks)
-                return Call(graph_cost.operations(self._vision, self._vision_sizes(workload, tiles)), read)
-            case QwenVitConfig():
-                pictures = -(-workload.batch // ranks)
-                operations = graph_cost.operations(self._vision, self._vision_sizes(workload, 1))
-                return Call(pictures * operations, pictures * read)
+        if isinstance(self.config.vision, QwenVitConfig):
+            pictures = -(-workload.batch // ranks)
+            operations = graph_cost.operations(self._vision, self._vision_sizes(workload, 1))
+            return Call(pictures * operations, pictures * read)
+        tiles = -(-workload.batch * workload.tiles // ranks)
+        return Call(graph_cost.operations(self._vision, self._vision_sizes(workload, tiles)), read)
 
     def prefill(self, workload: Workload) -> Call:
         return self._language_call(self._prefill_sizes(workload))
@@ -174,12 +172,11 @@ class ModelPlan:
 
     def _vision_sizes(self, workload: Workload, pieces: int) -> dict[str, int]:
         """Of a run of so many tiles, or of one picture that is not cut up."""
-        match self.config.vision:
-            case InternVitConfig():
-                return _by_name({LIMITS.tiles(): pieces})
-            case QwenVitConfig() as vision:
-                tokens, each = workload.visual_tokens(self.config), vision.merged**2
-                return _by_name({LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens})
+        vision = self.config.vision
+        if not isinstance(vision, QwenVitConfig):
+            return _by_name({LIMITS.tiles(): pieces})
+        tokens, each = workload.visual_tokens(self.config), vision.merged**2
+        return _by_name({LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens})
 
 
 def _by_name(sizes: dict[Size, int]) -> dict[str, int]:

@@ -168,7 +168,7 @@ def look(
     seen: Seen = yield Outside(partial(model.look, *asked, pieces))
     features = []
     for part in seen.pieces:
-        features.append((yield Encode(model, part.pixels)))
+        features.append((yield Encode(model, part.pixels, part.packing)))
     return seen, seen.prompt(features, model.config.vision.output_size)
 
 
@@ -181,7 +181,8 @@ class Scored:
 
     @classmethod
     def of(cls, prompt: PromptTokens, rows: ScoreRows) -> "Scored":
-        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows), counts_decode(rows))
+        scored = score_rows(prompt.visual_positions, len(prompt.ids), rows, prompt.feature_rows())
+        return cls(scored, counts_decode(rows))
 
 
 @dataclass(frozen=True)
@@ -270,9 +271,10 @@ def keep(settings: Settings, prompt: PromptTokens, ranking: np.ndarray | None) -
     if not settings.wants_guidance() or num_kept == tokens:
         return Kept(prompt_rows(prompt), ranking, None)
     if guidance.source is GuidanceSource.TOME:
-        merged = merge(to_host(prompt.features), num_kept)
-        kept, features = merged.kept, to_host(prompt.features).copy()
-        features[kept] = merged.features
+        visual, features = prompt.visual_features(), to_host(prompt.features).copy()
+        merged = merge(features[visual], num_kept)
+        kept = merged.kept
+        features[visual[kept]] = merged.features
         prompt = replace(prompt, features=features)
     else:
         assert ranking is not None, "what guides has ranked the tokens before"

@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import numpy as np
 
+from engine.families import Packing
 from engine.runtime.arrays import Array
 
 
@@ -17,10 +18,11 @@ class FeatureCache:
         self._kept: OrderedDict[bytes, Array] = OrderedDict()
 
     @staticmethod
-    def key(pixels: np.ndarray) -> bytes:
+    def key(pixels: np.ndarray, packing: Packing | None = None) -> bytes:
         """float32 [N,...] -> what equal pictures have in common; their shape, too, or others had the same values."""
         digest = hashlib.sha256(repr(pixels.shape).encode())
-        digest.update(np.ascontiguousarray(pixels).data)
+        for array in (pixels,) if packing is None else (pixels, packing.taps, packing.weights):
+            digest.update(np.ascontiguousarray(array).data)
         return digest.digest()
 
     def get(self, key: bytes) -> Array | None:

@@ -11,7 +11,7 @@ from engine.dims import Limits
 from engine.errors import RequestError
 from engine.families import Pieces, Turn, by_name
 from engine.manifest import EngineModel, Manifest
-from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, VisionConfig
+from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
 from engine.runtime.feature_cache import FeatureCache
@@ -44,13 +44,14 @@ class Grid:
 class Encoded:
     """A tokenized question: ids [S], where the visual tokens are [V], and the texts that end the answer.
 
-    places: as in `PromptTokens`.
+    places, feature_positions: as in `PromptTokens`.
     """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     stop: tuple[str, ...]
     places: np.ndarray | None
+    feature_positions: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ class Seen:
     encoded: Encoded
 
     def prompt(self, features: Sequence[Array], width: int) -> PromptTokens:
-        """features: [V,C] of each picture; width: C."""
+        """features: [F,C] of each picture; width: C."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
-        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole, self.encoded.places)
+        encoded = self.encoded
+        return PromptTokens(encoded.ids, encoded.visual_positions, whole, encoded.places, encoded.feature_positions)
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ class VisionLanguageModel:
         cut = list(pieces or ())
         if pieces is None:
             for source in images:
-                cut.append(self._family.cut(open_image(source, picture), self.config))
-                self._check_room(count_tokens(cut), max_new_tokens, "pictures alone have")
+                cut.append(self._family.cut(open_image(source, picture), self.config, len(images) == 1))
+                self._check_room(count_rows(cut), max_new_tokens, "pictures alone have")
         encoded = self._tokenize(question, cut, max_new_tokens, history)
         return Seen(tuple(cut), grid_of(cut), encoded)
 
@@ -166,15 +168,18 @@ class VisionLanguageModel:
         self, question: str, pieces: Sequence[Pieces], max_new_tokens: int, history: Sequence[Turn]
     ) -> Encoded:
         """The rendered prompt."""
-        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in pieces], history)
+        prompt = self._family.render_prompt(self.config, question, [part.num_rows() for part in pieces], history)
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
-        assert len(positions) == count_tokens(pieces), "a family's prompt holds one image token per visual token"
+        assert len(positions) == count_rows(pieces), "a family's prompt holds one image token per row of a picture"
         places = None
         if self.config.language.rope.sections:
             places = token_places(len(ids), positions, [part.places for part in pieces])
-        return Encoded(ids, positions, prompt.stop, places)
+        starts = np.cumsum([0, *(part.num_rows() for part in pieces)])
+        placed = [start + part.placed() for start, part in zip(starts, pieces, strict=False)]
+        visual = positions[np.concatenate([np.empty(0, np.int64), *placed])]
+        return Encoded(ids, visual, prompt.stop, places, positions)
 
     def _check_room(self, tokens: int, max_new_tokens: int, has: str) -> None:
         """Raises RequestError."""
@@ -194,9 +199,9 @@ def grid_of(pieces: Sequence[Pieces]) -> Grid:
     )
 
 
-def count_tokens(pieces: Sequence[Pieces]) -> int:
-    """Visual tokens of these pictures."""
-    return sum(len(part.boxes) for part in pieces)
+def count_rows(pieces: Sequence[Pieces]) -> int:
+    """Of the prompt, that are of these pictures."""
+    return sum(part.num_rows() for part in pieces)
 
 
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
@@ -212,6 +217,8 @@ def piece_shape(vision: VisionConfig) -> tuple[int, ...]:
     """What of a vision encoder decides how pictures are cut up."""
     match vision:
         case InternVitConfig():
+            return vision.image_size, vision.grid()
+        case SiglipConfig():
             return vision.image_size, vision.grid()
         case QwenVitConfig():
             return vision.patch_size, vision.frames, vision.merged

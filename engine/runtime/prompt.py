@@ -16,7 +16,7 @@ NO_FEATURES = np.empty((0, 0), np.float32)
 class PromptTokens:
     """One request's tokenized prompt.
 
-    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C].
+    ids: int64 [S]; visual_positions: int64 [V], where the visual tokens are, in order; features: [F,C].
     places: int64 [S], or [S,3] (time, row, column) for a model that turns by three; None: each token's number.
     """
 
@@ -24,6 +24,16 @@ class PromptTokens:
     visual_positions: np.ndarray
     features: Array
     places: np.ndarray | None = None
+    feature_positions: np.ndarray | None = None
+    """int64 [F]: where the features go; some may only end a line of a picture. None: where the visual tokens are."""
+
+    def feature_rows(self) -> np.ndarray:
+        """int64 [F]: rows that are no text."""
+        return self.visual_positions if self.feature_positions is None else self.feature_positions
+
+    def visual_features(self) -> np.ndarray:
+        """int64 [V]: which of the features are those of the visual tokens."""
+        return np.searchsorted(self.feature_rows(), self.visual_positions)
 
     def positions(self) -> np.ndarray:
         """int64 [S] or [S,3], by which each token turns."""
@@ -34,9 +44,9 @@ class PromptTokens:
         return int(self.positions().max(initial=-1)) + 1
 
     def visual(self) -> np.ndarray:
-        """[S]: index of each token's visual feature, -1 for text."""
+        """[S]: index of each token's feature, -1 for text."""
         visual = np.full(len(self.ids), -1, np.int64)
-        visual[self.visual_positions] = np.arange(len(self.visual_positions))
+        visual[self.feature_rows()] = np.arange(len(self.feature_rows()))
         return visual
 
     def prefix(self) -> int:
@@ -58,7 +68,7 @@ class Rows:
 
     ids: int64 [S]. positions: int64 [S], or [S,3] (time, row, column). rope_lengths: int64 [S], for each row the length
     of the sequence that its angles are scaled for, where a rotary embedding scales by it. visual: int64 [S], index into
-    features [V,C], -1 for text.
+    features [F,C], -1 for text.
     """
 
     ids: np.ndarray

@@ -6,8 +6,9 @@ import numpy as np
 
 from engine.bindings import VISUAL_FEATURES
 from engine.dims import UNBOUNDED, Limits
-from engine.model_config import InternVitConfig, VisionConfig
-from engine.runtime.arrays import Array
+from engine.families import Packing
+from engine.model_config import QwenVitConfig, VisionConfig
+from engine.runtime.arrays import Array, array_namespace, device, is_host
 from engine.runtime.executor import Executor
 from engine.towers import tower_of
 
@@ -32,9 +33,9 @@ class VisionEncoder:
         """Pieces that one run of the engine takes."""
 
     def encode(self, pixels: np.ndarray) -> Array:
-        """float32 [N,...] -> [V,C], the features of all pieces of a picture in order."""
+        """float32 [N,...] -> [R,C], the rows of all pieces of a picture in order."""
         config, tower = self._config, tower_of(self._config)
-        shape = (len(pixels), tower.tokens_per_piece(config, pixels), config.output_size)
+        shape = (len(pixels), tower.rows_per_piece(config, pixels), config.output_size)
         features = self._executor.zeros(VISUAL_FEATURES, shape)
         for start in range(0, len(pixels), self.pieces_per_call):
             part = slice(start, start + self.pieces_per_call)
@@ -47,4 +48,17 @@ class VisionEncoder:
 
 def pieces_per_call(config: VisionConfig, limits: Limits) -> int:
     """Of one rank: what a plan takes, of a vision encoder that takes several."""
-    return limits.tiles().max if limits.planned and isinstance(config, InternVitConfig) else PIECES_PER_CALL
+    return limits.tiles().max if limits.planned and not isinstance(config, QwenVitConfig) else PIECES_PER_CALL
+
+
+def pack(features: Array, packing: Packing | None) -> Array:
+    """[R,C] of all pieces -> [F,C], the rows that a language model reads."""
+    if packing is None:
+        return features
+    xp, where = array_namespace(features), {} if is_host(features) else {"device": device(features)}
+    total = None
+    for taps, weights in zip(packing.taps.T, packing.weights.T, strict=True):
+        rows = xp.take(features, xp.asarray(taps, **where), axis=0)
+        part = rows * xp.asarray(weights[:, None], dtype=features.dtype, **where)
+        total = part if total is None else total + part
+    return total

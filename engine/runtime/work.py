@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.families import Packing
 from engine.runtime.arrays import Array, array_namespace, concat, to_host
 from engine.runtime.language import cut
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.prompt import Need, Rows, within
+from engine.runtime.vision import pack
 
 NONE = np.empty(0, np.int64)
 
@@ -80,18 +82,18 @@ class Extend:
 
 
 class Encode:
-    """The visual features of one picture, some pieces in each run. Result: [V,C]"""
+    """The visual features of one picture, some pieces in each run. Result: [F,C], the rows that the model reads."""
 
-    def __init__(self, model: VisionLanguageModel, pixels: np.ndarray) -> None:
-        """pixels: float32 [N,...]."""
-        self.model, self._pixels = model, pixels
+    def __init__(self, model: VisionLanguageModel, pixels: np.ndarray, packing: Packing | None = None) -> None:
+        """pixels, packing: of `Pieces`."""
+        self.model, self._pixels, self._packing = model, pixels, packing
         self._parts: list[Array] = []
         self._done, self._key = 0, b""
 
     def advance(self) -> bool:
         """One run -> whether it was the last; then there is `result`. Raises what the engine raises."""
         if not self._done:
-            self._key = self.model.features.key(self._pixels)
+            self._key = self.model.features.key(self._pixels, self._packing)
             if (known := self.model.features.get(self._key)) is not None:
                 self.result = known
                 return True
@@ -101,7 +103,7 @@ class Encode:
         self._done += len(part)
         if self._done < len(self._pixels):
             return False
-        self.result = self._parts[0] if len(self._parts) == 1 else concat(self._parts)
+        self.result = pack(self._parts[0] if len(self._parts) == 1 else concat(self._parts), self._packing)
         self.model.features.keep(self._key, self.result)
         return True
 

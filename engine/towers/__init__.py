@@ -7,8 +7,8 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from engine.model_config import InternVitConfig, QwenVitConfig, VisionConfig
-from engine.towers import internvit, qwen2_vit
+from engine.model_config import InternVitConfig, QwenVitConfig, SiglipConfig, VisionConfig
+from engine.towers import internvit, qwen2_vit, siglip
 
 
 class Tower(Protocol):
@@ -17,7 +17,7 @@ class Tower(Protocol):
     def host_inputs(self, config: VisionConfig, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """By the name of the binding."""
 
-    def tokens_per_piece(self, config: VisionConfig, pixels: np.ndarray) -> int: ...
+    def rows_per_piece(self, config: VisionConfig, pixels: np.ndarray) -> int: ...
 
 
 def tower_of(config: VisionConfig) -> Tower:
@@ -27,3 +27,5 @@ def tower_of(config: VisionConfig) -> Tower:
             return cast(Tower, internvit)
         case QwenVitConfig():
             return cast(Tower, qwen2_vit)
+        case SiglipConfig():
+            return cast(Tower, siglip)

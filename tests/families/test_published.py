@@ -7,7 +7,11 @@ from engine.families import family_of, published, published_names
 
 
 def test_all_sizes_of_the_families_are_there() -> None:
-    sizes = {"InternVL2": ("1B", "2B", "4B", "8B", "26B", "40B", "76B"), "Qwen2-VL": ("2B", "7B", "72B")}
+    sizes = {
+        "InternVL2": ("1B", "2B", "4B", "8B", "26B", "40B", "76B"),
+        "Qwen2-VL": ("2B", "7B", "72B"),
+        "LLaVA-OneVision": ("0.5B", "7B", "72B"),
+    }
     assert published_names() == [f"{family}-{size}" for family, names in sizes.items() for size in names]
 
 
@@ -22,5 +26,5 @@ def test_a_size_is_a_checkpoint_directory_without_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "B", "InternVL2", "InternVL2-3B", "../InternVL2-1B", "2B"])
 def test_a_name_of_none_or_of_several_says_what_is_known(name: str) -> None:
-    with pytest.raises(CheckpointError, match=r"known: InternVL2-1B, .*, Qwen2-VL-72B$"):
+    with pytest.raises(CheckpointError, match=r"known: InternVL2-1B, .*, LLaVA-OneVision-72B$"):
         published(name)

@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL.Image import Resampling
 
+from engine.families.chat_template import find_template
 from engine.families.ends import read_end_ids
 from engine.families.fields import Fields, read_fields
-from engine.families.internvl.chat_template import check_chat_template
 from engine.families.internvl2.config import Layout, read_language, read_vision, refuse_quantized
 from engine.families.internvl2.tiling import MEAN, STD
 from engine.model_config import InternVitConfig, LanguageConfig, ModelConfig, PromptConfig, TilingConfig
@@ -17,6 +17,15 @@ from engine.model_config import InternVitConfig, LanguageConfig, ModelConfig, Pr
 ARCHITECTURE = "InternVLForConditionalGeneration"
 LAYOUTS = {"qwen2": Layout.QWEN2, "qwen3": Layout.QWEN3, "llama": Layout.LLAMA}
 """By `model_type`; InternLM2 is converted to Llama."""
+CHAT_TEMPLATE = (
+    "{%for message in messages%}{{'<|im_start|>'+message['role']+'\n'}}"
+    "{%if message['content'] is string%}{{message['content']}}{%else%}"
+    "{%for content in message['content']%}{%if content['type']=='image'%}{{'<IMG_CONTEXT>\n'}}"
+    "{%elif content['type']=='text'%}{{content['text']}}{%endif%}{%endfor%}{%endif%}{{'<|im_end|>\n'}}"
+    "{%endfor%}{%if add_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
+)
+"""Of transformers' conversion, without blanks around tags and operators."""
+TEMPLATES = {CHAT_TEMPLATE: "internvl"}
 VISION_NORM_EPS = 1e-6
 """Of the norms of queries and keys, whatever `layer_norm_eps` says."""
 
@@ -31,7 +40,7 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     fields.only("vision_feature_select_strategy", "default", None)
     fields.only("projector_hidden_act", "gelu", None)
     refuse_quantized(fields)
-    check_chat_template(directory)
+    find_template(directory, TEMPLATES)
     language = _read_language(fields)
     vision = _read_vision(fields, language.hidden_size)
     return ModelConfig(

@@ -25,7 +25,7 @@ class Tiles:
     boxes: np.ndarray
 
 
-def cut(image: Image.Image, config: ModelConfig) -> Pieces:
+def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Pieces:
     """A decoded picture's tiles, and where each visual token lies. Raises ImageError."""
     tiles = split_tiles(image, config)
     return Pieces(tiles.pixel_values, token_boxes(config, tiles.boxes))

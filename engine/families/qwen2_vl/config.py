@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL.Image import Resampling
 
+from engine.families.chat_template import find_template, normal
 from engine.families.ends import read_end_ids
 from engine.families.fields import Fields, read_fields
 from engine.families.internvl2.config import Layout, read_language, refuse_quantized
@@ -16,6 +17,19 @@ from engine.model_config import LanguageConfig, ModelConfig, NativeSizeConfig, P
 ARCHITECTURE = "Qwen2VLForConditionalGeneration"
 PUBLISHED_PIXELS = NativeSizeConfig(min_pixels=3136, max_pixels=12845056)
 """Of the published `preprocessor_config.json`, where there is none."""
+CHAT_TEMPLATE = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}"
+    "<|im_end|>\n{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in "
+    "content or 'image_url' in content %}{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}"
+    "Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == "
+    "'video' or 'video' in content %}{% set video_count.value = video_count.value + 1 %}{% if add_vision_id %}Video "
+    "{{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in content %}"
+    "{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}"
+    "<|im_start|>assistant\n{% endif %}"
+)
+"""As published."""
 VISION_NAMES = {"num_layers": "depth", "hidden_size": "embed_dim", "merged": "spatial_merge_size"}
 """Our names of fields -> those of `vision_config`."""
 end_ids = read_end_ids
@@ -25,6 +39,7 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     """A checkpoint's configuration in our terms. Raises CheckpointError."""
     fields = Fields(config, str(directory / "config.json"))
     refuse_quantized(fields)
+    find_template(directory, {normal(CHAT_TEMPLATE): "qwen2_vl"})
     language = _read_language(fields)
     vision = _read_vision(fields.section("vision_config"), language.hidden_size)
     return ModelConfig(

@@ -15,7 +15,7 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 """Of CLIP, for each colour."""
 
 
-def cut(image: Image.Image, config: ModelConfig) -> Pieces:
+def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Pieces:
     """A decoded picture as one piece: its patches, in the order of the visual tokens. Raises ImageError."""
     vision, limits = config.vision, config.tiling
     assert isinstance(vision, QwenVitConfig) and isinstance(limits, NativeSizeConfig), config

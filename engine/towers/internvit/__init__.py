@@ -11,6 +11,6 @@ def host_inputs(config: InternVitConfig, pixels: np.ndarray) -> dict[str, np.nda
     return {PIXEL_VALUES: pixels}
 
 
-def tokens_per_piece(config: InternVitConfig, pixels: np.ndarray) -> int:
+def rows_per_piece(config: InternVitConfig, pixels: np.ndarray) -> int:
     """Of a tile."""
     return config.tokens_per_tile()

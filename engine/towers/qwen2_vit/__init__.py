@@ -37,7 +37,7 @@ def host_inputs(config: QwenVitConfig, pixels: np.ndarray) -> dict[str, np.ndarr
     }
 
 
-def tokens_per_piece(config: QwenVitConfig, pixels: np.ndarray) -> int:
+def rows_per_piece(config: QwenVitConfig, pixels: np.ndarray) -> int:
     """Of a picture."""
     rows, columns = pixels.shape[1:3]
     return rows * columns
