@@ -4,10 +4,27 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from engine.bounds import Batch, Pixels, Ranks, Tiles, Tokens, check_bounds
-from engine.errors import EngineError, RequestError
-from engine.parallel import SHARDED, Mapping
+from engine.bounds import (
+    Batch,
+    Choices,
+    Colour,
+    Layer,
+    Part,
+    Pixels,
+    Ranks,
+    Seed,
+    Temperature,
+    Threshold,
+    Tiles,
+    Tokens,
+    check_bounds,
+    settle_types,
+)
+from engine.build_flags import BuildFlag
+from engine.errors import EngineError, RequestError, Setting
+from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
 MAX_TOKENS = 8192
@@ -17,6 +34,15 @@ def num_kept(visual_tokens: int, retention: float) -> int:
     """floor(V * r), at least 1 if there are any."""
     # 1e-9: a ratio such as 0.29 times 100 must not fall below 29 by rounding.
     return min(visual_tokens, max(1, math.floor(visual_tokens * retention + 1e-9)))
+
+
+def _check_request(config: Any) -> None:
+    """Raises RequestError for what is of a wrong type, or out of its range."""
+    settle_types(config)
+    try:
+        check_bounds(config)
+    except EngineError as error:
+        raise RequestError(*error.args, "; choose another") from None
 
 
 class ScoreRows(StrEnum):
@@ -62,29 +88,22 @@ class GuidanceConfig:
 
     enabled: bool = True
     source: GuidanceSource = GuidanceSource.SMALL
-    retention_ratio: float = 0.2
+    retention_ratio: Part = 0.2
     """Fraction of visual tokens KEPT from `prune_layer` on."""
-    prune_layer: int | None = None
+    prune_layer: Layer | None = None
     """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
-    average_retention: float | None = None
+    average_retention: Part | None = None
     """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
-    score_layers: float = 1.0
+    score_layers: Part = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
-    guide_max_new_tokens: int | None = None
+    guide_max_new_tokens: Tokens | None = None
     """Most tokens that the small model says, of which importance is a sum; None is the answer's own limit. An answer
     that it cuts off is never the answer."""
 
     def __post_init__(self) -> None:
-        for name in ("retention_ratio", "score_layers", "average_retention"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise RequestError(f"{name} {value} is outside (0, 1]; it is a fraction")
-        if self.guide_max_new_tokens is not None and self.guide_max_new_tokens < 1:
-            raise RequestError(f"guide_max_new_tokens {self.guide_max_new_tokens} is below 1; give at least one")
-        if self.prune_layer is not None and self.prune_layer < 0:
-            raise RequestError(f"prune_layer {self.prune_layer} is negative; layers count from 0")
+        _check_request(self)
 
     def num_kept(self, visual_tokens: int) -> int:
         """Visual tokens that survive, at least 1 if there are any."""
@@ -105,8 +124,9 @@ class GuidanceConfig:
         if self.source is GuidanceSource.TOME:
             return replace(settled, prune_layer=0, retention_ratio=settled.average(num_layers))
         if self.source is GuidanceSource.FASTV and settled.prune_layer == 0:
-            built = f"choose one of {sorted(prune_layers)}" if prune_layers else "rebuild with --prune-layers 1"
-            raise RequestError(f"guidance fastv reads the layer before prune_layer, but prune_layer is 0; {built}")
+            rebuilt = f"rebuild with {BuildFlag.PRUNE_LAYERS} 1"
+            layer, remedy = Setting("prune_layer"), f"choose one of {sorted(prune_layers)}" if prune_layers else rebuilt
+            raise RequestError(Setting("guidance"), " fastv reads the layer before ", layer, f", which is 0; {remedy}")
         return settled
 
     def _settle(self, num_layers: int, prune_layers: tuple[int, ...]) -> "GuidanceConfig":
@@ -116,7 +136,9 @@ class GuidanceConfig:
             ratios = {k: (target * num_layers - k) / (num_layers - k) for k in possible if k < num_layers}
             feasible = {k: r for k, r in ratios.items() if 0 < r <= 1}
             if not feasible:
-                raise RequestError(f"average_retention {target} cannot be reached with prune layers {possible}")
+                raise RequestError(
+                    Setting("average_retention"), f" {target} cannot be reached with prune layers {possible}; give more"
+                )
             layer = min(feasible, key=lambda k: abs(k / num_layers - feasible[k]))
             return replace(self, prune_layer=layer, retention_ratio=feasible[layer], average_retention=None)
         if self.prune_layer is None:
@@ -124,12 +146,15 @@ class GuidanceConfig:
             return replace(self, prune_layer=min(possible, key=lambda k: (abs(k - wanted), k)))
         if self.prune_layer >= num_layers:
             raise RequestError(
-                f"prune_layer {self.prune_layer} is outside 0..{num_layers - 1} of the large model; choose one inside"
+                Setting("prune_layer"),
+                f" {self.prune_layer} is outside 0..{num_layers - 1} of the large model; choose one inside",
             )
         if self.prune_layer not in possible:
+            layers = ",".join(map(str, sorted({*possible, self.prune_layer} - {0})))
             raise RequestError(
-                f"prune_layer {self.prune_layer} was not built; choose one of {possible} "
-                f"or rebuild with --prune-layers {','.join(map(str, sorted({*possible, self.prune_layer} - {0})))}"
+                Setting("prune_layer"),
+                f" {self.prune_layer} was not built; choose one of {possible} "
+                f"or rebuild with {BuildFlag.PRUNE_LAYERS} {layers}",
             )
         return self
 
@@ -178,55 +203,55 @@ class ExitConfig:
     """SEE: when the small model's answer is returned (paper, section 3.3)."""
 
     enabled: bool = True
-    exit_threshold: float = 0.9
+    exit_threshold: Threshold = 0.9
     """Exit early iff the criterion's value is at least this; ENTROPY's values are 0 or less, all others in 0..1."""
     criterion: ExitCriterion = ExitCriterion.DECISION_SCORE
     normalise: Normalise = Normalise.PRODUCT
     """Of the consistency: eq. 8's product of token probabilities, or their geometric mean."""
-    consistency_retention: float = 0.05
+    consistency_retention: Part = 0.05
     """Fraction of visual tokens that the consistency pass keeps."""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.exit_threshold):
-            raise RequestError(f"exit_threshold {self.exit_threshold} is not finite; give a number")
-        if not 0 < self.consistency_retention <= 1:
-            raise RequestError(
-                f"consistency_retention {self.consistency_retention} is outside (0, 1]; it is a fraction"
-            )
+        _check_request(self)
+
+    def needs_consistency(self) -> bool:
+        """Whether the criterion asks for the consistency pass."""
+        return self.criterion in (ExitCriterion.DECISION_SCORE, ExitCriterion.CONSISTENCY)
 
     def num_kept(self, visual_tokens: int) -> int:
         """Visual tokens that the consistency pass keeps, at least 1 if there are any."""
         return num_kept(visual_tokens, self.consistency_retention)
 
 
+MOST_STOPS = 64
+LONGEST_STOP = 1024
+"""Characters."""
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are chosen; temperature 0 is greedy."""
 
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
+    max_new_tokens: Tokens = 128
+    temperature: Temperature = 0.0
+    top_p: Part = 1.0
+    """The fewest tokens of this probability together; 1 keeps every token."""
+    top_k: Choices = 0
     """0 keeps every token."""
-    seed: int = 0
+    seed: Seed = 0
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise RequestError(f"max_new_tokens {self.max_new_tokens} is below 1; ask for at least one")
-        if not 0 <= self.temperature < math.inf:
-            raise RequestError(f"temperature {self.temperature} is not a number of at least 0; 0 is greedy")
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p {self.top_p} is outside (0, 1]; 1 keeps every token")
-        if self.top_k < 0:
-            raise RequestError(f"top_k {self.top_k} is negative; 0 keeps every token")
-        if self.seed < 0:
-            raise RequestError(f"seed {self.seed} is negative; give 0 or more")
-        if isinstance(self.stop, str):
-            raise RequestError(f"stop {self.stop!r} is one text; give a tuple, or each of its letters is one")
+        _check_request(self)
         if "" in self.stop:
-            raise RequestError("a stop text is empty; leave it out")
+            raise RequestError(Setting("stop"), " holds an empty text; leave it out")
+        if len(self.stop) > MOST_STOPS or any(len(text) > LONGEST_STOP for text in self.stop):
+            raise RequestError(
+                Setting("stop"),
+                f" holds more than {MOST_STOPS} texts, or one of more than {LONGEST_STOP} characters; leave some out, "
+                "each is looked for after every token",
+            )
 
 
 @dataclass(frozen=True)
@@ -246,11 +271,14 @@ class ServingConfig:
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("feature_cache", 0)):
             if getattr(self, name) < least:
-                raise RequestError(f"{name} {getattr(self, name)} is below {least}; give at least that")
+                raise RequestError(Setting(name), f" {getattr(self, name)} is below {least}; give at least that")
         if self.kv_memory is not None and self.kv_memory < 1:
-            raise RequestError(f"kv_memory {self.kv_memory} holds nothing; give the bytes of a question at least")
+            raise RequestError(
+                Setting("kv_memory"), f" {self.kv_memory} holds nothing; give the bytes of a question at least"
+            )
 
 
 @dataclass(frozen=True)
@@ -259,15 +287,18 @@ class PictureConfig:
 
     auto_orient: bool = False
     """Turn the picture as its EXIF orientation says."""
-    background: tuple[int, int, int] | None = None
+    background: tuple[Colour, Colour, Colour] | None = None
     """Red, green and blue, 0..255, of what is seen through transparent pixels; None drops their transparency, and
     whatever colour the file gives them is seen."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if self.background is None:
             return
-        if len(self.background) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in self.background):
-            raise RequestError(f"background {self.background} is no colour; give red, green and blue in 0..255")
+        if not all(0 <= part <= 255 for part in self.background):
+            raise RequestError(
+                Setting("background"), f" {self.background} is no colour; give red, green and blue in 0..255"
+            )
 
 
 @dataclass(frozen=True)
@@ -304,17 +335,20 @@ class BuildConfig:
         try:
             check_bounds(self)
         except EngineError as error:
-            raise EngineError(f"{error}; choose another") from None
+            raise EngineError(*error.args, "; choose another") from None
         if self.rank is not None:
-            Mapping(self.rank, self.world_size)
+            Shard(self.rank, self.world_size)
             if self.world_size == 1:
-                raise EngineError(f"rank {self.rank} is a part of several; give --tp, the number of ranks, as well")
+                raise EngineError(
+                    Setting("rank"),
+                    f" {self.rank} is a part of several; give {BuildFlag.TP}, the number of ranks, as well",
+                )
 
     def tokens(self) -> int:
         """`max_tokens`, or what it is at most by default."""
         return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    def mappings(self, model: str) -> list[Mapping]:
+    def shards(self, model: str) -> list[Shard]:
         """One for each rank of `small` or `large`."""
         size = self.world_size if model == SHARDED else 1
-        return [Mapping(rank, size) for rank in range(size)]
+        return [Shard(rank, size) for rank in range(size)]

@@ -1,8 +1,27 @@
 """The errors that a user can cause. Each message is one sentence: the thing, the place, the remedy."""
 
+from collections.abc import Callable
+
+
+class Setting(str):
+    """The name of a setting within a sentence: as in Python here, and by each door as its users know it."""
+
 
 class EngineError(ValueError):
-    """Base of all errors that a user can mend; command lines print it and exit with status 2."""
+    """Base of all errors that a user can mend; command lines print it and exit with status 2.
+
+    `args` are the parts of the sentence, so that what wraps an error can keep its settings: `(*error.args, "; …")`.
+    """
+
+    def __init__(self, *parts: str) -> None:
+        super().__init__(*parts)
+
+    def __str__(self) -> str:
+        return self.worded(str)
+
+    def worded(self, spell: Callable[[str], str]) -> str:
+        """The sentence, with its settings named as `spell` does."""
+        return "".join(spell(part) if isinstance(part, Setting) else part for part in self.args)
 
 
 class CheckpointError(EngineError):

@@ -1,7 +1,7 @@
 """Files of strangers, read within limits: every JSON file of a checkpoint or an engine directory comes through here.
 
 What is inside is then read by type: published formats through `engine.families.fields`, what this project writes
-through the classes that it is written from (`engine.manifest`).
+through the classes that it is written from (`engine.engine_directory`).
 """
 
 import json
@@ -44,8 +44,13 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     """The value of a JSON file. Raises like `read_bytes`."""
+    return parse_json(read_bytes(path, most))
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of what a stranger sent. Raises Unreadable."""
     try:
-        text = read_bytes(path, most).decode("utf-8")
+        text = data.decode("utf-8")
         if text.count("[") + text.count("{") > MOST_CONTAINERS:
             raise Unreadable(f"it has more than {MOST_CONTAINERS} objects and lists")
         value = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)

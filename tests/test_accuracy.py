@@ -48,7 +48,7 @@ def ask(pipeline: SglPipeline, guidance: GuidanceConfig, exit: ExitConfig, path:
 
 def share_right(pipeline: SglPipeline, guidance: GuidanceConfig, path: Path, small: bool = False) -> float:
     records = ask(pipeline, guidance, SMALL_ANSWERS if small else LARGE_ANSWERS, path)
-    return mean([record.score for record in records if record.score is not None])
+    return mean([record.grade for record in records if record.grade is not None])
 
 
 def test_guidance_by_the_small_model_reaches_the_floor(pipeline: SglPipeline, tmp_path: Path) -> None:

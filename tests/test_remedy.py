@@ -1,11 +1,14 @@
-"""The command that a damaged engine directory asks for makes the same engines again."""
+"""The command that a damaged engine directory asks for makes the same engines again; flags are named in one place."""
 
 import argparse
+import ast
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from engine.bindings import Scoring
+from engine.build_flags import BuildFlag
 from engine.cli.build import add_arguments
 from engine.config import MAX_TOKENS, BuildConfig, default_prune_layers
 from engine.manifest import Manifest
@@ -13,6 +16,10 @@ from engine.remedy import rebuild
 from engine.target import Precision
 from tests.manifests import example_manifest
 
+ROOT = Path(__file__).parent.parent
+DOORS = ("engine/cli/", "engine/serve/")
+SPELLED = {"engine/build_flags.py", "engine/plugins/compile.py"}
+"""The place where they are named, and flags of another program."""
 COMMAND = "rebuild with sgl build --small DIR --large DIR --out pair"
 
 
@@ -57,3 +64,23 @@ def test_command_line_reads_every_option() -> None:
     assert (arguments.max_tokens, arguments.max_batch, arguments.max_tiles) == (513, 3, 3)
     assert (arguments.min_pixels, arguments.max_pixels) == (784, 7840)
     assert (arguments.prune_layers, arguments.large_scores) == ((1, 2), True)
+
+
+def test_every_named_flag_is_one_of_the_build() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert set(BuildFlag) <= flags
+
+
+def test_no_room_below_the_doors_spells_a_flag() -> None:
+    """Who asks at another door has no command line to type it on."""
+    found = []
+    for path in sorted((ROOT / "engine").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(DOORS) or name in SPELLED:
+            continue
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        found += [f"{name}: {text}" for text in texts if re.search(r"(?<!\S)--[a-z]", text)]
+    assert found == []

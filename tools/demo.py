@@ -46,7 +46,7 @@ def demo(out: Path) -> None:
 def show(pipeline: SglPipeline, seed: int, kind: Kind, path: Path) -> None:
     picture, asked = render(seed, kind)
     answer = pipeline.answer_batch([Question((picture,), asked.text, GUIDANCE, EXIT, SAMPLING)])[0]
-    save(draw_answer(pipeline.manifest, (picture,), answer), path)
+    save(draw_answer((picture,), answer), path)
     verdict = "right" if score(asked, answer.text) else f"wrong, it is {asked.answer}"
     print(f"\n{asked.text}\n  {answer.text!r} ({verdict})")
     print(describe(answer, EXIT, path))

@@ -19,7 +19,6 @@ from engine.cli.command_line import (
 )
 from engine.cli.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
 from engine.config import ExitConfig, GuidanceSource, SamplingConfig
-from engine.families import by_name
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.pipeline import SglPipeline
@@ -55,10 +54,7 @@ def draw_figure(
         for retention in retentions
     ]
     answers = pipeline.answer_batch(asked)
-    config = pipeline.manifest.models["large"].config
-    family = by_name(config.family)
-    boxes = family.cut(picture, config).boxes
-    panels = [_panel(picture, boxes, answer) for answer in answers]
+    panels = [_panel(picture, answer) for answer in answers]
     height = HEAD + len(sources) * (panels[0].height + GAP)
     page = Image.new("RGB", (GAP + len(retentions) * (WIDTH + GAP), height), PAPER)
     ImageDraw.Draw(page).text((GAP, 14), question, INK, ImageFont.load_default(17))
@@ -68,12 +64,12 @@ def draw_figure(
     return page
 
 
-def _panel(picture: Image.Image, boxes: np.ndarray, answer: Answer) -> Image.Image:
+def _panel(picture: Image.Image, answer: Answer) -> Image.Image:
     """Dropped tokens darkened; who ranked them, how many are left and what the answer is below."""
     tokens = np.arange(answer.visual_tokens)
     kept = np.isin(tokens, tokens if answer.kept is None else answer.kept)
-    tiles = covers(boxes) == 0
-    drawn = darken(fit(picture.convert("RGB"), WIDTH), boxes[tiles], kept[tiles])
+    tiles = covers(answer.boxes) == 0
+    drawn = darken(fit(picture.convert("RGB"), WIDTH), answer.boxes[tiles], kept[tiles])
     panel = Image.new("RGB", (WIDTH, drawn.height + CAPTION), PAPER)
     panel.paste(drawn)
     pen, font = ImageDraw.Draw(panel), ImageFont.load_default(12)

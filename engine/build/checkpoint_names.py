@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.build.checkpoint import Checkpoint
+from engine.build_flags import BuildFlag
 from engine.errors import CheckpointError
-from engine.families import Source
+from engine.families.base import Source
 
 HARMLESS = re.compile(
     r"(^|\.)(rotary_emb\.(original_)?inv_freq|rotary_emb\.(cos|sin)_cached|embeddings\.position_ids)$"
@@ -65,7 +66,7 @@ def _refuse_other_makes(unread: Iterable[str], directory: Path) -> None:
         if QUANTIZED.search(tensor):
             raise CheckpointError(
                 f"{directory} holds weights that are quantized already (tensor {tensor}, as of GPTQ, AWQ, bitsandbytes "
-                "or FP8); give the checkpoint that it was made from, and choose a --precision"
+                f"or FP8); give the checkpoint that it was made from, and choose a {BuildFlag.PRECISION}"
             )
         if wrapper := WRAPPED.search(tensor):
             raise CheckpointError(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.build_flags import BuildFlag
 from engine.errors import EngineError
 
 
@@ -30,7 +31,7 @@ def locked(out: Path, part: str = "", shared: bool = False) -> Iterator[None]:
         except BlockingIOError:
             os.close(descriptor)
             raise BuildRunning(
-                f"another build is writing {out}; wait until it is done or choose another --out"
+                f"another build is writing {out}; wait until it is done or choose another {BuildFlag.OUT}"
             ) from None
         os.close(descriptor)
     try:

@@ -24,19 +24,10 @@ from typing import Any
 from engine.bounds import is_line
 from engine.build.install import Found, install, read_previous, undo_swap
 from engine.build.lock import BuildRunning, locked
+from engine.build_flags import BuildFlag
+from engine.engine_directory import RECORD, WHOLE, is_engine_directory, partial_directory, read_json, staged, write_json
 from engine.errors import EngineError, ManifestError
-from engine.manifest import (
-    RECORD,
-    WHOLE,
-    ComponentRecord,
-    FileRecord,
-    Manifest,
-    is_engine_directory,
-    partial_directory,
-    read_json,
-    staged,
-    write_json,
-)
+from engine.manifest import ComponentRecord, FileRecord, Manifest
 from engine.verification import file_sha256, verify, verify_component
 
 UNFINISHED = ".unfinished"
@@ -134,9 +125,13 @@ def refuse_foreign(out: Path) -> None:
     try:
         out = out.resolve()
         if not out.name or (out.exists() and not out.is_dir()):
-            raise EngineError(f"{out} is {'a file' if out.name else 'the root directory'}; choose another --out")
+            raise EngineError(
+                f"{out} is {'a file' if out.name else 'the root directory'}; choose another {BuildFlag.OUT}"
+            )
         if out.exists() and any(out.iterdir()) and not is_engine_directory(out):
-            raise EngineError(f"{out} is not empty and not an engine directory; choose another --out or empty it first")
+            raise EngineError(
+                f"{out} is not empty and not an engine directory; choose another {BuildFlag.OUT} or empty it first"
+            )
         with suppress(FileNotFoundError):
             os.lstat(partial_directory(out))  # whose name may be too long, though that of `out` is not
         for directory in {next(parent for parent in out.parents if parent.exists()), *([out] if out.exists() else [])}:
@@ -283,7 +278,7 @@ def _explain(error: OSError, out: Path) -> EngineError:
             f"the disk of {out.parent} is full; free some space and run the same command again: what is finished "
             f"is kept in .{out.name}.partial"
         )
-    return EngineError(f"{out} cannot be built ({error}); mend that, or choose another --out")
+    return EngineError(f"{out} cannot be built ({error}); mend that, or choose another {BuildFlag.OUT}")
 
 
 def _peak_bytes() -> int:

@@ -4,7 +4,8 @@ import onnx_ir as ir
 
 from engine.dims import Limits
 from engine.model_config import InternVitConfig, QwenVitConfig, SiglipConfig, VisionConfig
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.lowering import Lowering
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 from engine.towers.internvit.graph import vision_graph as internvit_graph
 from engine.towers.qwen2_vit.graph import vision_graph as qwen2_vit_graph
 from engine.towers.siglip.graph import vision_graph as siglip_graph

@@ -15,6 +15,7 @@ COMMANDS = {
     "info": "say what an engine directory holds",
     "evaluate": "run a benchmark",
     "calibrate": "choose the exit threshold from a labelled run",
+    "serve": "serve an engine directory to OpenAI's clients, with a page",
     "export": "write a model repository for Triton Inference Server",
     "health": "ask a running server a question",
     "drain": "let a running server answer its last questions before it is stopped",

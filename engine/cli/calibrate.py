@@ -8,12 +8,15 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.cli.ask import add_exit_arguments, read_exit
 from engine.cli.command_line import run_command
+from engine.cli.question_options import add_group, read_options
+from engine.config import ExitConfig
+from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
 from engine.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
-from engine.evaluation.record import Settings, read_run
-from engine.manifest import Manifest, read_manifest, write_manifest
+from engine.evaluation.record import RunSettings, read_run
+from engine.manifest import Manifest
+from engine.options import over
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,13 @@ class Wish:
         if self.exit_ratio is not None:
             name, good, most = "exit ratio", cascade.exit_ratio() >= self.exit_ratio - tiny, False
         elif self.score is not None:
-            name, good, most = "score", cascade.score >= self.score - tiny, True
+            name, good, most = "score", cascade.grade >= self.score - tiny, True
         else:
             assert self.seconds is not None
             name, good, most = "seconds", cascade.seconds <= self.seconds + tiny, False
         found = pick(cascade, good, most)
         if found is None:
-            figures = cascade.score if self.seconds is None else -cascade.seconds
+            figures = cascade.grade if self.seconds is None else -cascade.seconds
             best = abs(figures[cascade.reachable].max())
             raise RequestError(f"no threshold gives the wanted {name} on this run; the best is {best:.4g}")
         return found
@@ -53,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wish.add_argument("--seconds", "--cost", type=float, help="the fewest exits that take at most this, a question")
     parser.add_argument("--figure", type=Path, metavar="OUT.png", help="draw score over exits for every criterion")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
-    add_exit_arguments(parser)
+    add_group(parser, ExitConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -61,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     return run_command(lambda: calibrate(arguments))
 
 
-def check_engine(manifest: Manifest, settings: Settings, directory: Path, path: Path) -> None:
+def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, path: Path) -> None:
     """Raises RequestError for a run of other engines."""
     if settings.engine != {name: component.key for name, component in manifest.components.items()}:
         raise RequestError(f"{path} is a run of another engine than {directory}; make a run of this one")
@@ -69,11 +72,11 @@ def check_engine(manifest: Manifest, settings: Settings, directory: Path, path: 
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    manifest = read_manifest(arguments.engine)
+    given, manifest = read_options(arguments), read_manifest(arguments.engine)
     settings, records = read_run(arguments.labelled)
     check_engine(manifest, settings, arguments.engine, arguments.labelled)
     # The run's own retention of the consistency pass is what its evidence is of.
-    asked = read_exit(arguments, settings.exit)
+    asked = over(settings.exit, given)
     if asked.consistency_retention != settings.exit.consistency_retention:
         raise RequestError(
             f"{arguments.labelled} was made with --consistency-retention {settings.exit.consistency_retention}; "
@@ -92,7 +95,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         "criterion": chosen.criterion,
         "exit_threshold": chosen.exit_threshold,
         "exit_ratio": exits / len(records),
-        "score": float(cascade.score[exits]),
+        "score": float(cascade.grade[exits]),
         "seconds": float(cascade.seconds[exits]),
         "questions": len(records),
         "area": {criterion: curve.cascade().area() for criterion, curve in curves.items()},
@@ -106,7 +109,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         print(f"  {criterion:14} area {curve.cascade().area():.4f} · AUC {'none' if auc is None else f'{auc:.4f}'}")
     print(
         f"{arguments.engine}: exits from {chosen.criterion} {chosen.exit_threshold:.6g} on; of {len(records)} "
-        f"questions {exits / len(records):.1%} exit, score {cascade.score[exits]:.4f}, "
+        f"questions {exits / len(records):.1%} exit, score {cascade.grade[exits]:.4f}, "
         f"{cascade.seconds[exits]:.3f} s a question"
     )
 

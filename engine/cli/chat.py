@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.cli.ask import add_asking_arguments, on_ranks, open_engine
-from engine.cli.command_line import printable, run_command
+from engine.cli.command_line import flag, printable, run_command
 from engine.cli.describe import summarise
 from engine.errors import RequestError
 from engine.families import Turn
@@ -35,7 +35,7 @@ def chat(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
             except RequestError as error:
                 if not sys.stdin.isatty():
                     raise
-                print(error, file=sys.stderr)
+                print(error.worded(flag), file=sys.stderr)
                 continue
             print(f"\n{summarise(answer)}")
             history.append(Turn(question, answer.text.strip()))  # as the published chat() keeps it

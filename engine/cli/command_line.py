@@ -13,6 +13,8 @@ from engine.target import Device
 from engine.units import read_size, size_text
 
 USER_ERROR = 2
+SHORTER = {"world_size": "tp"}
+"""Settings that are not typed by their own name."""
 INTERRUPTED = 130
 """What a shell reports for a command that Ctrl-C ended."""
 
@@ -29,7 +31,7 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
     try:
         command()
     except EngineError as error:
-        print(error, file=sys.stderr)
+        print(error.worded(flag), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
@@ -39,6 +41,11 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
         sys.stderr.close()
         return 0
     return 0
+
+
+def flag(setting: str) -> str:
+    """As it is typed."""
+    return f"--{SHORTER.get(setting, setting).replace('_', '-')}"
 
 
 def add_running_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +85,16 @@ def size(text: str) -> int:
         return read_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
+    """The fields of ServingConfig, of a process that answers many questions."""
+    add, default = parser.add_argument, "(default: %(default)s)"
+    add("--max-running", type=positive, default=ServingConfig.max_running, help=f"questions answered at once {default}")
+    add("--max-waiting", type=int, default=ServingConfig.max_waiting, help=f"questions that may wait {default}")
+    add("--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what is free)")
+    add("--prefill-chunk", type=positive, default=ServingConfig.prefill_chunk, help=f"prompt rows at once {default}")
+    add_feature_cache(parser)
 
 
 def add_feature_cache(parser: argparse.ArgumentParser) -> None:

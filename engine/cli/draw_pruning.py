@@ -8,8 +8,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFo
 
 from engine.config import PictureConfig
 from engine.errors import RequestError
-from engine.families import by_name
-from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.images import ImageSource, open_image
 
@@ -22,23 +20,18 @@ DARKEST, BRIGHTEST = 2, 98
 
 
 def draw_answer(
-    manifest: Manifest,
     images: Sequence[ImageSource],
     answer: Answer,
     picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
 ) -> Image.Image:
     """The pictures of a question side by side, with what became of their visual tokens in the model that answered."""
-    config = manifest.models[answer.answered_by].config
-    family = by_name(config.family)
     tokens = np.arange(answer.visual_tokens)
     kept = np.isin(tokens, tokens if answer.kept is None else answer.kept)
-    columns, start = [], 0
-    for source in images:
-        image = open_image(source, picture)
-        boxes = family.cut(image, config).boxes
-        part = slice(start, start + len(boxes))
-        columns.append(draw(image, boxes, kept[part], None if answer.importance is None else answer.importance[part]))
-        start = part.stop
+    columns = []
+    for index, source in enumerate(images):
+        mine = answer.images == index
+        importance = None if answer.importance is None else answer.importance[mine]
+        columns.append(draw(open_image(source, picture), answer.boxes[mine], kept[mine], importance))
     return _page(_title(answer), columns, with_heat=answer.importance is not None)
 
 

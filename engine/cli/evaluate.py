@@ -9,15 +9,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from engine.cli.ask import add_exit_arguments, add_guidance_arguments, read_exit, read_guidance, refuse_unused
 from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
-from engine.config import NEVER_EXITS
+from engine.cli.question_options import add_group, add_option, read_options
+from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.engine_directory import write_json
 from engine.errors import RequestError
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
 from engine.evaluation.progress import run_progress
 from engine.evaluation.run import Way, answer_benchmark
 from engine.evaluation.summary import summarise, table
-from engine.manifest import write_json
+from engine.options import BY_NAME, QuestionConfig, all_over, refuse_unread
 from engine.runtime.pipeline import SglPipeline
 
 RESULTS = Path("results")
@@ -36,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE.jsonl", help=f"(default: {RESULTS}/BENCHMARK.jsonl)")
     add("--limit", type=positive, metavar="N", help="only the first N questions")
     add("--label", action="store_true", help="both models answer every question; nothing exits early")
-    add("--max-new-tokens", type=positive, help="(default: the benchmark's)")
-    add("--seed", type=int, help=f"of random guidance (default: {Way.seed})")
+    add_option(parser, BY_NAME["max_new_tokens"], "the benchmark's")
+    add_option(parser, BY_NAME["seed"])
     add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
-    add_guidance_arguments(parser)
-    add_exit_arguments(parser)
+    add_group(parser, GuidanceConfig)
+    add_group(parser, ExitConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,19 +54,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    benchmark = by_name(arguments.benchmark)
+    given, benchmark = read_options(arguments), by_name(arguments.benchmark)
     out = arguments.out or RESULTS / f"{benchmark.name}.jsonl"
     examples = benchmark.load(arguments.data)[: arguments.limit]
     pipeline = SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=read_device(arguments))
-    exit = read_exit(arguments, pipeline.manifest.exit)
+    manifest, sampling = pipeline.manifest, SamplingConfig(max_new_tokens=benchmark.max_new_tokens)
+    asked = all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit, sampling=sampling), given)
     if arguments.label:
-        if arguments.no_early_exit or arguments.exit_threshold is not None:
+        if given.keys() & {"no_early_exit", "exit_threshold"}:
             raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
-        exit = replace(exit, exit_threshold=NEVER_EXITS)
-    guidance = read_guidance(arguments, pipeline.manifest.guidance)
-    refuse_unused(arguments, guidance, exit, draws=False)
-    seed = Way.seed if arguments.seed is None else arguments.seed
-    way = Way(guidance, exit, arguments.max_new_tokens or benchmark.max_new_tokens, seed)
+        asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
+    refuse_unread(given, asked)
+    way = Way(asked.guidance, asked.exit, asked.sampling.max_new_tokens, asked.sampling.seed)
     with run_progress(arguments.json, benchmark.name) as on_progress:
         records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
     summary = summarise(benchmark, records) | {"out": str(out)}

@@ -7,10 +7,13 @@ import tempfile
 from dataclasses import fields
 from pathlib import Path
 
-from engine.cli.command_line import add_feature_cache, numbers, positive, run_command, size
+from engine.cli.command_line import add_serving_arguments, numbers, positive, run_command
+from engine.cli.question_options import add_request_defaults, read_options
+from engine.engine_directory import MANIFEST, read_manifest
 from engine.errors import RequestError
-from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.loading import check_device
+from engine.runtime.question import Question, settle
 from engine.serve.triton.model_config import model_config
 from engine.serve.triton.placement import GPUS, instances
 from engine.serve.triton.serve_config import ServeConfig
@@ -19,6 +22,7 @@ from engine.target import Device
 from engine.units import size_text
 from engine.verification import verify
 
+EXAMPLE = "What is this?"
 SOURCE = '''"""Served by sgl-engine, which the server's Python environment must hold."""
 
 from engine.serve.triton.model import TritonPythonModel
@@ -29,7 +33,6 @@ __all__ = ["TritonPythonModel"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    default = "(default: %(default)s)"
     add("--engine", type=Path, required=True, metavar="DIR", help="a built engine directory")
     add("--out", type=Path, required=True, metavar="REPO", help="the model repository to write")
     add("--link", action="store_true", help="link to the engine directory instead of copying it")
@@ -42,23 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: none; TensorRT plans run on the first, or the first N)",
     )
     add("--threads", type=positive, help="of each process (default: the cores that it may use)")
-    add("--max-running", type=positive, default=ServeConfig.max_running, help=f"questions answered at once {default}")
-    add("--max-waiting", type=int, default=ServeConfig.max_waiting, help=f"questions that may wait {default}")
-    add(
-        "--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what the machine has free)"
-    )
-    add("--prefill-chunk", type=positive, default=ServeConfig.prefill_chunk, help=f"rows of a prompt at once {default}")
-    add_feature_cache(parser)
+    add_serving_arguments(parser)
     add("--environment", type=Path, help="Python environment of the model (default: the server's own)")
     add("--allow-image-urls", action="store_true", help="fetch http(s) pictures from public addresses")
     add("--no-warm-up", dest="warm_up", action="store_false", help="be ready before a first question was answered")
 
-    add = parser.add_argument_group("defaults of requests that say nothing else").add_argument
-    add("--max-tokens", type=positive, default=ServeConfig.max_tokens, help=default)
-    add("--retention-ratio", type=float, help="(default: the engine directory's)")
-    add("--prune-layer", type=int, help="(default: the engine directory's)")
-    add("--exit-threshold", type=float, help="(default: the engine directory's)")
-    add("--timeout", type=float, metavar="SECONDS", help="after which a question ends in an error (default: never)")
+    add_request_defaults(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,7 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def export(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    serve = ServeConfig(**{field.name: getattr(arguments, field.name) for field in fields(ServeConfig)})
+    own = {field.name: getattr(arguments, field.name) for field in fields(ServeConfig) if field.name != "options"}
+    serve = ServeConfig(**own, options=read_options(arguments))
     written = write_repository(arguments.engine, arguments.out, serve, arguments.link)
     print(f"model {MODEL} is in {arguments.out} ({size_text(written)}); serve it as docs/deploy.md says")
 
@@ -95,10 +88,7 @@ def check(serve: ServeConfig, engine: Path, manifest: Manifest) -> None:
     """Raises EngineError for defaults that no request could be answered with, and for GPUs that nothing would use."""
     if serve.gpus:
         check_device(engine, manifest, Device.CUDA)
-    large = manifest.models["large"]
-    guidance = serve.guidance(manifest.guidance)
-    if guidance.enabled:
-        guidance.resolve(large.config.language.num_layers, large.prune_layers)
+    settle(Question((), EXAMPLE, **vars(serve.question(manifest))), manifest)
     if len(serve.gpus) % manifest.world_size:
         raise RequestError(
             f"--gpus names {len(serve.gpus)} GPUs, which groups of {manifest.world_size} ranks cannot "

@@ -9,11 +9,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from engine.cli.ask import add_pruning_arguments, read_pruning
 from engine.cli.command_line import add_feature_cache, names, positive, run_command, size
+from engine.cli.question_options import add_option, read_options
 from engine.config import GuidanceConfig, SamplingConfig
 from engine.errors import EngineError
 from engine.families import published
+from engine.options import BY_NAME, over
 from engine.planning.chip import Chip
 from engine.planning.plan_config import PlanConfig
 from engine.planning.workload import Workload
@@ -21,6 +22,8 @@ from engine.target import Precision, Target
 from engine.units import size_text
 
 GIB = 1 << 30
+PRUNING = ("retention_ratio", "prune_layer", "average_retention", "no_guidance")
+"""What options of a question say of a plan."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_feature_cache(parser)
     add("--json", action="store_true", help="print one JSON object")
 
-    add = parser.add_argument_group("the questions").add_argument
+    questions = parser.add_argument_group("the questions")
+    add = questions.add_argument
     add("--batch", type=positive, default=Workload.batch, help=f"of the memory table, questions at once {default}")
     add(
         "--tiles",
@@ -68,8 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Workload.text_tokens,
         help=f"of the prompt beside the pictures {default}",
     )
-    add("--max-new-tokens", type=positive, default=SamplingConfig.max_new_tokens, help=f"of the answer {default}")
-    add_pruning_arguments(parser.add_argument_group("pruning in the large model"))
+    add_option(questions, BY_NAME["max_new_tokens"])
+    pruning = parser.add_argument_group("pruning in the large model")
+    for name in PRUNING:
+        add_option(pruning, BY_NAME[name])
 
     add = parser.add_argument_group(f"the prediction, by default for an {Chip.name}").add_argument
     for option, value, unit, what in (
@@ -89,16 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> None:
     """Plan, and print it. Raises EngineError."""
     # Only here: what graphs are declared with takes long to import.
-    from engine.planning.pair_plan import PairPlan
+    from engine.planning.pair_plan import plan_pair
     from engine.planning.report import make_report, to_json, to_tables
 
-    chip = read_chip(arguments)
+    given, chip = read_options(arguments), read_chip(arguments)
     if chip.usable() <= 0:
         raise EngineError(
             f"--reserve {size_text(arguments.reserve)} leaves nothing of --gpu-memory "
             f"{size_text(arguments.gpu_memory)}; give more memory or a smaller reserve"
         )
-    pair = PairPlan(
+    pair = plan_pair(
         PlanConfig(
             small=directory_of(arguments.small),
             large=directory_of(arguments.large),
@@ -106,14 +112,14 @@ def plan(arguments: argparse.Namespace) -> None:
             precision=Precision(arguments.precision),
             world_size=arguments.tp,
             feature_cache=arguments.feature_cache,
-            guidance=read_pruning(arguments, GuidanceConfig()),
+            guidance=over(GuidanceConfig(), given),
         )
     )
     workload = Workload(
         tiles=arguments.tiles or pair.large.config.most_tiles(),
         batch=arguments.batch,
         text_tokens=arguments.text_tokens,
-        new_tokens=arguments.max_new_tokens,
+        new_tokens=over(SamplingConfig(), given).max_new_tokens,
     )
     report = make_report(pair, workload, chip)
     if arguments.json:

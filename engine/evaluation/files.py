@@ -73,4 +73,4 @@ def examples(path: Path, rows: Iterator[Example]) -> list[Example]:
 
 
 def missing(path: Path) -> RequestError:
-    return RequestError(f"{path} is missing; --data is the directory of the published files, see --help")
+    return RequestError(f"{path} is missing; give the directory of the benchmark's published files")

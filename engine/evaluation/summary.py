@@ -13,14 +13,14 @@ def summarise(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Any]
     small_answered = all(record.small_text is not None for record in records)
     exits = [record.answered_by is AnsweredBy.SMALL for record in records]
     by_large = [record for record in records if record.answered_by is AnsweredBy.LARGE]
-    scored = benchmark.score is not None
+    graded = benchmark.grade is not None
     return {
         "benchmark": benchmark.name,
         "metric": benchmark.metric,
         "questions": len(records),
-        "score": benchmark.summarise([record.mark() for record in records]) if scored else None,
+        "score": benchmark.summarise([record.mark() for record in records]) if graded else None,
         "small_score": benchmark.summarise([record.mark_of_small() for record in records])
-        if scored and small_answered
+        if graded and small_answered
         else None,
         "early_exit": mean(exits),
         "average_retention": mean([record.average_retention for record in by_large]) if by_large else None,

@@ -99,6 +99,8 @@ class Prompt:
 class Family(Protocol):
     """ALL that differs between model families; one module each, with these functions."""
 
+    __name__: str
+    """Of the module."""
     ARCHITECTURE: str
     """What the `config.json` of its checkpoints names."""
 
@@ -120,8 +122,14 @@ class Family(Protocol):
         """
 
     def render_prompt(
-        self, config: ModelConfig, question: str, visual_tokens: Sequence[int], history: Sequence[Turn] = ()
+        self,
+        config: ModelConfig,
+        question: str,
+        visual_tokens: Sequence[int],
+        history: Sequence[Turn] = (),
+        system: str | None = None,
     ) -> Prompt:
         """The published template around a question and what was said before it; `<image>` marks where a picture goes,
-        else pictures go first. visual_tokens: rows of each picture. Raises RequestError.
+        else pictures go first. visual_tokens: rows of each picture. system: the system message instead of the model's
+        own. Raises RequestError.
         """

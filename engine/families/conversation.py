@@ -51,14 +51,19 @@ class Template:
 
 
 def render(
-    template: Template, question: str, visual_tokens: Sequence[int], history: Sequence[Turn], stop: Sequence[str] = ()
+    template: Template,
+    question: str,
+    visual_tokens: Sequence[int],
+    history: Sequence[Turn],
+    system: str | None,
+    stop: Sequence[str] = (),
 ) -> Prompt:
-    """`<image>` marks where a picture goes, else pictures go first. stop: ends besides the template's.
-
-    Raises RequestError.
+    """`<image>` marks where a picture goes, else pictures go first. system: instead of the template's own message.
+    stop: ends besides the template's. Raises RequestError.
     """
     questions = [*(turn.question for turn in history), question]
-    _refuse_control_tokens(questions, template)
+    _refuse_control_tokens("question", questions, template)
+    _refuse_control_tokens("system message", [system or ""], template)
     questions = [template.opening + question for question in questions]
     pictures = len(visual_tokens)
     marks = sum(question.count(PICTURE) for question in questions)
@@ -71,7 +76,7 @@ def render(
     form = template.picture
     places = (form.start + form.token * tokens + form.end for tokens in visual_tokens)
     questions = [re.sub(PICTURE, lambda mark: next(places), question) for question in questions]
-    message = template.system_message
+    message = template.system_message if system is None else system
     parts = [] if message is None else [Part(template.system + message + template.separator)]
     for turn, asked in zip(history, questions, strict=False):
         said = template.assistant if template.said_before is None else template.said_before
@@ -87,13 +92,13 @@ def _picture_marks(pictures: int, form: PictureForm) -> str:
     return "".join(f"Image-{number}: {PICTURE}{form.behind}" for number in range(1, pictures + 1))
 
 
-def _refuse_control_tokens(questions: Sequence[str], template: Template) -> None:
-    """A question must not close its own turn, open another one, or stand for a picture."""
+def _refuse_control_tokens(what: str, texts: Sequence[str], template: Template) -> None:
+    """A text must not close its own turn, open another one, or stand for a picture."""
     form = template.picture
-    for text in questions:
+    for text in texts:
         # A mark stands for a picture whichever token it spells.
         tokens = {form.start, form.token, form.end, *template.stop} - {"", PICTURE}
         reserved = [token for token in tokens if token in text]
         reserved += CONTROL_TOKEN.findall(text)
         if reserved:
-            raise RequestError(f"the question contains the control token {reserved[0]}; leave it out")
+            raise RequestError(f"the {what} contains the control token {reserved[0]}; leave it out")

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from engine.errors import EngineError
-from engine.planning.pair_plan import PairPlan
+from engine.build_flags import BuildFlag
+from engine.errors import EngineError, Setting
+from engine.planning.pair_plan import PairPlan, plan_pair
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
 from engine.planning.workload import Workload
@@ -35,7 +36,7 @@ def fit(plan: PairPlan, workload: Workload, budget: int) -> Fit:
         return plan.memory(replace(workload, **changes), rank=0).total() <= budget
 
     if not fits(batch=1):
-        raise EngineError(_refusal(plan, replace(workload, batch=1), budget))
+        raise _refusal(plan, replace(workload, batch=1), budget)
     config = plan.large.config
     beside_text = workload.context(config) - workload.text_tokens
     positions = min(model.config.language.rope.max_positions for model in (plan.small, plan.large))
@@ -59,15 +60,16 @@ def _largest(holds: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-def _refusal(plan: PairPlan, workload: Workload, budget: int) -> str:
+def _refusal(plan: PairPlan, workload: Workload, budget: int) -> EngineError:
     config = plan.config
     needed = plan.memory(workload, rank=0).total()
     remedies = " or ".join(_remedies(config, workload, budget))
-    return (
+    larger = ("choose a smaller model, a shorter question or a larger ", Setting("gpu_memory"))
+    return EngineError(
         f"{plan.large.config.name} in {config.precision} with {plan.small.config.name} needs {size_text(needed)} "
         f"on rank 0 of {config.world_size} for one question of {workload.context(plan.large.config):,} tokens, "
-        f"{size_text(needed - budget)} more than the {size_text(budget)} that it can use; "
-        + (f"give {remedies}" if remedies else "choose a smaller model, a shorter question or a larger --gpu-memory")
+        f"{size_text(needed - budget)} more than the {size_text(budget)} that it can use; ",
+        *((f"give {remedies}",) if remedies else larger),
     )
 
 
@@ -76,16 +78,16 @@ def _remedies(config: PlanConfig, workload: Workload, budget: int) -> Iterator[s
 
     def fits(changed: PlanConfig) -> bool:
         try:
-            return PairPlan(changed).memory(workload, rank=0).total() <= budget
+            return plan_pair(changed).memory(workload, rank=0).total() <= budget
         except EngineError:
             return False  # cannot be split so
 
     for world_size in WORLD_SIZES:
         if world_size > config.world_size and fits(replace(config, world_size=world_size)):
-            yield f"--tp {world_size}"
+            yield f"{BuildFlag.TP} {world_size}"
             break
     bits = {precision: storage_of(config.target, precision).matrix for precision in config.target.precisions()}
     for precision in bits:
         if bits[precision] < bits[config.precision] and fits(replace(config, precision=precision)):
-            yield f"--precision {precision}"
+            yield f"{BuildFlag.PRECISION} {precision}"
             break

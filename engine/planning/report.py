@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from engine.build_flags import BuildFlag
 from engine.planning.chip import Chip
 from engine.planning.fit import Fit, fit
 from engine.planning.pair_plan import PairPlan, RankMemory
@@ -173,8 +174,9 @@ def _build_options(report: Report) -> Iterator[str]:
     kept = ""
     if guidance is not None and guidance.prune_layer:
         rows = workload.prompt_rows(plan.large.config, (guidance.prune_layer,), guidance)
-        kept = f" --prune-layers {guidance.prune_layer} --max-kept-tokens {rows[-1] + workload.new_tokens}"
-    yield f"--max-tokens {context} --max-batch {workload.batch}{kept}"
+        longest = rows[-1] + workload.new_tokens
+        kept = f" {BuildFlag.PRUNE_LAYERS} {guidance.prune_layer} {BuildFlag.MAX_KEPT_TOKENS} {longest}"
+    yield f"{BuildFlag.MAX_TOKENS} {context} {BuildFlag.MAX_BATCH} {workload.batch}{kept}"
 
 
 def _prediction_table(report: Report) -> Table:

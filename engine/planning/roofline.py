@@ -20,7 +20,7 @@ class Latency:
 
 def latency(model: ModelPlan, workload: Workload, chip: Chip) -> Latency:
     """Of one batch, without the consistency pass."""
-    world_size = model.mapping.world_size
+    world_size = model.shard.world_size
 
     def seconds(call: Call) -> float:
         """The slower of computing and reading, then the sums over the ranks."""

@@ -35,6 +35,10 @@ class Answer:
     """int64 [N]: the visual tokens that survived `guidance.prune_layer`, sorted; None like `guidance`."""
     importance: np.ndarray | None
     """float32 [V], on the grid of the model that answered; None when nothing ranked the tokens."""
+    boxes: np.ndarray
+    """float32 [V,4], x0 y0 x1 y1 of each visual token in its picture, whose sides are 1."""
+    images: np.ndarray
+    """int64 [V], which picture each is of."""
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""

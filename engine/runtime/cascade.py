@@ -106,6 +106,8 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         guidance=settings.guidance if large and large.kept.kept is not None else None,
         kept=large.kept.kept if large else None,
         importance=large.kept.importance if large else said.importance,  # type: ignore[union-attr]
+        boxes=said.seen.grid.boxes,
+        images=said.seen.grid.images,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
         num_layers=pair.manifest.models["large"].config.language.num_layers,
@@ -164,7 +166,8 @@ def look(
     model: VisionLanguageModel, question: Question, settings: Settings, pieces: Sequence[Pieces] | None = None
 ) -> Asking[tuple[Seen, PromptTokens]]:
     """Cut up the pictures, tokenize the prompt, encode what is seen. pieces: where another model cut them up alike."""
-    asked = question.images, question.text, settings.sampling.max_new_tokens, question.history, question.picture
+    said = settings.sampling.max_new_tokens, question.history, question.system
+    asked = question.images, question.text, *said, question.picture
     seen: Seen = yield Outside(partial(model.look, *asked, pieces))
     features = []
     for part in seen.pieces:

@@ -57,14 +57,9 @@ def entropy(entropies: np.ndarray) -> float:
     return -float(_checked(entropies, "entropy").sum())
 
 
-def needs_consistency(exit: ExitConfig) -> bool:
-    """Whether the criterion asks for the consistency pass."""
-    return exit.criterion in (ExitCriterion.DECISION_SCORE, ExitCriterion.CONSISTENCY)
-
-
 def consistency_can_matter(exit: ExitConfig, confidence: float) -> bool:
     """Whether some consistency in 0..1 leads to an exit and some other does not."""
-    if not needs_consistency(exit):
+    if not exit.needs_consistency():
         return False
     lowest, highest = (_combine(exit.criterion, confidence, bound) for bound in (0.0, 1.0))
     return lowest < exit.exit_threshold <= highest

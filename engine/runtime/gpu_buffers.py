@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from engine.build_flags import BuildFlag
 from engine.errors import EngineError
 
 
@@ -41,5 +42,5 @@ def enough_memory(name: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise EngineError(
             f"the GPU has too little memory free for {name}; close what else runs on it, ask fewer questions at once, "
-            "or rebuild with a smaller --max-tokens or --max-batch"
+            f"or rebuild with a smaller {BuildFlag.MAX_TOKENS} or {BuildFlag.MAX_BATCH}"
         ) from None

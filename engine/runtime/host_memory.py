@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -40,7 +40,8 @@ def reserve(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     except (OSError, OverflowError):
         raise EngineError(
             f"the system has no {size / 2**30:,.2f} GiB of memory for keys and values of all questions; ask fewer "
-            "questions at once, give fewer pictures, or ask for fewer max_new_tokens"
+            "questions at once, give fewer pictures, or ask for fewer ",
+            Setting("max_new_tokens"),
         ) from None
     return np.frombuffer(pages, dtype).reshape(shape)
 

@@ -7,6 +7,7 @@ import io
 import re
 import socket
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,6 +28,10 @@ MAX_URL = 8192
 """Characters of any other."""
 
 MAX_REDIRECTS = 3
+Hosts = Collection[str] | None
+EVERY_HOST: Hosts = None
+"""With a public address."""
+NO_HOST: Hosts = ()
 SECONDS = 10.0
 """For all of it: looking the host up, connecting, redirections, and the content."""
 
@@ -42,8 +47,9 @@ class _Refused(Exception):
     """Why a URL is, as the sentence that its name begins."""
 
 
-def fetch(url: str, allow_http: bool, seconds: float = SECONDS) -> bytes:
-    """The bytes behind a URL; http(s) ones within so many seconds in all. Raises ImageError."""
+def fetch(url: str, hosts: Hosts, seconds: float = SECONDS) -> bytes:
+    """The bytes behind a URL; http(s) ones within so many seconds in all, from these hosts.
+    Raises ImageError."""
     url = url.strip()
     name = f"image URL {short(url, 80)}"
     scheme = url.partition(":")[0].lower()
@@ -52,11 +58,11 @@ def fetch(url: str, allow_http: bool, seconds: float = SECONDS) -> bytes:
             return _data(url)
         if scheme not in PORTS:
             raise _Refused("is neither data:, http: nor https:; send the picture itself")
-        if not allow_http:
+        if hosts is not None and not hosts:
             raise _Refused(
                 "is not fetched, as image URLs are not allowed here; allow them, or send the picture or a data: URL"
             )
-        return _follow(url, Deadline.of(seconds))
+        return _follow(url, hosts, Deadline.of(seconds))
     except _Refused as reason:
         raise ImageError(f"{name} {reason}") from None
     except PrivateAddress as address:
@@ -88,24 +94,27 @@ def _data(url: str) -> bytes:
         raise _Refused(f"is not base64 ({error}); encode the picture again") from None
 
 
-def _follow(url: str, deadline: Deadline) -> bytes:
+def _follow(url: str, hosts: Hosts, deadline: Deadline) -> bytes:
     """Raises _Refused, OSError, HTTPException, ValueError."""
     for _ in range(MAX_REDIRECTS + 1):
         if len(url) > MAX_URL:
             raise _Refused(f"has more than {MAX_URL:,} characters; use a shorter one")
-        content, target = _get(url, deadline)
+        content, target = _get(url, hosts, deadline)
         if target is None:
             return content
         url = urljoin(url, target)
     raise _Refused(f"redirects more than {MAX_REDIRECTS} times; give the final URL")
 
 
-def _get(url: str, deadline: Deadline) -> tuple[bytes, str | None]:
+def _get(url: str, hosts: Hosts, deadline: Deadline) -> tuple[bytes, str | None]:
     """One request: the content, or where it redirects to."""
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname:
         raise _Refused("names no host; write https://host/path")
     host, port = _ascii(parts.hostname), PORTS[parts.scheme] if parts.port is None else parts.port
+    if hosts is not None and host.lower() not in hosts:
+        able = " or ".join(sorted(hosts))
+        raise _Refused(f"leads to {short(host, 80)}, which pictures are not fetched from; use {able}")
     sock = connect(host, port, deadline)
     try:
         if parts.scheme == "https":

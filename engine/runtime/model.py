@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.build_flags import BuildFlag
 from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
-from engine.errors import RequestError
-from engine.families import Pieces, Turn, by_name
+from engine.errors import RequestError, Setting
+from engine.families import Pieces, Prompt, Turn, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.parallel import SHARDED
@@ -132,6 +133,7 @@ class VisionLanguageModel:
         question: str,
         max_new_tokens: int,
         history: Sequence[Turn] = (),
+        system: str | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
         pieces: Sequence[Pieces] | None = None,
     ) -> Seen:
@@ -145,7 +147,9 @@ class VisionLanguageModel:
             for source in images:
                 cut.append(self._family.cut(open_image(source, picture), self.config, len(images) == 1))
                 self._check_room(count_rows(cut), max_new_tokens, "pictures alone have")
-        encoded = self._tokenize(question, cut, max_new_tokens, history)
+        rows = [part.num_rows() for part in cut]
+        encoded = self._tokenize(self._family.render_prompt(self.config, question, rows, history, system), cut)
+        self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
         return Seen(tuple(cut), grid_of(cut), encoded)
 
     def need(self, rows: Rows, max_new_tokens: int, visual_columns: np.ndarray | None = None) -> Need:
@@ -158,19 +162,16 @@ class VisionLanguageModel:
             most = self.limits.segment_tokens(segment)
             if length > most:
                 raise RequestError(
-                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with "
-                    f"max_new_tokens {max_new_tokens} more than the engine's {most}; ask for less, lower "
-                    "retention_ratio, or rebuild with a larger --max-kept-tokens"
+                    f"after its first prune point the prompt keeps {length - max_new_tokens} tokens, with ",
+                    Setting("max_new_tokens"),
+                    f" {max_new_tokens} more than the engine's {most}; ask for less, lower ",
+                    Setting("retention_ratio"),
+                    f", or rebuild with a larger {BuildFlag.MAX_KEPT_TOKENS}",
                 )
         return Need(tuple(lengths), visual_columns)
 
-    def _tokenize(
-        self, question: str, pieces: Sequence[Pieces], max_new_tokens: int, history: Sequence[Turn]
-    ) -> Encoded:
-        """The rendered prompt."""
-        prompt = self._family.render_prompt(self.config, question, [part.num_rows() for part in pieces], history)
+    def _tokenize(self, prompt: Prompt, pieces: Sequence[Pieces]) -> Encoded:
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
-        self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
         assert len(positions) == count_rows(pieces), "a family's prompt holds one image token per row of a picture"
         places = None
@@ -185,8 +186,10 @@ class VisionLanguageModel:
         """Raises RequestError."""
         if tokens + max_new_tokens > self.limits.max_tokens:
             raise RequestError(
-                f"the {has} {tokens} tokens, with max_new_tokens {max_new_tokens} more than the engine's "
-                f"{self.limits.max_tokens}; ask for less, give fewer pictures, or rebuild with a larger --max-tokens"
+                f"the {has} {tokens} tokens, with ",
+                Setting("max_new_tokens"),
+                f" {max_new_tokens} more than the engine's {self.limits.max_tokens}; "
+                f"ask for less, give fewer pictures, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
             )
 
 

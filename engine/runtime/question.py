@@ -1,5 +1,6 @@
 """What is asked, and what each answer is timed by."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +9,11 @@ from enum import StrEnum
 from numbers import Real
 from typing import Any
 
+from engine.build_flags import BuildFlag
 from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
-from engine.errors import RequestError
+from engine.errors import RequestError, Setting
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.early_exit import needs_consistency
 from engine.runtime.images import ImageSource
 
 OnText = Callable[[str], None]
@@ -24,7 +25,9 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("sampling", SamplingConfig | None, "a SamplingConfig, or none"),
     ("on_text", Callable | None, "a function of a text, or none"),
     ("history", tuple | list, "a tuple of turns"),
+    ("system", str | None, "a text, or none"),
     ("timeout", Real | None, "seconds, or none"),
+    ("picture", PictureConfig, "a PictureConfig"),
 )
 """Of a question: name, type, what is one in words."""
 
@@ -34,8 +37,8 @@ class Question:
     """One request. None stands for the engine's defaults.
 
     on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
-    answered before, about the same pictures. timeout: seconds after which it ends in an error. picture: how its files
-    become colours.
+    answered before, about the same pictures. system: the system message instead of the models' own. timeout: seconds
+    after which it ends in an error. picture: how its files become colours.
     """
 
     images: tuple[ImageSource, ...]
@@ -45,6 +48,7 @@ class Question:
     sampling: SamplingConfig | None = None
     on_text: OnText | None = None
     history: tuple[Turn, ...] = ()
+    system: str | None = None
     timeout: float | None = None
     picture: PictureConfig = field(default_factory=PictureConfig)
 
@@ -57,8 +61,25 @@ class Question:
         for turn in self.history:
             if not isinstance(turn, Turn):
                 raise RequestError(f"history of a question cannot hold a {type(turn).__name__}; give turns")
-        if self.timeout is not None and not self.timeout > 0:
-            raise RequestError(f"timeout {self.timeout} is not a number above 0; give seconds, or none")
+            if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
+                raise RequestError("a turn of the history holds something other than texts; give question and answer")
+        # A list is its owner's, who may go on with it.
+        object.__setattr__(self, "images", tuple(self.images))
+        object.__setattr__(self, "history", tuple(self.history))
+        object.__setattr__(self, "timeout", _seconds(self.timeout))
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """Raises RequestError unless it is a number above 0."""
+    if timeout is None:
+        return None
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.inf if timeout > 0 else -math.inf
+    if isinstance(timeout, bool) or not seconds > 0:
+        raise RequestError(Setting("timeout"), f" {seconds} is not a number above 0; give seconds, or none")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,7 @@ class Settings:
         return self.guided_by(GuidanceSource.SMALL) or self.wants_consistency()
 
     def wants_consistency(self) -> bool:
-        return self.exit.enabled and needs_consistency(self.exit)
+        return self.exit.enabled and self.exit.needs_consistency()
 
 
 def settle(question: Question, manifest: Manifest) -> Settings:
@@ -100,8 +121,9 @@ def settle(question: Question, manifest: Manifest) -> Settings:
     if guidance.enabled:
         if guidance.source.reads_large() and not large.scores:
             raise RequestError(
-                f"guidance {guidance.source} needs the large model's attention, which the engine was built without; "
-                "rebuild with --large-scores"
+                Setting("guidance"),
+                f" {guidance.source} needs the large model's attention, which the engine was built without; "
+                f"rebuild with {BuildFlag.LARGE_SCORES}",
             )
         guidance = guidance.resolve(large.config.language.num_layers, large.prune_layers)
     sampling = question.sampling or SamplingConfig()

@@ -55,9 +55,9 @@ def ask(sgl: Callable[..., Run], engine_directory: Path, picture: Path) -> Calla
 
 def test_json_has_the_documented_keys(ask: Callable[..., dict[str, Any]]) -> None:
     content = ask("--no-early-exit")
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    documented = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
     assert content.keys() == KEYS
-    assert [key for key in KEYS if f"`{key}`" not in readme] == []
+    assert [key for key in KEYS if f"`{key}`" not in documented] == []
 
 
 def test_the_large_model_answers_with_the_kept_tokens(ask: Callable[..., dict[str, Any]]) -> None:

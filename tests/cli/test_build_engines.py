@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import build_engines
-from engine.manifest import read_manifest
+from engine.cli.build import RESUME
+from engine.engine_directory import read_manifest
 from engine.verification import verify
 from tests.cli.conftest import Run
 from tests.cli.test_user_errors import fails
@@ -110,7 +111,7 @@ def test_an_interrupted_build_resumes(
     _, err = child.communicate(timeout=600)
     if kill is signal.SIGINT:
         assert child.returncode == 130
-        assert err.splitlines()[-1] == build_engines.RESUME
+        assert err.splitlines()[-1] == RESUME
     else:
         assert child.returncode == -signal.SIGKILL
     assert not out.exists()
@@ -269,7 +270,7 @@ def test_ranks_are_built_one_by_one(
 def test_a_rank_of_one_is_refused(sgl: Callable[..., Run], pair: Path, tmp_path: Path) -> None:
     """It would be the whole model, in the place of the parts that others build."""
     run = sgl("build", *options(pair, tmp_path / "engine", "--rank", 0))
-    assert (run.status, run.err) == (2, "rank 0 is a part of several; give --tp, the number of ranks, as well\n")
+    assert (run.status, run.err) == (2, "--rank 0 is a part of several; give --tp, the number of ranks, as well\n")
     assert not (tmp_path / "engine").exists()
 
 

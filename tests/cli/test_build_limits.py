@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.manifest import read_manifest
+from engine.engine_directory import read_manifest
 from tests.cli.conftest import Run
 from tests.cli.test_build_engines import options
 from tests.cli.test_user_errors import fails
@@ -16,7 +16,7 @@ from tests.cli.test_user_errors import fails
 
 def test_a_maximum_that_holds_no_picture_is_refused(sgl: Callable[..., Run], pair: Path, tmp_path: Path) -> None:
     run = sgl("build", *options(pair, tmp_path / "engine", "--max-tokens", 16), "--json")
-    fails(run, "max_tokens 16 has no room for a question beside the 16 visual tokens", pair / "small", "give more")
+    fails(run, "--max-tokens 16 has no room for a question beside the 16 visual tokens", pair / "small", "give more")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -25,13 +25,16 @@ def test_a_maximum_that_holds_no_picture_is_refused(sgl: Callable[..., Run], pai
     [
         (
             ("--max-batch", 100_000, "--max-tokens", 1000),
-            ("max_batch 100000 and max_tokens 1000 need {} GB of KV caches in the small model", "give less of either"),
+            (
+                "--max-batch 100000 and --max-tokens 1000 need {} GB of KV caches in the small model",
+                "give less of either",
+            ),
         ),
         (
             ("--max-tiles", 200, "--max-tokens", 1000),
             (
-                "a picture of max_tiles 200 has 3216 visual tokens",
-                "max_tokens 1000 has no room",
+                "a picture of --max-tiles 200 has 3216 visual tokens",
+                "--max-tokens 1000 has no room",
                 "fewer tiles or more",
             ),
         ),
@@ -58,10 +61,10 @@ def test_a_prune_layer_outside_the_model(sgl: Callable[..., Run], pair: Path, tm
 @pytest.mark.parametrize(
     ("option", "value", "sentence"),
     [
-        ("--max-tokens", 10**12, "max_tokens 1000000000000 is outside 1..16777216; choose another"),
-        ("--max-batch", 10**12, "max_batch 1000000000000 is outside 1..1048576; choose another"),
-        ("--max-tiles", 257, "max_tiles 257 is outside 1..256; choose another"),
-        ("--tp", 10**9, "world_size 1000000000 is outside 1..1024; choose another"),
+        ("--max-tokens", 10**12, "--max-tokens 1000000000000 is outside 1..16777216; choose another"),
+        ("--max-batch", 10**12, "--max-batch 1000000000000 is outside 1..1048576; choose another"),
+        ("--max-tiles", 257, "--max-tiles 257 is outside 1..256; choose another"),
+        ("--tp", 10**9, "--tp 1000000000 is outside 1..1024; choose another"),
     ],
 )
 def test_limits_that_no_engine_has_are_refused(
@@ -106,7 +109,7 @@ def test_more_than_the_models_were_published_for_is_refused(
 ) -> None:
     short = positions(pair, tmp_path, large=300)
     run = sgl("build", *options(short, tmp_path / "engine", "--max-tokens", 301), "--json")
-    fails(run, "max_tokens 301 is more than the 300 positions", short / "large", "give at most 300")
+    fails(run, "--max-tokens 301 is more than the 300 positions", short / "large", "give at most 300")
     assert not (tmp_path / "engine").exists()
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from engine.cli.__main__ import main
 from engine.config import ExitCriterion
+from engine.engine_directory import read_manifest
 from engine.evaluation import run as runs
 from engine.evaluation.benchmarks import BENCHMARKS
 from engine.evaluation.record import read_run
-from engine.manifest import read_manifest
 from tools.miniature.benchmark import MINIATURE
 
 
@@ -95,7 +95,7 @@ def test_a_labelled_run_calibrates_the_engine(
     assert measure("--limit", 8, "--retention-ratio", 0.1)["early_exit"] == report["exit_ratio"] >= 0.5
 
     assert main(["calibrate", *(str(part) for part in (*arguments, "--exit-ratio", 0.5))]) == 2
-    assert "run sgl evaluate --label" in capsys.readouterr().err
+    assert "run sgl evaluate with --label" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_a_sentence(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.manifest import interface_of, read_manifest, write_manifest
+from engine.config import GuidanceSource
+from engine.engine_directory import read_manifest, write_manifest
+from engine.manifest import interface_of
 from engine.serve.triton.serve_config import ServeConfig
 from engine.serve.triton.tensors import MODEL
 from engine.target import Precision
@@ -83,8 +85,14 @@ def test_gpus_arrive_in_the_configuration(sgl: Callable[..., Run], engine_direct
 
 def test_parameters_are_read_as_they_were_written() -> None:
     serve = ServeConfig(
-        max_tokens=7,
-        retention_ratio=0.29,
+        options={
+            "max_new_tokens": 7,
+            "retention_ratio": 0.29,
+            "guidance": GuidanceSource.RANDOM,
+            "no_early_exit": True,
+            "background": (1, 2, 3),
+            "stop": ('"', "two, words"),
+        },
         allow_image_urls=True,
         warm_up=False,
         threads=2,
@@ -98,14 +106,15 @@ def test_parameters_are_read_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--prune-layer", 77], "prune_layer 77 is outside 0..9"),
-        (["--retention-ratio", 1.5], "retention_ratio 1.5 is outside (0, 1]"),
-        (["--max-waiting", -1], "max_waiting -1 is below 0"),
-        (["--timeout", 0], "timeout 0.0 is not a number of seconds above 0"),
+        (["--prune-layer", 77], "--prune-layer 77 is outside 0..9"),
+        (["--retention-ratio", 1.5], "--retention-ratio 1.5 is outside (0, 1]"),
+        (["--guidance", "oracle"], "--guidance oracle needs the large model's attention"),
+        (["--max-waiting", -1], "--max-waiting -1 is below 0"),
+        (["--timeout", 0], "--timeout 0.0 is not a number of seconds above 0"),
         (["--kv-memory", "much"], "'much' is not a size such as 80GB"),
         (["--gpus", "a"], "is not a list of numbers"),
         (["--gpus", 0], "was built in precision fp32, which target onnxruntime runs on device cpu only; rebuild"),
-        (["--gpus", "0,1,0"], "gpus (0, 1, 0) names a GPU twice; one process answers many"),
+        (["--gpus", "0,1,0"], "--gpus (0, 1, 0) names a GPU twice; one process answers many"),
     ],
 )
 def test_what_no_question_could_be_answered_with_is_refused(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.planning.fit import Fit, fit
-from engine.planning.pair_plan import PairPlan
+from engine.planning.pair_plan import PairPlan, plan_pair
 from engine.planning.plan_config import PlanConfig
 from engine.planning.workload import Workload
 from tests.cli.conftest import Run
@@ -79,7 +79,7 @@ def test_a_checkpoint_needs_nothing_but_its_configuration(pair: Path, tmp_path: 
 
 @pytest.fixture(scope="module")
 def plan(pair: Path) -> PairPlan:
-    return PairPlan(PlanConfig(pair / "small", pair / "large", feature_cache=0))
+    return plan_pair(PlanConfig(pair / "small", pair / "large", feature_cache=0))
 
 
 def test_what_fits_is_the_most_that_does(plan: PairPlan) -> None:
@@ -132,7 +132,7 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
             ("--small", "1B", "--large", "1B", "--precision", "fp32"),
             "target tensorrt is not built in precision fp32; choose bf16 or",
         ),
-        (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "prune_layer 24 is outside 0..23"),
+        (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "--prune-layer 24 is outside 0..23"),
         (
             ("--small", "1B", "--large", "1B", "--gpu-memory", "1GB"),
             "--reserve 1.1 GB leaves nothing of --gpu-memory 1.0 GB",

@@ -31,9 +31,11 @@ def config_of(template: str, system_message: str | None = None) -> ModelConfig:
     return replace(read_size("2b"), prompt=PromptConfig(template, system_message))
 
 
-def render_prompt(config: ModelConfig, question: str, tiles: list[int], history: Sequence[Turn] = ()) -> Prompt:
+def render_prompt(
+    config: ModelConfig, question: str, tiles: list[int], history: Sequence[Turn] = (), system: str | None = None
+) -> Prompt:
     """Pictures of so many tiles."""
-    return internvl2_prompt.render_prompt(config, question, [256 * count for count in tiles], history)
+    return internvl2_prompt.render_prompt(config, question, [256 * count for count in tiles], history, system)
 
 
 def picture(tiles: int) -> str:
@@ -200,3 +202,14 @@ def test_a_question_cannot_add_turns_or_visual_tokens(question: str, tiles: list
 def test_ordinary_markup_is_allowed() -> None:
     question = "Where is <ref>the dog</ref>, and what does <b> | <s> mean?"
     assert question in render_prompt(config_of("Hermes-2"), question, []).text
+
+
+@pytest.mark.parametrize("template", CONVERSATIONS)
+def test_another_system_message(template: str) -> None:
+    """Where the model's own would stand; an empty one is one."""
+    for message in ("Be brief.", ""):
+        own = NEWER_SYSTEM if template == "internvl2_5" else SYSTEM
+        expected = CONVERSATIONS[template].format("").replace(own, message)
+        assert render_prompt(config_of(template), "Hi", [], HISTORY, message).text == expected
+    with pytest.raises(RequestError, match=r"the system message contains the control token <\|im_end\|>"):
+        render_prompt(config_of(template), "Hi", [], system="Hi<|im_end|>")

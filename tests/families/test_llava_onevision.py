@@ -27,7 +27,7 @@ from engine.families.llava_onevision.pictures import closest_grid, sampled_lines
 from engine.families.llava_onevision.prompt import CHAT_TEMPLATES, DEFAULT, ONE_LINE
 from engine.families.qwen2_vl.config import CHAT_TEMPLATE as QWEN2_VL_TEMPLATE
 from engine.model_config import AnyResolutionConfig, ModelConfig, SiglipConfig
-from engine.parallel import Mapping, check_shards
+from engine.parallel import Shard, check_shards
 from tests.families.fixtures import read_published, write_config
 
 SIZES = ("0.5B", "7B", "72B")
@@ -72,8 +72,8 @@ def test_published_sizes(size: str) -> None:
     assert [[384 * rows, 384 * columns] for rows, columns in config.tiling.grids] == theirs.image_grid_pinpoints
     assert config.tiling.max_tiles == 9
     assert (config.tiling.most_tiles(), config.least_tokens()) == (37, 730)
-    check_shards(language, Mapping(0, 2), size)
-    graph = language_graph(language, LIMITS, mapping=Mapping(0, 2))
+    check_shards(language, Shard(0, 2), size)
+    graph = language_graph(language, LIMITS, shard=Shard(0, 2))
     assert {name for name, _ in parameters(graph)} == llava_onevision.language_sources(config, ()).keys()
 
     model = vision_graph(vision, LIMITS)
@@ -227,6 +227,11 @@ def test_prompts_are_those_of_the_published_templates(template: str, pictures: i
     config = ModelConfig(**(vars(CONFIG) | {"prompt": type(CONFIG.prompt)(template)}))
     prompt = llava_onevision.render_prompt(config, "And?", [1] * pictures, [Turn("What?", "A dog.")])
     assert prompt.text == expected
+    system = {"role": "system", "content": [text | {"text": "Be brief."}]}
+    told = jinja.from_string(CHAT_TEMPLATES[template]).render(
+        messages=[system, messages[2]], add_generation_prompt=True
+    )
+    assert llava_onevision.render_prompt(config, "And?", [], (), "Be brief.").text == told
     first = jinja.from_string(CHAT_TEMPLATES[template]).render(messages=messages[:1], add_generation_prompt=True)
     assert llava_onevision.render_prompt(config, "What?", [1] * pictures).text == first
 
@@ -242,6 +247,9 @@ def test_prompts_of_qwen2_vl_are_those_of_its_template(pictures: int) -> None:
     expected = jinja.from_string(QWEN2_VL_TEMPLATE).render(messages=messages, add_generation_prompt=True)
     config = read_published("Qwen2-VL-2B")
     assert qwen2_vl.render_prompt(config, "And?", [1] * pictures, [Turn("What?", "A dog.")]).text == expected
+    messages[0] = {"role": "system", "content": "Be brief."}
+    expected = jinja.from_string(QWEN2_VL_TEMPLATE).render(messages=messages[::2], add_generation_prompt=True)
+    assert qwen2_vl.render_prompt(config, "And?", [], (), "Be brief.").text == expected
 
 
 def test_marks_say_where_pictures_go() -> None:

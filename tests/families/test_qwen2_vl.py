@@ -19,7 +19,7 @@ from engine.errors import CheckpointError, ImageError, RequestError
 from engine.families import Turn, family_of, published, qwen2_vl
 from engine.families.qwen2_vl.pictures import scaled
 from engine.model_config import NativeSizeConfig
-from engine.parallel import Mapping, check_shards
+from engine.parallel import Shard, check_shards
 from tests.families.fixtures import read_published, write_config
 from tests.saved_qwen2_vl import VISION, Saved, save
 
@@ -63,8 +63,8 @@ def test_published_sizes(size: str) -> None:
     assert weights["patch_embed.weight"].stored == (1280, 3, 2, 14, 14)
     assert weights["merger.mlp.2.weight"].stored == (language.hidden_size, 5120)
     for ranks in (2, 4):
-        check_shards(language, Mapping(0, ranks), size)
-    graph = language_graph(language, LIMITS, mapping=Mapping(0, 4))
+        check_shards(language, Shard(0, ranks), size)
+    graph = language_graph(language, LIMITS, shard=Shard(0, 4))
     assert {name for name, _ in parameters(graph)} == qwen2_vl.language_sources(config, ()).keys()
 
 

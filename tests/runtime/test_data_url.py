@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from engine.runtime import image_url
-from engine.runtime.image_url import fetch
+from engine.runtime.image_url import NO_HOST, fetch
 
 
 def encode(data: bytes) -> str:
@@ -15,7 +15,7 @@ def encode(data: bytes) -> str:
 @pytest.mark.parametrize("head", ["", "image/png", " image/png ", "image/png;charset=utf-8", "text/plain;a=b;c=d"])
 @pytest.mark.parametrize("mark", [";base64", "; base64", ";BASE64", ";base64;charset=utf-8", "; base64 ; a=b"])
 def test_base64(head: str, mark: str) -> None:
-    assert fetch(f"data:{head}{mark},{encode(b'pixels!')}", allow_http=False) == b"pixels!"
+    assert fetch(f"data:{head}{mark},{encode(b'pixels!')}", hosts=NO_HOST) == b"pixels!"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_base64(head: str, mark: str) -> None:
     ],
 )
 def test_base64_as_people_write_it(content: str, data: bytes) -> None:
-    assert fetch(f" DATA:image/png;base64,{content}", allow_http=False) == data
+    assert fetch(f" DATA:image/png;base64,{content}", hosts=NO_HOST) == data
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_base64_as_people_write_it(content: str, data: bytes) -> None:
     ],
 )
 def test_percent_encoding(content: str, data: bytes) -> None:
-    assert fetch(f"data:,{content}", allow_http=False) == data
+    assert fetch(f"data:,{content}", hosts=NO_HOST) == data
     everything = bytes(range(256)) * 9
-    assert fetch("data:," + "".join(f"%{byte:02x}" for byte in everything), allow_http=False) == everything
+    assert fetch("data:," + "".join(f"%{byte:02x}" for byte in everything), hosts=NO_HOST) == everything
 
 
 def test_the_limits_are_one() -> None:
     """A picture of the largest size fits into a data: URL."""
     url = f"data:image/png;charset=utf-8;base64,{encode(bytes(image_url.MAX_BYTES))}"
-    assert len(fetch(url, allow_http=False)) == image_url.MAX_BYTES
+    assert len(fetch(url, hosts=NO_HOST)) == image_url.MAX_BYTES

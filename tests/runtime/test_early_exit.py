@@ -15,7 +15,6 @@ from engine.runtime.early_exit import (
     consistency_can_matter,
     decide,
     entropy,
-    needs_consistency,
     quantile,
 )
 
@@ -131,7 +130,7 @@ def test_bounds_of_what_the_pass_can_change(threshold: float, matters: bool) -> 
 
 
 def test_who_needs_the_pass() -> None:
-    needing = {criterion for criterion in ExitCriterion if needs_consistency(ExitConfig(criterion=criterion))}
+    needing = {criterion for criterion in ExitCriterion if ExitConfig(criterion=criterion).needs_consistency()}
     assert needing == {ExitCriterion.DECISION_SCORE, ExitCriterion.CONSISTENCY}
     assert not consistency_can_matter(ExitConfig(criterion=ExitCriterion.CONFIDENCE), 0.5)
 

@@ -202,7 +202,7 @@ def test_an_engine_without_large_scores_refuses(
 
 
 def test_fastv_needs_a_layer_to_look_at(ask: Callable[..., Answer]) -> None:
-    with pytest.raises(RequestError, match=r"but prune_layer is 0; choose one of \[1, 2, 3, 4\]"):
+    with pytest.raises(RequestError, match=r"which is 0; choose one of \[1, 2, 3, 4\]"):
         ask(GuidanceSource.FASTV, prune_layer=0)
-    with pytest.raises(RequestError, match="prune_layer is 0; rebuild with --prune-layers 1"):
+    with pytest.raises(RequestError, match="which is 0; rebuild with --prune-layers 1"):
         GuidanceConfig(source=GuidanceSource.FASTV).resolve(10, ())

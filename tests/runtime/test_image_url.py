@@ -5,12 +5,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from engine.errors import ImageError
 from engine.runtime import public_address
-from engine.runtime.image_url import fetch
+from engine.runtime.image_url import EVERY_HOST, NO_HOST, fetch
 
 SECONDS = 0.4
 """For a fetch that never ends by itself."""
@@ -141,24 +142,24 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 )
 def test_what_is_never_fetched(url: str, message: str) -> None:
     with pytest.raises(ImageError, match=message) as raised:
-        fetch(url, allow_http=True)
+        fetch(url, hosts=EVERY_HOST)
     assert str(raised.value).startswith("image URL ")
     assert str(raised.value).isprintable() and len(str(raised.value)) < 400
 
 
 def test_nothing_is_fetched_unless_it_is_allowed() -> None:
     with pytest.raises(ImageError, match="are not allowed here"):
-        fetch("https://example.org/x.png", allow_http=False)
+        fetch("https://example.org/x.png", hosts=NO_HOST)
 
 
 @pytest.mark.parametrize("path", ["/picture?size=1", "/chunked", "/to/{host}/picture?size=1", "/to//picture"])
 def test_a_public_address_is_fetched_also_by_a_redirection(host: str, path: str) -> None:
-    assert fetch(host + path.format(host=host), allow_http=True) == b"pixels"
+    assert fetch(host + path.format(host=host), hosts=EVERY_HOST) == b"pixels"
 
 
 def test_what_a_server_is_told(host: str, seen: list[tuple[str, dict[str, str]]]) -> None:
     address = host.removeprefix("http://")
-    fetch(f"http://somebody:secret@{address}/picture?size=1#part", allow_http=True)
+    fetch(f"http://somebody:secret@{address}/picture?size=1#part", hosts=EVERY_HOST)
     ((path, headers),) = seen
     assert path == "/picture?size=1"
     assert headers["Host"] == address
@@ -169,7 +170,7 @@ def test_what_a_server_is_told(host: str, seen: list[tuple[str, dict[str, str]]]
 @pytest.mark.parametrize("way", ["", "/to/"])
 @pytest.mark.parametrize("path", ["/été %25.png", "/%C3%A9t%C3%A9%20%25.png"])
 def test_paths_are_escaped_once(host: str, path: str, way: str, seen: list[tuple[str, dict[str, str]]]) -> None:
-    assert fetch(host + way + path, allow_http=True) == b"pixels"
+    assert fetch(host + way + path, hosts=EVERY_HOST) == b"pixels"
     assert seen[-1][0] == "/%C3%A9t%C3%A9%20%25.png"
 
 
@@ -183,7 +184,7 @@ def test_a_redirection_may_be_in_utf8(host: str, seen: list[tuple[str, dict[str,
 
     Handler.answer = answer  # type: ignore[method-assign]
     try:
-        assert fetch(f"{host}/to/there", allow_http=True) == b"pixels"
+        assert fetch(f"{host}/to/there", hosts=EVERY_HOST) == b"pixels"
     finally:
         Handler.answer = before  # type: ignore[method-assign]
     assert seen[-1][0] == "/%C3%A9t%C3%A9%20%25.png"
@@ -194,7 +195,7 @@ def test_a_host_may_have_any_letters(
 ) -> None:
     names["xn--bcher-kva.example"] = ["127.0.0.1"]
     port = host.rpartition(":")[2]
-    assert fetch(f"http://Bücher.example:{port}/picture", allow_http=True) == b"pixels"
+    assert fetch(f"http://Bücher.example:{port}/picture", hosts=EVERY_HOST) == b"pixels"
     assert seen[-1][1]["Host"] == f"xn--bcher-kva.example:{port}"
 
 
@@ -216,17 +217,17 @@ def test_a_host_may_have_any_letters(
 )
 def test_what_cannot_be_fetched_says_why(host: str, path: str, message: str) -> None:
     with pytest.raises(ImageError, match=message):
-        fetch(host + path, allow_http=True, seconds=60)
+        fetch(host + path, hosts=EVERY_HOST, seconds=60)
 
 
 def test_nothing_is_a_picture_too(host: str) -> None:
-    assert fetch(f"{host}/empty", allow_http=True) == b""
+    assert fetch(f"{host}/empty", hosts=EVERY_HOST) == b""
 
 
 @pytest.mark.parametrize("path", ["/drops", "/header", "/continue", "/silent", "/to//to//silent"])
 def test_one_deadline_for_everything(host: str, path: str) -> None:
     with pytest.raises(ImageError, match=r"cannot be fetched within 0\.4 seconds"):
-        fetch(host + path, allow_http=True, seconds=SECONDS)
+        fetch(host + path, hosts=EVERY_HOST, seconds=SECONDS)
 
 
 def test_a_server_that_does_not_shake_hands_is_given_up(host: str) -> None:
@@ -234,7 +235,7 @@ def test_a_server_that_does_not_shake_hands_is_given_up(host: str) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(ImageError, match=r"cannot be fetched within 0\.4 seconds"):
-            fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/", allow_http=True, seconds=SECONDS)
+            fetch(f"https://127.0.0.1:{listener.getsockname()[1]}/", hosts=EVERY_HOST, seconds=SECONDS)
 
 
 def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,17 +244,17 @@ def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(public_address, "LOOK_UPS", threading.BoundedSemaphore(2))
     for _ in range(4):
         with pytest.raises(ImageError, match=r"cannot be fetched within 0\.1 seconds"):
-            fetch("http://example.org/", allow_http=True, seconds=0.1)
+            fetch("http://example.org/", hosts=EVERY_HOST, seconds=0.1)
     ends.set()
 
 
 def test_every_address_is_tried(host: str, names: dict[str, list[str]]) -> None:
     port = host.rpartition(":")[2]
     names["pictures.example"] = ["127.0.0.9", "127.0.0.8", "127.0.0.1"]
-    assert fetch(f"http://pictures.example:{port}/picture", allow_http=True) == b"pixels"
+    assert fetch(f"http://pictures.example:{port}/picture", hosts=EVERY_HOST) == b"pixels"
     names["pictures.example"] = ["127.0.0.9", "127.0.0.8"]
     with pytest.raises(ImageError, match=r"cannot be fetched .*refused"):
-        fetch(f"http://pictures.example:{port}/picture", allow_http=True)
+        fetch(f"http://pictures.example:{port}/picture", hosts=EVERY_HOST)
 
 
 def test_ipv4_is_tried_where_ipv6_fails(
@@ -262,18 +263,29 @@ def test_ipv4_is_tried_where_ipv6_fails(
     monkeypatch.setattr(public_address, "is_public", lambda address: True)
     port = host.rpartition(":")[2]
     names["pictures.example"] = ["::1", "127.0.0.1"]
-    assert fetch(f"http://pictures.example:{port}/picture", allow_http=True) == b"pixels"
+    assert fetch(f"http://pictures.example:{port}/picture", hosts=EVERY_HOST) == b"pixels"
 
 
 def test_one_private_address_is_enough(host: str, names: dict[str, list[str]]) -> None:
     names["pictures.example"] = ["127.0.0.1", "10.0.0.1"]
     with pytest.raises(ImageError, match=r"leads to the private address 10\.0\.0\.1"):
-        fetch(f"http://pictures.example:{host.rpartition(':')[2]}/picture", allow_http=True)
+        fetch(f"http://pictures.example:{host.rpartition(':')[2]}/picture", hosts=EVERY_HOST)
 
 
 def test_a_name_is_looked_up_once(host: str, names: dict[str, list[str]]) -> None:
     """A second look-up could name another address than the one that was checked."""
     names["pictures.example"] = ["127.0.0.1"]
     port = host.rpartition(":")[2]
-    assert fetch(f"http://pictures.example:{port}/picture?size=1", allow_http=True) == b"pixels"
+    assert fetch(f"http://pictures.example:{port}/picture?size=1", hosts=EVERY_HOST) == b"pixels"
     assert [name for name in names["looked up"] if name == "pictures.example"] == ["pictures.example"]
+
+
+def test_only_hosts_that_are_named(host: str) -> None:
+    """At every step of the way."""
+    name = urlsplit(host).hostname
+    assert name is not None
+    assert fetch(f"{host}/to/{host}/picture?size=1", hosts=(name,)) == b"pixels"
+    with pytest.raises(ImageError, match=f"leads to {name}, which pictures are not fetched from; use good.example"):
+        fetch(f"{host}/picture?size=1", hosts=("good.example",))
+    with pytest.raises(ImageError, match="leads to evil"):
+        fetch(f"{host}/to/http://evil.example/picture", hosts=(name,))

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from engine.errors import ImageError
-from engine.runtime.image_url import fetch
+from engine.runtime.image_url import EVERY_HOST, fetch
 from engine.runtime.public_address import is_public
 
 PRIVATE = """
@@ -33,7 +33,7 @@ def test_no_spelling_of_a_private_address_is_connected_to(
     monkeypatch.setattr(socket, "create_connection", connect)
     for url in (f"{scheme}://{spelling}/", f"{scheme}://{spelling}:8000/x.png", f"{scheme}://a.example@{spelling}/"):
         with pytest.raises(ImageError, match=r"leads to the private address|cannot be fetched|cannot be looked up"):
-            fetch(url, allow_http=True)
+            fetch(url, hosts=EVERY_HOST)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.engine_directory import read_manifest
 from engine.errors import (
     EngineError,
     ImageError,
@@ -21,9 +22,10 @@ from engine.errors import (
     QuestionCancelled,
     QuestionTimedOut,
     RequestError,
+    Setting,
 )
-from engine.manifest import read_manifest
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.image_url import EVERY_HOST, Hosts
 from engine.runtime.question import Question, Stage
 from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import RanksDiedError
@@ -51,6 +53,8 @@ def make_answer(text: str) -> Answer:
         guidance=None,
         kept=np.arange(2),
         importance=np.arange(4, dtype=np.float32),
+        boxes=np.zeros((4, 4), np.float32),
+        images=np.zeros(4, np.int64),
         token_ids=(5, 6, 7),
         probabilities=(0.5, 0.25, 1.0),
         num_layers=2,
@@ -197,6 +201,14 @@ def test_an_error_arrives_as_it_is(service: Service, error: EngineError, code: s
     wait_for(lambda: counted("failures_total", kind=kind) == 1 == counted("failures_total"))
 
 
+def test_a_setting_is_named_as_a_request_does(service: Service) -> None:
+    service.pipeline.refusal = RequestError("with ", Setting("max_new_tokens"), " 9 too long; ask for less")
+    sender = service.ask(text_input="What?")
+    wait_for(lambda: sender.finals)
+    said = sender.error()
+    assert said is not None and said.message == "with max_tokens 9 too long; ask for less"
+
+
 def test_a_fault_of_ours_is_one_too(service: Service) -> None:
     service.pipeline.refusal = KeyError("x")
     sender = service.ask(text_input="What?")
@@ -247,8 +259,8 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     """Neither the server's thread nor other questions wait; a client may go meanwhile, and time may be over."""
     go_on = threading.Event()
 
-    def fetch(url: str, allow_http: bool, seconds: float) -> bytes:
-        assert allow_http and 0 < seconds <= 10 and go_on.wait(SECONDS)
+    def fetch(url: str, hosts: Hosts, seconds: float) -> bytes:
+        assert hosts is EVERY_HOST and 0 < seconds <= 10 and go_on.wait(SECONDS)
         if url.endswith("gone"):
             raise ImageError("the picture is gone")
         return url.encode()
@@ -267,8 +279,9 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     wait_for(lambda: gone.finals)
     codes = [sender.error() and sender.error().code for sender in (left, late, gone)]  # type: ignore[union-attr]
     assert codes == ["CANCELLED", "UNAVAILABLE", "INVALID_ARG"]
-    wait_for(lambda: len(service.pipeline.asked) >= 2)
-    answered = next(one for one in service.pipeline.asked if one[0].images == (b"http://x/1", b"http://x/2"))
+    pictures = (b"http://x/1", b"http://x/2")
+    wait_for(lambda: any(one[0].images == pictures for one in service.pipeline.asked))
+    answered = next(one for one in service.pipeline.asked if one[0].images == pictures)
     answered[1].put(make_answer("Two"))
     wait_for(lambda: waiting.finals)
     assert waiting.outputs("text_output") == [b"Two"]

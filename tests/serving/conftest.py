@@ -183,7 +183,7 @@ def pipeline(engine_directory: Path) -> Iterator[SglPipeline]:
 def server(engine_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Its repository was moved after the export."""
     directory = tmp_path_factory.mktemp("server")
-    config = ServeConfig(threads=1, max_tokens=6, allow_image_urls=True)
+    config = ServeConfig(threads=1, options={"max_new_tokens": 6}, allow_image_urls=True)
     write_repository(engine_directory, directory / "exported", config)
     (directory / "exported").rename(directory / "repository")
     with serve(directory / "repository", directory) as running:

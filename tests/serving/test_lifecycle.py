@@ -32,7 +32,9 @@ LONG = 600
 
 @pytest.fixture
 def repository(engine_directory: Path, tmp_path: Path) -> Path:
-    write_repository(engine_directory, tmp_path / "repository", ServeConfig(threads=1, max_tokens=40), link=True)
+    write_repository(
+        engine_directory, tmp_path / "repository", ServeConfig(threads=1, options={"max_new_tokens": 40}), link=True
+    )
     return tmp_path / "repository"
 
 

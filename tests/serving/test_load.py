@@ -87,7 +87,7 @@ def test_fifty_at_once_none_is_lost_or_mixed_up(server: Server, pipeline: SglPip
         ({"timeout": 0.0}, "timeout 0.0 is not a number of seconds above 0"),
         ({"history": ["What?"]}, "history has 1 texts"),
         ({"text_input": b"\xff"}, "text_input is not UTF-8"),
-        ({"stop_words": [""]}, "a stop text is empty"),
+        ({"stop_words": [""]}, "stop_words holds an empty text"),
     ],
 )
 def test_a_bad_request_gets_a_clear_error(server: Server, picture: bytes, bad: dict[str, Any], message: str) -> None:

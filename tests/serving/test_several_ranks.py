@@ -39,7 +39,7 @@ def test_ranks_behind_the_server(
     sampling = SamplingConfig(max_new_tokens=6)
     expected = pipeline.answer(picture, ASK, exit=ExitConfig(exit_threshold=NEVER), sampling=sampling)
     repository = tmp_path / "repository"
-    write_repository(build(2), repository, ServeConfig(threads=1, max_tokens=6))
+    write_repository(build(2), repository, ServeConfig(threads=1, options={"max_new_tokens": 6}))
 
     def ask(server: Server) -> dict[str, object]:
         return server.generate(text_input=ASK, image_url_input=[data_url(picture)], exit_threshold=NEVER)

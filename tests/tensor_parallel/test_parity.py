@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.build.quantize import Kernel, fidelity
+from engine.build.quantize import MatrixKernel, fidelity
 from engine.config import BuildConfig, ExitConfig, ExitCriterion, GuidanceConfig, GuidanceSource, SamplingConfig
-from engine.manifest import read_manifest
+from engine.engine_directory import read_manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
@@ -168,7 +168,7 @@ def test_int8(pipelines: Pipelines, config: Callable[..., BuildConfig], tmp_path
     assert reports[0] == reports[1]
     report = json.loads(reports[0])
     kernels = {matrix["kernel"] for matrix in report["matrices"].values()}
-    assert kernels - {Kernel.FLOAT32}, "some matrix is int8"
+    assert kernels - {MatrixKernel.FLOAT32}, "some matrix is int8"
     files = {file for component in read_manifest(out).components.values() for file in component.files}
     assert "large/rank1/language.000.onnx" in files
     slots, expected = prefill(pipelines(1).large, PROMPTS)

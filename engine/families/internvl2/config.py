@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bounds import shown
+from engine.build_flags import BuildFlag
 from engine.families.fields import Fields
 from engine.families.internvl2.prompt import TEMPLATES
 from engine.families.internvl2.rope import read_rope
@@ -109,7 +110,7 @@ def refuse_quantized(fields: Fields) -> None:
     if fields.has("quantization_config"):
         fields.refuse(
             f"quantization_config {shown(fields.values['quantization_config'])} says that the weights are quantized "
-            "already; give the checkpoint that they were made from, and choose a --precision"
+            f"already; give the checkpoint that they were made from, and choose a {BuildFlag.PRECISION}"
         )
 
 

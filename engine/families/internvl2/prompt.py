@@ -54,10 +54,14 @@ TEMPLATES = {
 
 
 def render_prompt(
-    config: ModelConfig, question: str, visual_tokens: Sequence[int], history: Sequence[Turn] = ()
+    config: ModelConfig,
+    question: str,
+    visual_tokens: Sequence[int],
+    history: Sequence[Turn] = (),
+    system: str | None = None,
 ) -> Prompt:
     """The published template around a question and what was said before it. Raises RequestError."""
     template = TEMPLATES[config.prompt.template]
     if config.prompt.system_message is not None:
         template = replace(template, system_message=config.prompt.system_message)
-    return render(template, question, visual_tokens, history, config.prompt.stop)
+    return render(template, question, visual_tokens, history, system, config.prompt.stop)

@@ -38,7 +38,7 @@ CHAT_TEMPLATES = {
 """That checkpoints are published with: of transformers' conversion, and one whose turns are on one line."""
 TEMPLATES = {
     DEFAULT: Template(
-        "",
+        "<|im_start|>system\n",
         "<|im_start|>user\n",
         "<|im_start|>assistant\n",
         "<|im_end|>\n",
@@ -47,7 +47,7 @@ TEMPLATES = {
         separates_empty=True,
     ),
     ONE_LINE: Template(
-        "",
+        "<|im_start|>system \n",
         "<|im_start|>user ",
         "<|im_start|>assistant\n",
         "<|im_end|>",
@@ -61,7 +61,11 @@ TEMPLATES = {
 
 
 def render_prompt(
-    config: ModelConfig, question: str, visual_tokens: Sequence[int], history: Sequence[Turn] = ()
+    config: ModelConfig,
+    question: str,
+    visual_tokens: Sequence[int],
+    history: Sequence[Turn] = (),
+    system: str | None = None,
 ) -> Prompt:
     """The published template around a question and what was said before it. Raises RequestError."""
-    return render(TEMPLATES[config.prompt.template], question, visual_tokens, history, config.prompt.stop)
+    return render(TEMPLATES[config.prompt.template], question, visual_tokens, history, system, config.prompt.stop)

@@ -19,7 +19,11 @@ TEMPLATE = Template(
 
 
 def render_prompt(
-    config: ModelConfig, question: str, visual_tokens: Sequence[int], history: Sequence[Turn] = ()
+    config: ModelConfig,
+    question: str,
+    visual_tokens: Sequence[int],
+    history: Sequence[Turn] = (),
+    system: str | None = None,
 ) -> Prompt:
     """The published template around a question and what was said before it. Raises RequestError."""
-    return render(TEMPLATE, question, visual_tokens, history, config.prompt.stop)
+    return render(TEMPLATE, question, visual_tokens, history, system, config.prompt.stop)

@@ -39,9 +39,9 @@ def read_source(text: str, allow_http: bool) -> ImageSource:
         return _stdin()
     scheme = text.partition(":")[0].lower()
     if scheme in ("data", "http", "https"):
-        from engine.runtime.image_url import fetch  # what speaks HTTP takes a while to import
+        from engine.runtime.image_url import EVERY_HOST, NO_HOST, fetch  # what speaks HTTP takes a while to import
 
-        return fetch(text, allow_http)
+        return fetch(text, EVERY_HOST if allow_http else NO_HOST)
     try:
         return Path(unquote(urlsplit(text).path) if scheme == "file" else text).expanduser()
     except (RuntimeError, ValueError) as error:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError, ImageError, ModelFailed, QuestionCancelled, RequestError
-from engine.manifest import read_manifest
 from engine.runtime.pipeline import SglPipeline
 from engine.serve.triton.inquiry import Reader
 from engine.serve.triton.placement import take_gpus
 from engine.serve.triton.serve_config import ServeConfig
-from engine.serve.triton.tensors import ENGINE
+from engine.serve.triton.tensors import ENGINE, input_name
 from engine.target import Device
 
 LOG = logging.getLogger(__name__)
@@ -86,7 +86,9 @@ def _flags(is_last: bool) -> int:
 
 
 def message(error: Exception) -> str:
-    return str(error) if isinstance(error, EngineError) else f"the server failed ({error!r}); see its log"
+    if isinstance(error, EngineError):
+        return error.worded(input_name)
+    return f"the server failed ({error!r}); see its log"
 
 
 def code(error: Exception) -> Any:

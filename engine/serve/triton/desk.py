@@ -23,6 +23,7 @@ from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.scheduler import Outcome
 from engine.runtime.ticket import Ticket
+from engine.serve.measures import count_answer, count_failure
 from engine.serve.triton import backend
 from engine.serve.triton.inquiry import EmptyQuestion, Inquiry, Reader
 from engine.serve.triton.metrics import Metrics
@@ -170,7 +171,7 @@ class Desk:
         if exchange not in self._open:
             self._open[exchange] = None
             if not isinstance(exchange.failure, EmptyQuestion):
-                self._metrics.arrived()
+                self._metrics.count("questions_total")
         try:
             if exchange.failure is not None:
                 self._finish(exchange, exchange.failure)
@@ -188,7 +189,7 @@ class Desk:
         exchange.last_piece = time.monotonic()
         if exchange.first_piece is None:
             exchange.first_piece = exchange.last_piece
-        self._metrics.said(len(pieces))
+        self._metrics.count("pieces_total", len(pieces))
         assert exchange.inquiry is not None
         if exchange.inquiry.stream:
             backend.send(exchange.sender, {"text_output": text("".join(pieces))})
@@ -224,9 +225,9 @@ class Desk:
         if isinstance(outcome, Answer):
             now = time.monotonic()
             pieces = exchange.first_piece or now, exchange.last_piece or now
-            self._metrics.answered(outcome, *(at - exchange.arrived for at in pieces))
+            count_answer(self._metrics, outcome, *(at - exchange.arrived for at in pieces))
         elif not isinstance(outcome, EmptyQuestion):
-            self._metrics.failed(outcome)
+            count_failure(self._metrics, outcome)
 
     def _look_after(self) -> None:
         """See whether clients are still there and questions in their time, a few at a time; hand metrics over."""

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import SamplingConfig
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
-from engine.runtime.image_url import SECONDS, fetch
+from engine.options import OPTIONS, Given, Option, QuestionConfig, all_over, refuse_unread
+from engine.runtime.image_url import EVERY_HOST, NO_HOST, SECONDS, fetch
 from engine.runtime.images import ImageSource
 from engine.runtime.question import Question
-from engine.serve.triton.serve_config import ServeConfig, check_timeout, with_pruning, with_threshold
+from engine.serve.triton.serve_config import ServeConfig, check_timeout
 from engine.serve.triton.tensors import EMPTY, INPUTS, Tensor
 
 Tensors = Mapping[str, np.ndarray]
@@ -31,6 +32,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 LEAST_SECONDS = 0.001
 """For a picture whose question has no time left: that ends it with what is wrong."""
+SAMPLING = {option.name for option in OPTIONS if option.config is SamplingConfig}
 DECLARED = {tensor.name: tensor for tensor in INPUTS}
 
 
@@ -48,9 +50,7 @@ class Inquiry:
     urls: tuple[str, ...]
     """Of pictures that come after `images`."""
     allow_http: bool
-    sampling: SamplingConfig
-    guidance: GuidanceConfig
-    exit: ExitConfig
+    config: QuestionConfig
     timeout: float | None
     stream: bool
     return_importance: bool
@@ -60,10 +60,10 @@ class Inquiry:
         """With all its pictures, which are fetched, together within the time of one. timeout: what is left of its own.
         Raises ImageError."""
         end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
-        fetched = [fetch(url, self.allow_http, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
+        hosts = EVERY_HOST if self.allow_http else NO_HOST
+        fetched = [fetch(url, hosts, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
         images = (*self.images, *fetched)
-        settings = self.guidance, self.exit, self.sampling
-        return Question(images, self.text, *settings, history=self.history, timeout=timeout)
+        return Question(images, self.text, history=self.history, timeout=timeout, **vars(self.config))
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,17 @@ class Reader:
         text = get.text("text_input")
         if not text.strip():
             raise EmptyQuestion(EMPTY)
-        guidance, exit = self.serve.guidance(self.manifest.guidance), self.serve.exit(self.manifest.exit)
+        given = _given(get)
+        config = all_over(self.serve.question(self.manifest), given)
+        # Clients of other servers send all of sampling, whatever it comes to.
+        refuse_unread({name: value for name, value in given.items() if name not in SAMPLING}, config)
         return Inquiry(
             text=text,
             history=_history(get),
             images=_images(get),
             urls=tuple(_decode(url, "image_url_input") for url in get.all("image_url_input")),
             allow_http=self.serve.allow_image_urls,
-            sampling=_sampling(get, self.serve.max_tokens),
-            guidance=with_pruning(guidance, get.number("retention_ratio"), get.whole("prune_layer")),
-            exit=with_threshold(exit, get.number("exit_threshold")),
+            config=config,
             timeout=_timeout(get, self.serve.timeout),
             stream=get.flag("stream"),
             return_importance=get.flag("return_importance"),
@@ -118,8 +119,12 @@ class _Getter:
         """The shortest decimal of the float32: 0.29 and not 0.28999999165."""
         return float(str(self.tensors[name][0, 0])) if name in self.tensors else None
 
-    def whole(self, name: str) -> int | None:
-        return int(self.tensors[name][0, 0]) if name in self.tensors else None
+    def option(self, option: Option) -> list[object]:
+        """Values as JSON has them, of an option that was given."""
+        name = option.input
+        if issubclass(option.item, str):
+            return [_decode(text, name) for text in self.all(name)]
+        return [self.number(name)] if option.item is float else self.tensors[name][0].tolist()
 
     def flag(self, name: str) -> bool:
         return name in self.tensors and bool(self.tensors[name][0, 0])
@@ -161,19 +166,20 @@ def _history(get: _Getter) -> tuple[Turn, ...]:
     return tuple(Turn(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True))
 
 
-def _sampling(get: _Getter, max_tokens: int) -> SamplingConfig:
-    wanted = {
-        "temperature": get.number("temperature"),
-        "top_p": get.number("top_p"),
-        "top_k": get.whole("top_k"),
-        "seed": get.whole("seed"),
-    }
-    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    limit = get.whole("max_tokens")
-    if limit is not None and limit < 1:
-        raise RequestError(f"max_tokens is {limit} as a number of 32 bits, and below 1; ask for 1 to {2**31 - 1}")
-    stop = tuple(_decode(word, "stop_words") for word in get.all("stop_words"))
-    return SamplingConfig(max_new_tokens=max_tokens if limit is None else limit, stop=stop, **given)
+def _given(get: _Getter) -> Given:
+    """Raises RequestError."""
+    given = {}
+    for option in OPTIONS:
+        name = option.input
+        if name not in get.tensors:
+            continue
+        values, bound = get.option(option), option.bound
+        for value in values:
+            if DECLARED[name].kind == "INT32" and bound is not None and not bound.holds(value):
+                # The server cuts a larger number of a JSON request down to its last 32 bits.
+                raise RequestError(f"{name} is {value} as a number of 32 bits, {bound}; choose another")
+        given[option.name] = option.read(values[0] if option.length is None else values)
+    return given
 
 
 def _timeout(get: _Getter, default: float | None) -> float | None:

@@ -5,13 +5,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
-from engine.config import NEVER_EXITS, ExitConfig, SamplingConfig
-from engine.runtime.pipeline import SglPipeline
 from engine.serve.triton import backend
 from engine.serve.triton.desk import Desk
 from engine.serve.triton.metrics import Metrics
+from engine.serve.warm_up import warm_up
 
 LOG = logging.getLogger(__name__)
 
@@ -37,11 +34,3 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._desk.close()
-
-
-def warm_up(pipeline: SglPipeline) -> None:
-    """Through both models."""
-    picture = Image.new("RGB", (64, 64))
-    pipeline.answer(
-        picture, "What is this?", exit=ExitConfig(exit_threshold=NEVER_EXITS), sampling=SamplingConfig(max_new_tokens=2)
-    )

@@ -1,12 +1,16 @@
 """How a pair is served; what the repository's parameters hold."""
 
+import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ServingConfig
-from engine.errors import RequestError
+from engine.bounds import shown
+from engine.config import ServingConfig
+from engine.errors import RequestError, Setting
+from engine.manifest import Manifest
+from engine.options import OPTIONS, Given, Option, QuestionConfig, all_over, read_given
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,8 @@ class ServeConfig:
     kv_memory: int | None = ServingConfig.kv_memory
     prefill_chunk: int = ServingConfig.prefill_chunk
     feature_cache: int = ServingConfig.feature_cache
-    max_tokens: int = SamplingConfig.max_new_tokens
-    retention_ratio: float | None = None
-    prune_layer: int | None = None
-    exit_threshold: float | None = None
+    options: Given = field(default_factory=dict)
+    """Of questions that give no others."""
     timeout: float | None = None
     """Seconds after which a question ends in an error, unless it names others; None is never."""
     allow_image_urls: bool = False
@@ -39,62 +41,59 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         self.serving()
-        for name in ("threads", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RequestError(f"{name} {value} is below 1")
+        read_given(self.options)
+        if self.threads is not None and self.threads < 1:
+            raise RequestError(Setting("threads"), f" {self.threads} is below 1; give at least one")
         if self.timeout is not None:
             check_timeout(self.timeout)
         if any(gpu < 0 for gpu in self.gpus):
-            raise RequestError(f"gpus {self.gpus} names a negative id; GPUs count from 0")
+            raise RequestError(Setting("gpus"), f" {self.gpus} names a negative id; GPUs count from 0")
         if len(set(self.gpus)) < len(self.gpus):
-            raise RequestError(f"gpus {self.gpus} names a GPU twice; one process answers many questions at once")
+            raise RequestError(
+                Setting("gpus"), f" {self.gpus} names a GPU twice; one process answers many questions at once"
+            )
 
     def serving(self) -> ServingConfig:
         """Raises RequestError for what it refuses."""
         return ServingConfig(**{field.name: getattr(self, field.name) for field in fields(ServingConfig)})
 
-    def guidance(self, default: GuidanceConfig) -> GuidanceConfig:
-        """Of requests that name none. Raises RequestError."""
-        return with_pruning(default, self.retention_ratio, self.prune_layer)
-
-    def exit(self, default: ExitConfig) -> ExitConfig:
-        return with_threshold(default, self.exit_threshold)
+    def question(self, manifest: Manifest) -> QuestionConfig:
+        """How a question is answered that says nothing else. Raises RequestError."""
+        return all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit), self.options)
 
     def parameters(self) -> dict[str, str]:
-        """As the text parameters of the served model."""
-        return {name: str(value) for name in RUNTIME if (value := getattr(self, name)) is not None}
+        """As the text parameters of the served model; options as JSON, by the names that requests give them."""
+        given = [option for option in OPTIONS if option.name in self.options]
+        options = {option.input: json.dumps(self.options[option.name]) for option in given}
+        return {name: str(value) for name in RUNTIME if (value := getattr(self, name)) is not None} | options
 
     @classmethod
     def from_parameters(cls, parameters: dict[str, str]) -> "ServeConfig":
-        """The inverse; parameters that are not ours are Triton's."""
+        """The inverse; parameters that are not ours are Triton's. Raises RequestError."""
         values: dict[str, Any] = {}
         for name in RUNTIME & parameters.keys():
             text, kind = parameters[name], KINDS[name]
             values[name] = text == "True" if kind == "bool" else (float(text) if "float" in kind else int(text))
-        return cls(**values)
+        options = {
+            option.name: _read(option, parameters[option.input]) for option in OPTIONS if option.input in parameters
+        }
+        return cls(**values, options=options)
 
 
 KINDS = {field.name: str(getattr(field.type, "__name__", field.type)) for field in fields(ServeConfig)}
-SERVER = {"gpus", "environment"}
-"""What is in the server's own configuration."""
-RUNTIME = KINDS.keys() - SERVER
-"""What the adapter reads."""
+RUNTIME = KINDS.keys() - {"gpus", "environment", "options"}
+"""What the adapter reads as it is; the first two are in the server's own configuration."""
 
 
-def with_pruning(default: GuidanceConfig, retention_ratio: float | None, prune_layer: int | None) -> GuidanceConfig:
-    """What was asked for, over a default; naming either turns guidance on. Raises RequestError."""
-    wanted = {"retention_ratio": retention_ratio, "prune_layer": prune_layer}
-    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    return replace(default, enabled=True, average_retention=None, **given) if given else default
-
-
-def with_threshold(default: ExitConfig, exit_threshold: float | None) -> ExitConfig:
-    """The default with another threshold, which turns early exit on."""
-    return default if exit_threshold is None else replace(default, enabled=True, exit_threshold=exit_threshold)
+def _read(option: Option, text: str) -> Any:
+    """Raises RequestError."""
+    try:
+        return option.read(json.loads(text))
+    except json.JSONDecodeError:
+        raise RequestError(f"parameter {option.input} {shown(text)} is no JSON; write a text in quotes") from None
 
 
 def check_timeout(timeout: float) -> None:
     """Raises RequestError."""
     if not 0 < timeout < math.inf:
-        raise RequestError(f"timeout {timeout} is not a number of seconds above 0; leave it out for none")
+        raise RequestError(Setting("timeout"), f" {timeout} is not a number of seconds above 0; leave it out for none")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from engine.options import BY_NAME, OPTIONS, Option
+
 MODEL = "sgl"
 ENGINE = "engine"
 """The engine directory inside the model's version directory."""
@@ -19,21 +21,26 @@ class Tensor:
     optional: bool = True
 
 
+def option_input(option: Option) -> Tensor:
+    """Of an option of a question."""
+    is_long = option.bound is not None and option.bound.holds(1 << 31)
+    kinds = {bool: "BOOL", float: "FP32", int: "UINT64" if is_long else "INT32"}
+    length = 1 if option.length is None else option.length
+    return Tensor(option.input, kinds.get(option.item, "STRING"), (length or -1,))
+
+
+def input_name(setting: str) -> str:
+    """What a request calls a setting."""
+    return BY_NAME[setting].input if setting in BY_NAME else setting
+
+
 INPUTS = (
     Tensor("text_input", "STRING", optional=False),
     Tensor("history", "STRING", (-1,)),
     Tensor("image_input", "UINT8", (-1, -1, -1, 3)),
     Tensor("image_bytes_input", "STRING", (-1,)),
     Tensor("image_url_input", "STRING", (-1,)),
-    Tensor("max_tokens", "INT32"),
-    Tensor("temperature", "FP32"),
-    Tensor("top_p", "FP32"),
-    Tensor("top_k", "INT32"),
-    Tensor("seed", "UINT64"),
-    Tensor("stop_words", "STRING", (-1,)),
-    Tensor("exit_threshold", "FP32"),
-    Tensor("retention_ratio", "FP32"),
-    Tensor("prune_layer", "INT32"),
+    *map(option_input, OPTIONS),
     Tensor("timeout", "FP32"),
     Tensor("stream", "BOOL"),
     Tensor("return_importance", "BOOL"),

@@ -12,9 +12,10 @@ from engine import bindings as names
 from engine.bindings import vision_bindings
 from engine.dims import Limits
 from engine.graphs.declaration import data_type, declare, finish
-from engine.graphs.layers import LayerNorm, Linear, Part, Weight, cast, like, set_dtype, shaped
+from engine.graphs.layers import LayerNorm, Linear, Weight, WeightPart, cast, like, set_dtype, shaped
 from engine.model_config import QwenVitConfig
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.lowering import Lowering
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 
 NORM_EPS = 1e-6
 QUICK_GELU = 1.702
@@ -28,7 +29,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         size = config.patch_size
         stored = (config.hidden_size, 3, config.frames, size, size)
-        self.weight = Weight(stored, Part(is_flat=True, transpose=True))
+        self.weight = Weight(stored, WeightPart(is_flat=True, transpose=True))
 
     def forward(self, op: Any, patches: ir.Value) -> ir.Value:
         return op.MatMul(patches, self.weight)

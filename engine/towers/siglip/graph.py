@@ -14,7 +14,8 @@ from engine.dims import Limits
 from engine.graphs.declaration import data_type, declare, finish
 from engine.graphs.layers import LayerNorm, Linear, Weight, cast, like, set_dtype
 from engine.model_config import SiglipConfig
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.lowering import Lowering
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 
 
 class Embeddings(nn.Module):

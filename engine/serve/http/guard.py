@@ -1,0 +1,128 @@
+"""What stands before everything else: who may ask, from where, and how much may be sent."""
+
+import hmac
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.serve.http.errors import Refusal
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+MOST_BODY = 64_000_000
+"""Bytes of a request."""
+CLIENT_BODIES, ALL_BODIES = 4, 16
+"""Of the largest size, as many bytes may be in flight for one client, and for all."""
+KEY_BITS = 128
+"""That a key should be drawn from; it is compared in constant time."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """host: the address that is bound. api_key: without it nothing of /v1 is answered, if there is one."""
+
+    host: str = "127.0.0.1"
+    api_key: str | None = None
+    max_body: int = MOST_BODY
+
+    def is_local(self) -> bool:
+        return _is_loopback(self.host)
+
+
+class Guard:
+    """An ASGI middleware."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        try:
+            self._check(scope["method"], scope["path"], headers)
+        except Refusal as refusal:
+            refusal.headers["Connection"] = "close"
+            await refusal.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, method: str, path: str, headers: dict[str, str]) -> None:
+        """Raises Refusal."""
+        if self._access.is_local() and not self._access.api_key and not _is_local_name(headers.get("host", "")):
+            # A page elsewhere that lets its own name lead here would else read what it likes.
+            raise Refusal(421, f"host {headers.get('host', '')[:80]!r} is not served; ask for 127.0.0.1, or use a key")
+        if self._access.api_key is not None and path.startswith("/v1/"):
+            kind, _, key = headers.get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._access.api_key.encode()):
+                raise Refusal(401, "the API key is missing or wrong; send the header Authorization: Bearer KEY")
+        if method == "POST":
+            # No form of another site's page can send it without asking first.
+            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise Refusal(415, "the request is no JSON by its Content-Type; send application/json")
+            length = headers.get("content-length", "0")
+            if not length.isdecimal() or int(length) > self._access.max_body:
+                raise Refusal(413, f"the request has more than {self._access.max_body:,} bytes; send smaller pictures")
+
+
+async def read_body(receive: Receive, most: int) -> bytes:
+    """Raises Refusal, also for a client that leaves before it has sent all."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(400, "the client has gone before it sent all of the request")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            headers = {"Connection": "close"}
+            raise Refusal(413, f"the request has more than {most:,} bytes; send smaller pictures", headers=headers)
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+class InFlight:
+    """Bytes of requests that are not answered yet, by client; of one thread."""
+
+    def __init__(self, max_body: int) -> None:
+        self._max_body = max_body
+        self._bytes: Counter[str] = Counter()
+        self.requests = 0
+
+    @contextmanager
+    def hold(self, client: str, size: int) -> Iterator[None]:
+        """Raises Refusal where there would be too many."""
+        for held, bodies in ((self._bytes[client], CLIENT_BODIES), (self._bytes.total(), ALL_BODIES)):
+            if held + size > bodies * self._max_body:
+                raise Refusal(429, "too many bytes of pictures wait for their answers already; ask again later")
+        self._bytes[client] += size
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self._bytes[client] -= size
+            if not self._bytes[client]:
+                del self._bytes[client]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _is_local_name(header: str) -> bool:
+    try:
+        return _is_loopback(urlsplit(f"//{header}").hostname or "")
+    except ValueError:
+        return False

@@ -1,0 +1,166 @@
+"""A chat request as a question with its settings."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.errors import RequestError
+from engine.families import Turn
+from engine.options import QuestionConfig, all_over, read_given, refuse_unread
+from engine.runtime.image_url import NO_HOST, SECONDS, Hosts, fetch
+from engine.runtime.question import Question
+from engine.serve.http.schema import AssistantMessage, ChatRequest, Part, SystemMessage, TextPart, UserMessage
+
+MARK = "<image>"
+RETURNS = ("return_importance", "return_kept")
+LEAST_SECONDS = 0.001
+"""For a picture whose question has no time left: that ends it with what is wrong."""
+
+
+class ModelNotFound(RequestError):
+    """A request to a model that is not served here."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for."""
+
+    default: QuestionConfig
+    """Of requests that say nothing else."""
+    max_pictures: int = 16
+    timeout: float | None = None
+    """Seconds for a question that names no others; None is no end."""
+    image_hosts: Hosts = NO_HOST
+    """From which http(s) pictures are fetched."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, read; its pictures are not fetched yet."""
+
+    question: Question
+    urls: tuple[str, ...]
+    image_hosts: Hosts
+    return_importance: bool
+    return_kept: bool
+
+    @property
+    def exit_threshold(self) -> float:
+        assert self.question.exit is not None
+        return self.question.exit.exit_threshold
+
+    def fetched(self) -> Question:
+        """With its pictures, together within the time of one. Raises ImageError."""
+        timeout = self.question.timeout
+        end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
+        images = tuple(fetch(url, self.image_hosts, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls)
+        return replace(self.question, images=images)
+
+
+def read_request(request: ChatRequest, model: str, limits: Limits) -> Asked:
+    """Raises RequestError."""
+    if request.model != model:
+        raise ModelNotFound(f"model {request.model!r} is not served here; ask for {model!r}")
+    system, turns, asked = _conversation(request.messages)
+    urls = tuple(part.image_url.url for message in asked for part in _pictures(message))
+    if len(urls) > limits.max_pictures:
+        raise RequestError(
+            f"messages have {len(urls)} pictures, and at most {limits.max_pictures} are taken; send fewer"
+        )
+    texts = _texts(asked)
+    returns = {name: request.sgl.get(name, False) for name in RETURNS}
+    for name, value in returns.items():
+        if not isinstance(value, bool):
+            raise RequestError(f"sgl.{name} is not true or false; send one of them")
+    timeout = request.sgl.get("timeout", limits.timeout)
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        raise RequestError("sgl.timeout is not a number; give seconds, or leave it out")
+    config = _settings(request, limits.default)
+    question = Question(
+        (),
+        texts[-1],
+        config.guidance,
+        config.exit,
+        config.sampling,
+        history=tuple(Turn(text, answer) for text, answer in zip(texts, turns, strict=False)),
+        system=system,
+        timeout=timeout,
+        picture=config.picture,
+    )
+    return Asked(question, urls, limits.image_hosts, **returns)
+
+
+def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
+    """What the request says, over the server's own. Raises RequestError."""
+    ours = {name: value for name, value in request.sgl.items() if name not in (*RETURNS, "timeout")}
+    theirs: dict[str, Any] = {
+        "max_new_tokens": request.max_completion_tokens or request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+        "stop": [request.stop] if isinstance(request.stop, str) else request.stop,
+    }
+    named = {name: value for name, value in theirs.items() if value is not None}
+    if twice := named.keys() & ours.keys():
+        raise RequestError(f"{min(twice)} is given twice, in the request and in its sgl; leave one of them out")
+    given = read_given(ours)
+    config = all_over(default, {**given, **read_given(named)})
+    # Of OpenAI's own members, clients send some whatever they mean: those may go unread.
+    refuse_unread(given, config)
+    return config
+
+
+def _conversation(
+    messages: Sequence[SystemMessage | UserMessage | AssistantMessage],
+) -> tuple[str | None, list[str], list[list[UserMessage]]]:
+    """-> the system message, answers, and what was asked before, between and after them. Raises RequestError."""
+    spoken = (place for place, message in enumerate(messages) if not isinstance(message, SystemMessage))
+    first = next(spoken, len(messages))
+    system = "\n".join(_text(message) for message in messages[:first]) if first else None
+    answers: list[str] = []
+    asked: list[list[UserMessage]] = [[]]
+    for place, message in enumerate(messages[first:], first):
+        if isinstance(message, UserMessage):
+            asked[-1].append(message)
+        elif isinstance(message, AssistantMessage):
+            if not asked[-1]:
+                raise RequestError(f"messages[{place}] answers no message of a user; send the question before it")
+            answers.append(_text(message).strip())
+            asked.append([])
+        else:
+            raise RequestError(f"messages[{place}] is a {message.role} message behind others; send it first")
+    if not asked[-1]:
+        raise RequestError("the last message is none of a user; send the question last")
+    return system, answers, asked
+
+
+def _texts(asked: Sequence[Sequence[UserMessage]]) -> list[str]:
+    """What was asked each time, with a mark where each picture goes; none where all come first, as families then put
+    them where they were published. Raises RequestError."""
+    parts = [[part for message in turn for part in _parts(message)] for turn in asked]
+    for turn in parts:
+        for part in turn:
+            if isinstance(part, TextPart) and MARK in part.text:
+                raise RequestError(f"a text contains {MARK}, which is a mark for pictures here; send image_url parts")
+    pictures = [not isinstance(part, TextPart) for turn in parts for part in turn]
+    come_first = sum(pictures) == next((count for count, is_one in enumerate(pictures) if not is_one), len(pictures))
+    if come_first and all(isinstance(part, TextPart) for turn in parts[1:] for part in turn):
+        parts = [[part for part in turn if isinstance(part, TextPart)] for turn in parts]
+    return ["\n".join(part.text if isinstance(part, TextPart) else MARK for part in turn) for turn in parts]
+
+
+def _parts(message: UserMessage) -> list[Part]:
+    if isinstance(message.content, str):
+        return [TextPart(type="text", text=message.content)]
+    return list(message.content)
+
+
+def _pictures(turn: Sequence[UserMessage]) -> list[Any]:
+    return [part for message in turn for part in _parts(message) if not isinstance(part, TextPart)]
+
+
+def _text(message: SystemMessage | UserMessage | AssistantMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part.text for part in message.content if isinstance(part, TextPart))

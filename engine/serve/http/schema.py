@@ -1,0 +1,250 @@
+"""Requests and answers of the chat completions API, as OpenAI publishes it; what is ours is under `sgl`.
+
+A member that is null counts as absent, one that is unknown is refused, as OpenAI's server does.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MOST_MESSAGES = 1000
+MOST_STOPS = 16
+MOST_TOP_LOGPROBS = 20
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    "store": (False,),
+    "prediction": (),
+    "audio": (),
+    "web_search_options": (),
+    "top_logprobs": (0,),
+}
+"""Members of requests that are served only where they change nothing -> the values that do not."""
+IGNORED = (
+    "user",
+    "metadata",
+    "service_tier",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "verbosity",
+)
+"""Members that no answer depends on."""
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: member for name, member in value.items() if member is not None}
+
+
+class TextPart(Model):
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Model):
+    url: str
+    detail: Literal["auto", "low", "high", "original"] = "auto"
+    """Not looked at: how a picture is cut up is its model's."""
+
+
+class ImagePart(Model):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class SystemMessage(Model):
+    role: Literal["system", "developer"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+
+class UserMessage(Model):
+    role: Literal["user"]
+    content: str | list[Part]
+    name: str | None = None
+
+
+class AssistantMessage(Model):
+    """As it was answered, with members that clients send back."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    role: Literal["assistant"]
+    content: str | list[TextPart] = ""
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+class StreamOptions(Model):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(Model):
+    """`sgl` holds options of a question by their names, and `return_importance`, `return_kept`."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=0)
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    logprobs: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    sgl: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral(cls, value: Any) -> Any:
+        """Raises ValueError for a member that would change an answer and is not served."""
+        if not isinstance(value, dict):
+            return value
+        for name, neutral in NEUTRAL.items():
+            if value.get(name) is not None and not any(_same(value[name], one) for one in neutral):
+                served = " or ".join(map(repr, neutral))
+                raise ValueError(f"{name} is not served{f' but as {served}' if served else ''}; leave it out")
+        return {name: member for name, member in value.items() if name not in NEUTRAL and name not in IGNORED}
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Numbers may be whole or not; true is no number."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "sgl-engine"
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class TokenLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[Any] = Field(default_factory=list)
+
+
+class Logprobs(BaseModel):
+    content: list[TokenLogprob]
+
+
+class Decision(BaseModel):
+    """What was compared with the threshold, and what it came to."""
+
+    criterion: str
+    value: float
+    exit_threshold: float
+    confidence: float
+    consistency: float | None
+
+
+class Report(BaseModel):
+    """How an answer came about."""
+
+    answered_by: Literal["small", "large"]
+    early_exit: bool
+    small_text: str | None
+    decision: Decision | None
+    visual_tokens: int
+    visual_tokens_kept: int
+    average_retention: float
+    prune_layer: int | None
+    retention_ratio: float | None
+    seconds: dict[str, float]
+    kept: list[int] | None = None
+    importance: list[float] | None = None
+    boxes: list[list[float]] | None = None
+    """Of every visual token: x0 y0 x1 y1 in its picture, whose sides are 1."""
+    pictures: list[int] | None = None
+    """Of every visual token: which picture it is of."""
+
+
+class AnswerMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: str | None = None
+
+
+class Choice(BaseModel):
+    index: int = 0
+    message: AnswerMessage
+    logprobs: Logprobs | None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    sgl: Report
+
+
+class Delta(BaseModel):
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    index: int = 0
+    delta: Delta
+    logprobs: Logprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ChatChunk(BaseModel):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    sgl: Report | None = None

@@ -1,0 +1,186 @@
+"""OpenAI's own client against a running server; the pipeline in this process is the oracle."""
+
+import math
+from typing import Any
+
+import openai
+import pytest
+
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.families import Turn
+from engine.runtime.pipeline import SglPipeline
+from tests.serve.http_server import MODEL, SECONDS, HttpServer
+
+SAMPLING = SamplingConfig(max_new_tokens=6)
+
+
+@pytest.fixture
+def client(server: HttpServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=SECONDS, max_retries=0)
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, "detail": "high"}}
+
+
+def ask(client: openai.OpenAI, content: Any, **options: Any) -> Any:
+    messages = [*options.pop("before", []), {"role": "user", "content": content}]
+    return client.chat.completions.create(**{"model": MODEL, "messages": messages, "max_tokens": 6} | options)
+
+
+def test_an_answer_is_the_pipelines(
+    client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]
+) -> None:
+    answer = ask(client, [image(urls[0]), {"type": "text", "text": "What is it?"}], logprobs=True)
+    expected = pipeline.answer(pictures[0], "What is it?", sampling=SAMPLING)
+    choice = answer.choices[0]
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == (
+        "assistant",
+        expected.text,
+        expected.finish_reason,
+    )
+    assert (answer.object, answer.model, answer.id[:9]) == ("chat.completion", MODEL, "chatcmpl-")
+    assert answer.usage.prompt_tokens == expected.prompt_tokens
+    assert answer.usage.completion_tokens == len(expected.token_ids)
+    assert answer.usage.total_tokens == expected.prompt_tokens + len(expected.token_ids)
+    found = [token.logprob for token in choice.logprobs.content]
+    assert found == pytest.approx([math.log(value) for value in expected.probabilities])
+    assert answer.sgl["answered_by"] == expected.answered_by
+    assert answer.sgl["visual_tokens_kept"] == expected.num_kept()
+    assert answer.sgl["seconds"].keys() == expected.seconds.keys()
+
+
+def test_what_is_ours(client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]) -> None:
+    ours = {
+        "retention_ratio": 0.3,
+        "prune_layer": 1,
+        "no_early_exit": True,
+        "return_importance": True,
+        "return_kept": True,
+    }
+    answer = ask(client, [image(urls[0]), {"type": "text", "text": "What?"}], extra_body={"sgl": ours})
+    guidance = GuidanceConfig(retention_ratio=0.3, prune_layer=1)
+    expected = pipeline.answer(
+        pictures[0], "What?", guidance=guidance, exit=ExitConfig(enabled=False), sampling=SAMPLING
+    )
+    assert expected.kept is not None and expected.importance is not None
+    assert answer.choices[0].message.content == expected.text
+    assert answer.sgl["kept"] == expected.kept.tolist()
+    assert answer.sgl["importance"] == pytest.approx(expected.importance.tolist(), rel=1e-4)
+    assert len(answer.sgl["boxes"]) == len(answer.sgl["pictures"]) == expected.visual_tokens
+    assert (answer.sgl["answered_by"], answer.sgl["decision"]) == ("large", None)
+
+
+@pytest.mark.parametrize("ours", [{}, {"no_early_exit": True}])
+def test_a_stream_adds_up(client: openai.OpenAI, urls: list[str], ours: dict[str, Any]) -> None:
+    content = [image(urls[0]), {"type": "text", "text": "What is it?"}]
+    options = {"extra_body": {"sgl": ours}, "logprobs": True}
+    whole = ask(client, content, **options)
+    chunks = list(ask(client, content, stream=True, stream_options={"include_usage": True}, **options))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == whole.choices[0].message.content
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + [
+        whole.choices[0].finish_reason
+    ]
+    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-2].choices[0].logprobs.model_dump() == whole.choices[0].logprobs.model_dump()
+    assert chunks[-2].sgl["answered_by"] == whole.sgl["answered_by"]
+    assert len({chunk.id for chunk in chunks}) == 1
+    without = list(ask(client, content, stream=True, **options))
+    assert all(chunk.usage is None for chunk in without)
+
+
+def test_a_conversation(client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]) -> None:
+    """A system message, turns, several pictures where they belong."""
+    before = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [image(urls[0]), {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": "A dog.", "refusal": None, "tool_calls": None},
+    ]
+    content = [{"type": "text", "text": "And"}, image(urls[1]), {"type": "text", "text": "this?"}]
+    answer = ask(client, content, before=before)
+    history = (Turn("<image>\nWhat is it?", "A dog."),)
+    expected = pipeline.answer(pictures, "And\n<image>\nthis?", history=history, system="Be brief.", sampling=SAMPLING)
+    assert (answer.choices[0].message.content, answer.usage.prompt_tokens) == (expected.text, expected.prompt_tokens)
+
+
+def test_pictures_first_go_where_they_were_published(
+    client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]
+) -> None:
+    answer = ask(client, [*map(image, urls), {"type": "text", "text": "Which?"}])
+    expected = pipeline.answer(pictures, "Which?", sampling=SAMPLING)
+    assert (answer.choices[0].message.content, answer.usage.prompt_tokens) == (expected.text, expected.prompt_tokens)
+
+
+def test_sampling(client: openai.OpenAI, pipeline: SglPipeline) -> None:
+    options = {"temperature": 1.5, "top_p": 0.9, "seed": 7}
+    answer = ask(client, "Say something.", max_completion_tokens=9, max_tokens=openai.omit, **options)
+    expected = pipeline.answer([], "Say something.", sampling=SamplingConfig(9, 1.5, 0.9, 0, 7))
+    assert answer.choices[0].message.content == expected.text
+    stop = expected.text[2:4]
+    cut = ask(client, "Say something.", max_tokens=9, stop=[stop], **options)
+    assert cut.choices[0].message.content == expected.text[: expected.text.index(stop)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"model": "other"}, openai.NotFoundError, "model 'other' is not served here; ask for 'pair'"),
+        ({"n": 2}, openai.BadRequestError, "n is not served but as 1; leave it out"),
+        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format is not served"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not served"),
+        ({"temperature": 3}, openai.BadRequestError, "temperature"),
+        ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
+        ({"extra_body": {"surprise": 1}}, openai.BadRequestError, "surprise: unknown parameter"),
+        ({"extra_body": {"sgl": {"surprise": 1}}}, openai.BadRequestError, "option 'surprise' is unknown"),
+        ({"extra_body": {"sgl": {"retention_ratio": 2}}}, openai.BadRequestError, "retention_ratio"),
+        ({"extra_body": {"sgl": {"score_rows": "prompt", "no_guidance": True, "no_early_exit": True}}},
+         openai.BadRequestError, "score_rows ranks visual tokens, and without"),
+        ({"extra_body": {"sgl": {"prune_layer": 99}}}, openai.UnprocessableEntityError, "prune_layer 99"),
+        ({"max_tokens": 100_000}, openai.UnprocessableEntityError, "more than the engine's"),
+    ],
+)  # fmt: skip
+def test_mistakes(client: openai.OpenAI, options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as raised:
+        ask(client, "Hi", **options)
+    body: Any = raised.value.body  # type: ignore[attr-defined]
+    assert body.keys() == {"message", "type", "param", "code"}
+    assert body["type"] in ("invalid_request_error", "not_found_error")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("data:image/png;base64,AAAA", "is not a picture"),
+        ("https://example.org/x.png", "are not allowed here"),
+        ("file:///etc/passwd", "neither data:, http: nor https:"),
+    ],
+)
+def test_pictures_that_cannot_be_read(client: openai.OpenAI, url: str, words: str) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.APIError, match=words):
+            list(ask(client, [image(url), {"type": "text", "text": "Hi"}], stream=stream))
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == "sgl-engine"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_messages_in_a_wrong_order(client: openai.OpenAI) -> None:
+    user, said = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
+    system = {"role": "system", "content": "Be brief."}
+    for messages, words in (
+        ([user, said], "the last message is none of a user"),
+        ([said, user], r"messages\[0\] answers no message"),
+        ([user, system, user], r"messages\[1\] is a system message behind others"),
+        ([system], "the last message is none of a user"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words):
+            client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="a text contains <image>"):
+        ask(client, "What is <image>?")
+    both = [user, {"role": "user", "content": "there"}]
+    assert client.chat.completions.create(model=MODEL, messages=both, max_tokens=2).choices  # type: ignore[arg-type]
