@@ -18,7 +18,7 @@ from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning
 from engine.runtime.question import Question
 from engine.runtime.vision import pack
-from tests.oracle import pruned_logits
+from tests.eager import agreement, importance, pruned_answer
 from tests.prefilled import Prefilled
 from tests.saved_llava_onevision import GRID, Saved, save
 from tests.tolerance import TOLERANCE
@@ -133,23 +133,6 @@ def test_answers_are_those_of_generate_alone_and_together(saved: Saved, built: S
         assert (alone.token_ids, alone.probabilities) == (answer.token_ids, answer.probabilities)
 
 
-class LanguageOracle:
-    """What `pruned_logits` wants of a model: its decoder and head."""
-
-    def __init__(self, saved: Saved) -> None:
-        self.model, self.lm_head = saved.model.model.language_model, saved.model.lm_head
-
-
-@torch.no_grad()
-def importance(saved: Saved, inputs: Any, prompt: PromptTokens, answer: list[int]) -> np.ndarray:
-    """[V]: what text rows behind the last picture, and fed tokens, pay the visual tokens in all layers and heads."""
-    ids = torch.cat([inputs["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], dim=1)
-    extended = dict(inputs) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    attentions = saved.model(**extended, output_attentions=True).attentions
-    rows = np.arange(prompt.feature_rows()[-1] + 1, ids.shape[1])
-    return torch.stack(attentions).double()[:, 0][:, :, rows][..., prompt.visual_positions].sum((0, 1, 2)).numpy()
-
-
 @pytest.mark.parametrize("sizes", [[(85, 71)], [(20, 60), (90, 41)]], ids=str)
 def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, sizes: list[tuple[int, int]]) -> None:
     """Importance, the consistency pass and the pruned answer, from full attention matrices and without caches."""
@@ -159,30 +142,21 @@ def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, sizes: list[tuple[
     (answer,) = built.answer_batch([ask(images, guidance=guidance, exit=exit)])
     tokens, _ = generate(saved, images)
     _, prompt = read(built.small, images)
-    expected = importance(saved, saved.inputs(images, QUESTION), prompt, tokens)
+    expected = importance(saved, images, QUESTION, prompt, tokens)
     assert answer.importance is not None
     assert_allclose(answer.importance, expected, rtol=1e-4)
     assert answer.visual_tokens == len(expected) < len(prompt.features)
 
-    # The oracle knows one kind of visual rows.
-    whole, oracle = PromptTokens(prompt.ids, prompt.feature_rows(), prompt.features), LanguageOracle(saved)
     order, length = np.argsort(-expected, kind="stable"), len(prompt.ids)
     few = keep_rows(prompt.visual_positions, np.sort(order[: int(len(order) * 0.25)]), length)
-    agreement = 1.0
-    for index, token in enumerate(tokens):
-        logits = pruned_logits(oracle, whole, np.array(tokens[:index], np.int64), Pruning(0, few)).astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        agreement *= weights[token] / weights.sum()
     assert answer.decision is not None
-    assert answer.decision.consistency == pytest.approx(agreement, rel=1e-3)
+    assert answer.decision.consistency == pytest.approx(agreement(saved, prompt, tokens, few), rel=1e-3)
 
     kept = np.sort(order[: int(len(order) * 0.3)])
     assert_array_equal(answer.kept, kept)
-    rows, said = keep_rows(prompt.visual_positions, kept, length), list[int]()
+    rows = keep_rows(prompt.visual_positions, kept, length)
     assert set(prompt.feature_rows()) - set(prompt.visual_positions) <= set(rows), "ends of lines stay"
-    while len(said) < len(answer.token_ids):
-        said.append(int(pruned_logits(oracle, whole, np.array(said, np.int64), Pruning(2, rows)).argmax()))
-    assert said == list(answer.token_ids)
+    assert list(answer.token_ids) == pruned_answer(saved, prompt, Pruning(2, rows), len(answer.token_ids))
 
 
 def test_merging_leaves_the_ends_of_lines(built: SglPipeline) -> None:

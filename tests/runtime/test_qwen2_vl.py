@@ -17,6 +17,7 @@ from engine.runtime.model import Seen, VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning
 from engine.runtime.question import Question
+from tests.eager import agreement, importance, pruned_answer
 from tests.prefilled import Prefilled
 from tests.saved_qwen2_vl import MAX_PIXELS, SIDE, Saved, save
 from tests.tolerance import TOLERANCE
@@ -113,40 +114,6 @@ def test_answers_are_those_of_generate_alone_and_together(saved: Saved, built: S
         assert (alone.token_ids, alone.probabilities) == (answer.token_ids, answer.probabilities)
 
 
-@torch.no_grad()
-def importance(saved: Saved, inputs: dict[str, torch.Tensor], visual: np.ndarray, answer: list[int]) -> np.ndarray:
-    """[V]: what text rows behind the last picture, and fed tokens, pay the visual tokens in all layers and heads."""
-    ids = torch.cat([inputs["input_ids"], torch.tensor([answer[:-1]], dtype=torch.long)], dim=1)
-    extended = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    extended["mm_token_type_ids"] = (ids == saved.model.config.image_token_id).int()
-    saved.model.model.rope_deltas = None
-    attentions = saved.model(**extended, output_attentions=True).attentions
-    rows = np.arange(visual.max() + 1, ids.shape[1])
-    return torch.stack(attentions).double()[:, 0][:, :, rows][..., visual].sum((0, 1, 2)).numpy()
-
-
-@torch.no_grad()
-def pruned_logits(saved: Saved, prompt: PromptTokens, answer: np.ndarray, pruning: Pruning) -> np.ndarray:
-    """Of the last token, when tokens are dropped from transformers' hidden states before a layer."""
-    model = saved.model.model.language_model
-    ids = np.concatenate([prompt.ids, answer])
-    embeds = model.embed_tokens(torch.from_numpy(ids)).clone()
-    embeds[torch.from_numpy(prompt.visual_positions)] = torch.from_numpy(np.array(prompt.features))
-    behind = prompt.next_position() + np.arange(len(answer))
-    positions = np.concatenate([prompt.positions(), np.repeat(behind[:, None], 3, axis=1)])
-    kept = torch.from_numpy(np.concatenate([pruning.rows, len(prompt.ids) + np.arange(len(answer))]))
-    hidden = embeds[None]
-    cos, sin = model.rotary_emb(hidden, torch.from_numpy(positions.T)[:, None])
-    for index, layer in enumerate(model.layers):
-        if index == pruning.prune_layer:
-            hidden, cos, sin = hidden[:, kept], cos[..., kept, :], sin[..., kept, :]
-        size = hidden.shape[1]
-        mask = torch.full((size, size), float("-inf")).triu(1)[None, None]
-        output = layer(hidden, attention_mask=mask, position_embeddings=(cos, sin))
-        hidden = output[0] if isinstance(output, tuple) else output
-    return saved.model.lm_head(model.norm(hidden))[0, -1].numpy()
-
-
 @pytest.mark.parametrize("sizes", [[(60, 20)], [(20, 60), (90, 41)]], ids=str)
 def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, sizes: list[tuple[int, int]]) -> None:
     """Importance, the consistency pass and the pruned answer, from full attention matrices and without caches."""
@@ -156,26 +123,19 @@ def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, sizes: list[tuple[
     (answer,) = built.answer_batch([ask(images, guidance=guidance, exit=exit)])
     tokens, _ = generate(saved, images)
     _, prompt = read(built.small, images)
-    expected = importance(saved, saved.inputs(images, QUESTION), prompt.visual_positions, tokens)
+    expected = importance(saved, images, QUESTION, prompt, tokens)
     assert answer.importance is not None
     assert_allclose(answer.importance, expected, rtol=1e-4)
 
     order, length = np.argsort(-expected, kind="stable"), len(prompt.ids)
     few = keep_rows(prompt.visual_positions, np.sort(order[: int(len(order) * 0.25)]), length)
-    agreement = 1.0
-    for index, token in enumerate(tokens):
-        logits = pruned_logits(saved, prompt, np.array(tokens[:index], np.int64), Pruning(0, few)).astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        agreement *= weights[token] / weights.sum()
     assert answer.decision is not None
-    assert answer.decision.consistency == pytest.approx(agreement, rel=1e-3)
+    assert answer.decision.consistency == pytest.approx(agreement(saved, prompt, tokens, few), rel=1e-3)
 
     kept = np.sort(order[: int(len(order) * 0.3)])
     assert_array_equal(answer.kept, kept)
-    pruning, said = Pruning(2, keep_rows(prompt.visual_positions, kept, length)), list[int]()
-    while len(said) < len(answer.token_ids):
-        said.append(int(pruned_logits(saved, prompt, np.array(said, np.int64), pruning).argmax()))
-    assert said == list(answer.token_ids)
+    pruning = Pruning(2, keep_rows(prompt.visual_positions, kept, length))
+    assert list(answer.token_ids) == pruned_answer(saved, prompt, pruning, len(answer.token_ids))
 
 
 def test_scored_rows_are_text_behind_the_pictures(saved: Saved, built: SglPipeline) -> None:
