@@ -30,6 +30,9 @@ PIXEL_VALUES = "pixel_values"
 PATCHES = "patches"
 PATCH_COS = "patch_cos"
 PATCH_SIN = "patch_sin"
+WINDOW_PATCH = "window_patch"
+WINDOW_MASK = "window_mask"
+WINDOW_PLACE = "window_place"
 VISUAL_FEATURES = "visual_features"
 
 
@@ -196,11 +199,21 @@ def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32"
         case QwenVitConfig():
             patches = limits.patches(config.merged**2)
             angles = (1, patches, config.hidden_size // config.num_heads // 2)
+            windows: list[Binding] = []
+            if config.window is not None:
+                # Which patch is where in a window, which of these places are empty, where each patch went.
+                room, number = config.window_patches(), limits.windows()
+                windows = [
+                    Binding(WINDOW_PATCH, "int64", (number, room)),
+                    Binding(WINDOW_MASK, "float32", (number, 1, 1, room)),
+                    Binding(WINDOW_PLACE, "int64", (patches,)),
+                ]
             return Bindings(
                 (
                     Binding(PATCHES, "float32", (1, patches, config.patch_values())),
                     Binding(PATCH_COS, "float32", angles),
                     Binding(PATCH_SIN, "float32", angles),
+                    *windows,
                 ),
                 (Binding(VISUAL_FEATURES, dtype, (1, limits.picture_tokens(), config.output_size)),),
             )

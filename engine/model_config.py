@@ -155,7 +155,10 @@ class InternVitConfig:
 
 @dataclass(frozen=True)
 class QwenVitConfig:
-    """A ViT over pictures of any size, whose patches turn with their row and column; squares of them become a token."""
+    """A ViT over pictures of any size, whose patches turn with their row and column; squares of them become a token.
+
+    Of Qwen2-VL, and of Qwen2.5-VL.
+    """
 
     patch_size: Side
     frames: Side
@@ -168,9 +171,18 @@ class QwenVitConfig:
     intermediate_size: Width
     output_size: Width
     """Hidden size of the language model that the projector feeds."""
+    norm: Norm = Norm.LAYER
+    is_gated: bool = False
+    """Whether SiLU gates the MLP; else it has a quick GELU."""
+    window: Side | None = None
+    """Tokens along one side of the windows in which patches see each other; None: all see the whole picture."""
+    whole_layers: tuple[int, ...] = ()
+    """Those of windows in which they see all of it, too."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if any(not 0 <= layer < self.num_layers for layer in self.whole_layers):
+            raise EngineError(f"whole_layers {shown(self.whole_layers)} are not all inside 0..{self.num_layers - 1}")
         if self.hidden_size % (4 * self.num_heads):
             raise EngineError(
                 f"hidden_size {self.hidden_size} is not a multiple of four times num_heads {self.num_heads}: half of a "
@@ -180,6 +192,11 @@ class QwenVitConfig:
     def token_side(self) -> int:
         """Pixels."""
         return self.patch_size * self.merged
+
+    def window_patches(self) -> int:
+        """Of one window, if it lies in the picture whole."""
+        assert self.window is not None, "it has windows"
+        return (self.window * self.merged) ** 2
 
     def patch_values(self) -> int:
         """Numbers that a patch is made of."""

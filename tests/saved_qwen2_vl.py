@@ -1,4 +1,4 @@
-"""Qwen2-VL checkpoints as transformers itself saves them: random weights, processor files, and the model as oracle."""
+"""Qwen2-VL and Qwen2.5-VL as transformers itself saves them: random weights, processor files, and the oracle."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tools.random_checkpoint import VOCAB_SIZE, write_tokenizer
@@ -45,6 +51,19 @@ VISION: dict[str, Any] = {
     "spatial_merge_size": MERGED,
     "temporal_patch_size": 2,
 }
+WINDOWED: dict[str, Any] = {
+    "depth": 3,
+    "fullatt_block_indexes": [1],
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_heads": 3,
+    "out_hidden_size": 48,
+    "patch_size": PATCH,
+    "spatial_merge_size": MERGED,
+    "temporal_patch_size": 2,
+    "window_size": 3 * SIDE,
+}
+"""Of Qwen2.5-VL; windows of three by three tokens."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +94,31 @@ class Saved:
         return inputs
 
 
-def save(directory: Path, is_tied: bool = False, published_names: bool = True, seed: int = 0, **text: Any) -> Saved:
-    """A whole tiny model, saved in float32. text: fields of its language model that differ from `TEXT`."""
+def save(
+    directory: Path,
+    is_tied: bool = False,
+    published_names: bool = True,
+    has_windows: bool = False,
+    seed: int = 0,
+    **text: Any,
+) -> Saved:
+    """A whole tiny model, saved in float32. has_windows: it is a Qwen2.5-VL. text: fields of its language model that
+    differ from `TEXT`.
+    """
     write_tokenizer(directory, SPECIAL_TOKENS)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     torch.manual_seed(seed)
-    config = Qwen2VLConfig(
+    make, kind = (
+        (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration)
+        if has_windows
+        else (
+            Qwen2VLConfig,
+            Qwen2VLForConditionalGeneration,
+        )
+    )
+    config = make(
         text_config=json.loads(json.dumps(TEXT | text)),
-        vision_config=dict(VISION, hidden_size=(TEXT | text)["hidden_size"]),
+        vision_config=dict(WINDOWED if has_windows else VISION),
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
@@ -90,7 +126,7 @@ def save(directory: Path, is_tied: bool = False, published_names: bool = True, s
         tie_word_embeddings=is_tied,
         attn_implementation="eager",
     )
-    model = Qwen2VLForConditionalGeneration(config).float().eval()
+    model = kind(config).float().eval()
     randomise(model)
     model.tie_weights()
     model.save_pretrained(directory, save_original_format=published_names)

@@ -176,7 +176,10 @@ class ModelPlan:
         if not isinstance(vision, QwenVitConfig):
             return _by_name({LIMITS.tiles(): pieces})
         tokens, each = workload.visual_tokens(self.config), vision.merged**2
-        return _by_name({LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens})
+        windows = -(-tokens // (vision.window or 1) ** 2)
+        return _by_name(
+            {LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens, LIMITS.windows(): windows}
+        )
 
 
 def _by_name(sizes: dict[Size, int]) -> dict[str, int]:

@@ -9,17 +9,25 @@ import onnx_ir as ir
 import pytest
 from PIL import Image
 
-from engine.bindings import PATCH_COS, PATCH_SIN, PATCHES, VISUAL_FEATURES
+from engine.bindings import (
+    PATCH_COS,
+    PATCH_SIN,
+    PATCHES,
+    VISUAL_FEATURES,
+    WINDOW_MASK,
+    WINDOW_PATCH,
+    WINDOW_PLACE,
+)
 from engine.build.builder import build_pair
 from engine.build.vision import vision_graph
 from engine.build.weights import parameters
 from engine.config import BuildConfig
 from engine.dims import Limits
-from engine.model_config import QwenVitConfig
+from engine.model_config import Norm, QwenVitConfig
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.target import Precision
-from engine.towers.qwen2_vit import cut_patches, host_inputs, patch_places
+from engine.towers.qwen2_vit import cut_patches, host_inputs, patch_places, window_inputs
 from tests.builder.plans import compile_vision, num_fused, users
 from tests.families.fixtures import read_published
 from tests.saved_qwen2_vl import save
@@ -74,6 +82,28 @@ def test_patches_and_their_places_are_in_the_order_of_the_tokens() -> None:
     np.testing.assert_array_equal(token, np.repeat(expected[:, None], 4, axis=1))
     cos = host_inputs(TINY, pixels)[PATCH_COS]
     assert cos.shape == (1, rows * columns * 4, 8) and (cos[0, 0] == 1).all()
+
+
+def test_patches_of_a_window_lie_together() -> None:
+    """Those at the edge of a picture are fewer; every patch is found again where it went."""
+    config = replace(TINY, window=3)
+    place = patch_places(config, 4, 7)
+    inputs = window_inputs(config, place)
+    patch, mask, went = (inputs[name] for name in (WINDOW_PATCH, WINDOW_MASK, WINDOW_PLACE))
+    assert patch.shape == (6, 36) and mask.shape == (6, 1, 1, 36)
+    np.testing.assert_array_equal(patch.reshape(-1)[went], np.arange(len(place)))
+    used = mask[:, 0, 0] == 0
+    assert used.sum() == len(place) == 4 * 7 * 4
+    for window, is_used in zip(patch, used, strict=True):
+        assert len(np.unique(place[window[is_used]] // 6, axis=0)) == 1
+    assert len({tuple(place[window[0]] // 6) for window in patch}) == 6
+
+
+def test_a_plan_with_windows_is_compiled(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="needs the extra tensorrt-rtx")
+    config = replace(TINY, norm=Norm.RMS, is_gated=True, window=4, whole_layers=(1,))
+    report = compile_vision(tmp_path, config, replace(LIMITS, planned=True, max_picture_tokens=4096), Precision.BF16)
+    assert num_fused(report, 0) >= 1
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])

@@ -10,6 +10,7 @@ def test_all_sizes_of_the_families_are_there() -> None:
     sizes = {
         "InternVL2": ("1B", "2B", "4B", "8B", "26B", "40B", "76B"),
         "Qwen2-VL": ("2B", "7B", "72B"),
+        "Qwen2.5-VL": ("3B", "7B", "32B", "72B"),
         "LLaVA-OneVision": ("0.5B", "7B", "72B"),
     }
     assert published_names() == [f"{family}-{size}" for family, names in sizes.items() for size in names]

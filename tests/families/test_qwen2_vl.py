@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
-from transformers import Qwen2VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen2VLConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from engine.build.language import language_graph
@@ -16,9 +16,9 @@ from engine.build.vision import vision_graph
 from engine.build.weights import parameters
 from engine.dims import Limits
 from engine.errors import CheckpointError, ImageError, RequestError
-from engine.families import Turn, family_of, published, qwen2_vl
+from engine.families import Turn, family_of, published, qwen2_5_vl, qwen2_vl
 from engine.families.qwen2_vl.pictures import scaled
-from engine.model_config import NativeSizeConfig
+from engine.model_config import NativeSizeConfig, QwenVitConfig
 from engine.parallel import Shard, check_shards
 from tests.families.fixtures import read_published, write_config
 from tests.saved_qwen2_vl import VISION, Saved, save
@@ -66,6 +66,53 @@ def test_published_sizes(size: str) -> None:
         check_shards(language, Shard(0, ranks), size)
     graph = language_graph(language, LIMITS, shard=Shard(0, 4))
     assert {name for name, _ in parameters(graph)} == qwen2_vl.language_sources(config, ()).keys()
+
+
+@pytest.mark.parametrize("size", ["3B", "7B", "32B", "72B"])
+def test_published_sizes_with_windows(size: str) -> None:
+    """Of Qwen2.5-VL, likewise."""
+    directory = published(f"Qwen2.5-VL-{size}")
+    theirs = Qwen2_5_VLConfig(**json.loads((directory / "config.json").read_text()))
+    config = read_published(f"Qwen2.5-VL-{size}")
+    text, language, vision = theirs.text_config, config.language, config.vision
+    assert (language.hidden_size, language.num_layers, language.num_heads, language.num_kv_heads) == (
+        text.hidden_size,
+        text.num_hidden_layers,
+        text.num_attention_heads,
+        text.num_key_value_heads,
+    )
+    assert (language.intermediate_size, language.vocab_size, language.head_dim) == (
+        text.intermediate_size,
+        text.vocab_size,
+        128,
+    )
+    assert isinstance(vision, QwenVitConfig)
+    assert (vision.intermediate_size, vision.window, vision.window_patches()) == (
+        theirs.vision_config.intermediate_size,
+        4,
+        64,
+    )
+    assert vision.whole_layers == (7, 15, 23, 31)
+    weights = dict(parameters(vision_graph(vision, LIMITS)))
+    assert weights.keys() == qwen2_5_vl.vision_sources(config, ()).keys()
+    assert weights["merger.mlp.2.weight"].stored == (language.hidden_size, 5120)
+    check_shards(language, Shard(0, 4), size)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"window_size": 100}, "window_size 100 is no multiple of a token's 28 pixels"),
+        ({"fullatt_block_indexes": [32]}, r"fullatt_block_indexes \[32\]|fullatt_block_indexes \(32,\)"),
+        ({"fullatt_block_indexes": None}, "fullatt_block_indexes None is no list of layers"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported"),
+    ],
+)
+def test_other_windows_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    config = json.loads((published("Qwen2.5-VL-3B") / "config.json").read_text())
+    config["vision_config"] |= change
+    with pytest.raises(CheckpointError, match=sentence):
+        qwen2_5_vl.read_config(write_config(tmp_path, config), config)
 
 
 def test_a_saved_checkpoint_is_read_like_a_published_one(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Qwen2-VL checkpoints that transformers saved: built whole and asked, against its own processor and eager model."""
+"""Qwen2-VL and Qwen2.5-VL as transformers saved them: built whole and asked, against its processor and eager model."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,13 @@ from tests.tolerance import TOLERANCE
 QUESTION = "How many red squares are there?"
 NEW_TOKENS = 20
 WIDTH = 48
-CASES = {"published names": {}, "tied": {"is_tied": True}, "names of the modules": {"published_names": False}}
+CASES = {
+    "published names": {},
+    "tied": {"is_tied": True},
+    "names of the modules": {"published_names": False},
+    "windows": {"has_windows": True},
+    "windows, tied, names of the modules": {"has_windows": True, "is_tied": True, "published_names": False},
+}
 SIZES = [(1, 1), (SIDE, 100 * SIDE), (60, 20), (20, 60), (64, 64), (300, 11), (12, 12)]
 """Width and height."""
 

@@ -1,6 +1,6 @@
 """`config.json` and the processor's files of a Qwen2-VL -> ModelConfig. Every quirk of these files ends here."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,20 @@ end_ids = read_end_ids
 
 def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     """A checkpoint's configuration in our terms. Raises CheckpointError."""
+    return read_model(directory, config, "qwen2_vl", _read_vision)
+
+
+def read_model(
+    directory: Path, config: Mapping[str, Any], family: str, read_vision: Callable[[Fields, int], QwenVitConfig]
+) -> ModelConfig:
+    """Of a family with these files. read_vision: its `vision_config`, and the language model's hidden size."""
     fields = Fields(config, str(directory / "config.json"))
     refuse_quantized(fields)
     find_template(directory, {normal(CHAT_TEMPLATE): "qwen2_vl"})
     language = _read_language(fields)
-    vision = _read_vision(fields.section("vision_config"), language.hidden_size)
+    vision = read_vision(fields.section("vision_config"), language.hidden_size)
     return ModelConfig(
-        family="qwen2_vl",
+        family=family,
         name=directory.resolve().name,
         language=language,
         vision=vision,

@@ -1,11 +1,11 @@
-"""Our parameter names -> where a Qwen2-VL checkpoint keeps them."""
+"""Our parameter names -> where a Qwen2-VL or Qwen2.5-VL checkpoint keeps them."""
 
 from collections.abc import Collection
 from dataclasses import replace
 
 from engine.families.base import Source
 from engine.families.internvl2.sources import llama_layer
-from engine.model_config import ModelConfig, QwenVitConfig
+from engine.model_config import ModelConfig, Norm, QwenVitConfig
 
 MODULES = {"visual.": "model.visual.", "model.": "model.language_model."}
 """Beginnings of the published names -> of the modules', which some files keep."""
@@ -30,10 +30,14 @@ def vision_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, S
     vision = config.vision
     assert isinstance(vision, QwenVitConfig), config
     kinds = ("weight", "bias")
-    block = [f"{part}.{kind}" for part in ("norm1", "norm2", "attn.qkv", "attn.proj") for kind in kinds]
-    block += [f"mlp.{part}.{kind}" for part in ("fc1", "fc2") for kind in kinds]
+    norms = kinds if vision.norm is Norm.LAYER else kinds[:1]
+    mlp = ("gate_proj", "up_proj", "down_proj") if vision.is_gated else ("fc1", "fc2")
+    products = ["attn.qkv", "attn.proj", *(f"mlp.{part}" for part in mlp)]
+    block = [f"{part}.{kind}" for part in products for kind in kinds]
+    block += [f"{part}.{kind}" for part in ("norm1", "norm2") for kind in norms]
     names = [f"blocks.{index}.{name}" for index in range(vision.num_layers) for name in block]
-    names += [f"merger.{part}.{kind}" for part in ("ln_q", "mlp.0", "mlp.2") for kind in kinds]
+    names += [f"merger.{part}.{kind}" for part in ("mlp.0", "mlp.2") for kind in kinds]
+    names += [f"merger.ln_q.{kind}" for kind in norms]
     sources = {name: Source(_stored(f"visual.{name}", tensors)) for name in names}
     patches = Source(_stored("visual.patch_embed.proj.weight", tensors))
     return {"patch_embed.weight": patches} | sources
