@@ -56,6 +56,8 @@ class ScoreRows(StrEnum):
     PROMPT = "prompt"
     LAST_PROMPT = "last_prompt"
     GENERATED = "generated"
+    QUESTION = "question"
+    """The question as it was asked, without the template around it, and the last row of the prompt."""
     RELEASED = "released"
     """Every row from the last visual token on, that one included, and generated rows: what the authors' code sums."""
 
@@ -77,9 +79,22 @@ class GuidanceSource(StrEnum):
         """Whether the large model runs once more, for its attention scores."""
         return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
 
+    def weighs(self) -> bool:
+        """Whether importance says how much more one token matters than another."""
+        return self not in (GuidanceSource.RANDOM, GuidanceSource.TOME)
+
     def sums_scores(self) -> bool:
         """Whether it ranks by attention of the rows and layers that a request chooses."""
         return self in (GuidanceSource.SMALL, GuidanceSource.ORACLE)
+
+
+class Schedule(StrEnum):
+    """Before which layer is pruned where none is named (algorithm.md section 8)."""
+
+    PAPER = "paper"
+    """Layer floor(L r) of the large model's L: the share of layers that see everything is the share that is kept."""
+    FLAT = "flat"
+    """The first: what is dropped is never computed, and the same average keeps more to the end."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +106,23 @@ class GuidanceConfig:
     retention_ratio: Part = 0.2
     """Fraction of visual tokens KEPT from `prune_layer` on."""
     prune_layer: Layer | None = None
-    """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
+    """Prune BEFORE this 0-based layer; None is the one of `schedule`."""
     average_retention: Part | None = None
-    """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
+    """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
+    above."""
+    schedule: Schedule = Schedule.PAPER
+    retention_share: Part | None = None
+    """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
+    overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""
+    retention_least: Part = 0.015
+    retention_most: Part = 0.17
+    """Fractions of visual tokens that `retention_share` keeps at least, and at most."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Part = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
+    value_norm: bool = False
+    """Whether what a token receives counts times the length of its value vectors: of the model that ranks, too."""
     guide_max_new_tokens: Tokens | None = None
     """Most tokens that the small model says, of which importance is a sum; None is the answer's own limit. An answer
     that it cuts off is never the answer."""
@@ -120,6 +145,9 @@ class GuidanceConfig:
         0, so it gets there the average retention that the others reach.
         Raises RequestError when the wanted layer was not built, or when there is none for FASTV to look at.
         """
+        if self.retention_least > self.retention_most:
+            least, most = Setting("retention_least"), Setting("retention_most")
+            raise RequestError(least, f" {self.retention_least} is above ", most, f" {self.retention_most}; give less")
         settled = self._settle(num_layers, prune_layers)
         if self.source is GuidanceSource.TOME:
             return replace(settled, prune_layer=0, retention_ratio=settled.average(num_layers))
@@ -133,6 +161,7 @@ class GuidanceConfig:
         possible = sorted({0, *prune_layers})
         if self.average_retention is not None:
             target = self.average_retention
+            possible = possible if self.schedule is Schedule.PAPER else [0]
             ratios = {k: (target * num_layers - k) / (num_layers - k) for k in possible if k < num_layers}
             feasible = {k: r for k, r in ratios.items() if 0 < r <= 1}
             if not feasible:
@@ -142,7 +171,8 @@ class GuidanceConfig:
             layer = min(feasible, key=lambda k: abs(k / num_layers - feasible[k]))
             return replace(self, prune_layer=layer, retention_ratio=feasible[layer], average_retention=None)
         if self.prune_layer is None:
-            wanted = paper_prune_layer(num_layers, self.retention_ratio)
+            is_flat = self.schedule is Schedule.FLAT
+            wanted = 0 if is_flat else paper_prune_layer(num_layers, self.retention_ratio)
             return replace(self, prune_layer=min(possible, key=lambda k: (abs(k - wanted), k)))
         if self.prune_layer >= num_layers:
             raise RequestError(
@@ -223,6 +253,14 @@ class ExitConfig:
         return num_kept(visual_tokens, self.consistency_retention)
 
 
+class Draft(StrEnum):
+    """What the large model is shown of an answer before it gives one; it changes how fast it answers, not what."""
+
+    SMALL = "small"
+    """What the small model said, where it was asked anyway."""
+    NONE = "none"
+
+
 MOST_STOPS = 64
 LONGEST_STOP = 1024
 """Characters."""
@@ -241,6 +279,7 @@ class SamplingConfig:
     seed: Seed = 0
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
+    draft: Draft = Draft.SMALL
 
     def __post_init__(self) -> None:
         _check_request(self)

@@ -22,7 +22,7 @@ from engine.target import Precision, Target
 from engine.units import size_text
 
 GIB = 1 << 30
-PRUNING = ("retention_ratio", "prune_layer", "average_retention", "no_guidance")
+PRUNING = ("retention_ratio", "prune_layer", "average_retention", "schedule", "no_guidance")
 """What options of a question say of a plan."""
 
 

@@ -12,7 +12,7 @@ from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from engine.config import ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig
 from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
@@ -31,6 +31,7 @@ class RunSettings:
     exit: ExitConfig
     max_new_tokens: int
     seed: int
+    draft: Draft
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,12 @@ class Record:
     decision: ExitDecision | None
     visual_tokens: int
     num_kept: int
+    tiles: int
+    tiles_skipped: int
     average_retention: float
     generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     seconds: dict[str, float]
     """Of the engines in each stage; those of a run for several questions are shared out among them."""
 
@@ -90,8 +95,12 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
         decision=answer.decision,
         visual_tokens=answer.visual_tokens,
         num_kept=answer.num_kept(),
+        tiles=answer.tiles,
+        tiles_skipped=answer.tiles_skipped,
         average_retention=answer.average_retention(),
         generated_tokens=len(answer.token_ids),
+        drafted_tokens=answer.drafted,
+        accepted_tokens=answer.accepted,
         seconds=answer.engine_seconds,
     )
 

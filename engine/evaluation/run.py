@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.evaluation.benchmark import Benchmark
 from engine.evaluation.example import Example
 from engine.evaluation.record import Record, RunSettings, append, make_record, open_run
@@ -25,10 +25,11 @@ class Way:
     exit: ExitConfig
     max_new_tokens: int
     seed: int = 0
+    draft: Draft = SamplingConfig.draft
 
     def settings(self, benchmark: Benchmark, manifest: Manifest) -> RunSettings:
         keys = {name: component.key for name, component in manifest.components.items()}
-        return RunSettings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed)
+        return RunSettings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed, self.draft)
 
 
 def answer_benchmark(
@@ -50,7 +51,7 @@ def answer_benchmark(
                 example.question,
                 way.guidance,
                 way.exit,
-                SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place),
+                SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place, draft=way.draft),
             )
             for place, example in left
         )

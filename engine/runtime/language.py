@@ -37,6 +37,8 @@ class Language(Protocol):
 
     def visual_scores(self, slot: int) -> Array: ...
 
+    def value_norms(self, slot: int) -> Array: ...
+
     def truncate(self, slot: int, length: int) -> None: ...
 
     def close(self, slot: int) -> None: ...
@@ -144,6 +146,13 @@ class LanguageModel:
     def visual_scores(self, slot: int) -> Array:
         """[L,V]: attention that each visual token received so far, by layer, summed over heads and scored rows."""
         return self._scores.read(slot)
+
+    def value_norms(self, slot: int) -> Array:
+        """float32 [V]: length of each visual token's value vectors, a mean over layers and KV heads."""
+        lease = self._slots[slot]
+        columns = lease.need.visual_columns
+        assert columns is not None, "of a slot whose visual tokens are scored"
+        return self._slots.value_norms(lease.place, columns)
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep the first `length` rows that were fed."""

@@ -25,6 +25,9 @@ from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
 
+CONTEXT = 8
+"""Tokens at the end of a prompt, by which it shows how what follows is tokenized."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -43,14 +46,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized question: ids [S], where the visual tokens are [V], and the texts that end the answer.
-
-    places, feature_positions: as in `PromptTokens`.
+    """A tokenized question: ids [S], where the visual tokens are [V], the texts that end the answer, and which tokens
+    are the question itself. places, feature_positions: as in `PromptTokens`.
     """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     stop: tuple[str, ...]
+    question: np.ndarray
     places: np.ndarray | None
     feature_positions: np.ndarray
 
@@ -63,12 +66,20 @@ class Seen:
     grid: Grid
     encoded: Encoded
 
-    def prompt(self, features: Sequence[Array], width: int) -> PromptTokens:
-        """features: [F,C] of each picture; width: C."""
+    def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
+        """features: [F,C] of each picture; width: C. encoded: see PromptTokens."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
-        encoded = self.encoded
-        return PromptTokens(encoded.ids, encoded.visual_positions, whole, encoded.places, encoded.feature_positions)
+        tokens = self.encoded
+        return PromptTokens(
+            tokens.ids,
+            tokens.visual_positions,
+            whole,
+            encoded=encoded,
+            question=tokens.question,
+            places=tokens.places,
+            feature_positions=tokens.feature_positions if encoded is None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,13 @@ class VisionLanguageModel:
         self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
         return Seen(tuple(cut), grid_of(cut), encoded)
 
+    def draft(self, seen: Seen, tokenizer: Tokenizer, said: Sequence[int]) -> np.ndarray:
+        """int64 [D]: what a model with that tokenizer said, in tokens of this one's as they would follow the prompt."""
+        if self.tokenizer.spells_alike(tokenizer, said):
+            return np.array(said, np.int64)
+        before = self.tokenizer.decode(seen.encoded.ids[-CONTEXT:].tolist())
+        return np.array(self.tokenizer.encode_behind(before, tokenizer.decode(said)), np.int64)
+
     def need(self, rows: Rows, max_new_tokens: int, visual_columns: np.ndarray | None = None) -> Need:
         """Of a slot for a prompt and its answer. visual_columns: of a prompt whose visual tokens are scored.
 
@@ -180,7 +198,8 @@ class VisionLanguageModel:
         starts = np.cumsum([0, *(part.num_rows() for part in pieces)])
         placed = [start + part.placed() for start, part in zip(starts, pieces, strict=False)]
         visual = positions[np.concatenate([np.empty(0, np.int64), *placed])]
-        return Encoded(ids, visual, prompt.stop, places, positions)
+        question = question_rows(self.tokenizer, ids, prompt.stop)
+        return Encoded(ids, visual, prompt.stop, question, places, positions)
 
     def _check_room(self, tokens: int, max_new_tokens: int, has: str) -> None:
         """Raises RequestError."""
@@ -205,6 +224,17 @@ def grid_of(pieces: Sequence[Pieces]) -> Grid:
 def count_rows(pieces: Sequence[Pieces]) -> int:
     """Of the prompt, that are of these pictures."""
     return sum(part.num_rows() for part in pieces)
+
+
+def question_rows(tokenizer: Tokenizer, ids: np.ndarray, stop: Sequence[str]) -> np.ndarray:
+    """[S] -> int64 [Q]: the text between the last token that ends a turn and the special token before it."""
+
+    def special(place: int) -> str | None:
+        return tokenizer.special(int(ids[place]))
+
+    end = next((place for place in reversed(range(len(ids))) if special(place) in stop), 0)
+    start = next((place + 1 for place in reversed(range(end)) if special(place) is not None), 0)
+    return np.arange(start, end)
 
 
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:

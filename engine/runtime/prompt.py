@@ -16,13 +16,17 @@ NO_FEATURES = np.empty((0, 0), np.float32)
 class PromptTokens:
     """One request's tokenized prompt.
 
-    ids: int64 [S]; visual_positions: int64 [V], where the visual tokens are, in order; features: [F,C].
+    ids: int64 [S]; visual_positions: int64 [V], where the visual tokens are, in order; features: [F,C]. encoded: which
+    of the visual tokens have features, sorted, where not all have; the others are kept by no layer. question: the rows
+    of the question as it was asked, where they are known.
     places: int64 [S], or [S,3] (time, row, column) for a model that turns by three; None: each token's number.
     """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     features: Array
+    encoded: np.ndarray | None = None
+    question: np.ndarray | None = None
     places: np.ndarray | None = None
     feature_positions: np.ndarray | None = None
     """int64 [F]: where the features go; some may only end a line of a picture. None: where the visual tokens are."""
@@ -46,7 +50,8 @@ class PromptTokens:
     def visual(self) -> np.ndarray:
         """[S]: index of each token's feature, -1 for text."""
         visual = np.full(len(self.ids), -1, np.int64)
-        visual[self.feature_rows()] = np.arange(len(self.feature_rows()))
+        having = self.feature_rows() if self.encoded is None else self.visual_positions[self.encoded]
+        visual[having] = np.arange(len(having))
         return visual
 
     def prefix(self) -> int:
@@ -99,8 +104,12 @@ class Rows:
         )
 
     def then(self, text: "Rows") -> "Rows":
-        """These, and rows of text behind them; none is pruned."""
-        assert self.pruning is None and text.pruning is None and not len(text.features)
+        """These, and rows of text behind them, of which none is pruned."""
+        assert text.pruning is None and not len(text.features)
+        pruning = self.pruning
+        if pruning is not None:
+            rows = np.concatenate([pruning.rows, len(self) + np.arange(len(text))])
+            pruning = Pruning(pruning.prune_layer, rows)
         # A text's time, row and column are the same.
         positions = text.positions.reshape(len(text), *(1,) * (self.positions.ndim - 1))
         positions = np.broadcast_to(positions, (len(text), *self.positions.shape[1:]))
@@ -110,7 +119,12 @@ class Rows:
             np.concatenate([self.rope_lengths, text.rope_lengths]),
             np.concatenate([self.visual, text.visual]),
             self.features,
+            pruning,
         )
+
+    def next_position(self) -> int:
+        """Of a token that follows them."""
+        return int(np.max(self.positions[-1])) + 1
 
     def kept(self, prune_layers: Sequence[int]) -> list[np.ndarray]:
         """Which rows the layers of each segment see."""

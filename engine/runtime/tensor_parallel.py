@@ -126,6 +126,8 @@ class Rank(Protocol):
 
     def visual_scores(self, slot: int) -> np.ndarray: ...
 
+    def value_norms(self, slot: int) -> np.ndarray: ...
+
     def truncate(self, slot: int, length: int) -> None: ...
 
     def seconds_in_sums(self) -> float: ...
@@ -189,6 +191,14 @@ class ReadVisualScores:
 
 
 @dataclass(frozen=True)
+class ValueNorms:
+    slot: int
+
+    def on(self, rank: Rank) -> np.ndarray:
+        return rank.value_norms(self.slot)
+
+
+@dataclass(frozen=True)
 class Truncate:
     slot: int
     length: int
@@ -249,6 +259,10 @@ class ShardedLanguage:
 
     def visual_scores(self, slot: int) -> np.ndarray:
         return self._on([slot], ReadVisualScores(slot))
+
+    def value_norms(self, slot: int) -> np.ndarray:
+        norms: np.ndarray = self._on([slot], ValueNorms(slot))
+        return norms
 
     def truncate(self, slot: int, length: int) -> None:
         self._on([slot], Truncate(slot, length))

@@ -80,6 +80,12 @@ class RankModel:
             self._sum(scores)
         return scores
 
+    def value_norms(self, slot: int) -> np.ndarray:
+        """Of all ranks' heads: each has as many."""
+        norms = on_all(self._world, lambda: np.array(to_host(self.language.value_norms(slot))))
+        self._sum(norms)
+        return norms / self._world.size
+
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`; each rank takes its part of the pieces."""
         mine = np.array_split(pixels, self._world.size)[self._world.rank]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig
 from engine.errors import RequestError
 from engine.evaluation.record import Record, RunSettings, append, read_run
 from engine.runtime.answer import AnsweredBy
 
-SETTINGS = RunSettings("own", {"small/vision": "key"}, GuidanceConfig(), ExitConfig(), max_new_tokens=8, seed=0)
+SETTINGS = RunSettings(
+    "own", {"small/vision": "key"}, GuidanceConfig(), ExitConfig(), max_new_tokens=8, seed=0, draft=Draft.SMALL
+)
 RECORD = Record(
     id="1",
     kind="k",
@@ -27,8 +29,12 @@ RECORD = Record(
     decision=None,
     visual_tokens=16,
     num_kept=4,
+    tiles=4,
+    tiles_skipped=1,
     average_retention=0.5,
     generated_tokens=1,
+    drafted_tokens=2,
+    accepted_tokens=0,
     seconds={"large.prefill": 0.25},
 )
 

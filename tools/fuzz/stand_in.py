@@ -63,6 +63,10 @@ class StandInLanguage:
         shape = self._config.num_layers, columns
         return np.sin(np.arange(np.prod(shape), dtype=np.float32)).reshape(shape) + 1
 
+    def value_norms(self, slot: int) -> np.ndarray:
+        """[V]"""
+        return np.cos(np.arange(self._slots[slot].num_columns(), dtype=np.float32)) + 2
+
     def truncate(self, slot: int, length: int) -> None: ...
 
     def close(self, slot: int) -> None:
