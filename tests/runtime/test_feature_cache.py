@@ -44,7 +44,7 @@ class Model:
         self.vision, self.features = vision or Vision(), FeatureCache(tiles * TILE_BYTES)
 
     def encode(self, *pictures: np.ndarray) -> list[np.ndarray]:
-        works = [Encode(self, pixels) for pixels in pictures]  # type: ignore[arg-type]
+        works = [Encode(self, pixels, np.arange(len(pixels))) for pixels in pictures]  # type: ignore[arg-type]
         for work in works:
             while not work.advance():
                 pass

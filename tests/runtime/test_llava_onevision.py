@@ -96,7 +96,7 @@ def test_ends_of_lines_have_no_place(saved: Saved, built: SglPipeline, sizes: li
     assert_allclose(prompt.features[ends], np.broadcast_to(newline, (len(ends), WIDTH)), **TOLERANCE["op"])
     assert len(seen.grid.boxes) == len(prompt.visual_positions) == len(prompt.features) - len(ends)
     for rows in (ScoreRows.PROMPT_AND_GENERATED, ScoreRows.BEHIND_LAST):
-        scored = score_rows(prompt.visual_positions, len(prompt.ids), rows, prompt.feature_rows())
+        scored = score_rows(prompt.visual_positions, len(prompt.ids), rows, feature_rows=prompt.feature_rows())
         assert not set(scored) & set(prompt.feature_rows()), "they are no text either"
     assert scored[0] == prompt.feature_rows()[-1] + 1
 
