@@ -163,7 +163,7 @@ def test_pixels_are_those_of_the_processor_bit_by_bit(alone: bool) -> None:
 
 
 def test_token_counts_are_those_of_the_processor() -> None:
-    """At random, and the pictures that families.md counted."""
+    """At random, and of pictures of common sizes."""
     canvas = CONFIG.tiling
     assert isinstance(canvas, AnyResolutionConfig)
     images = LlavaOnevisionImageProcessorPil(
