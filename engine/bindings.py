@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.dims import Limits, Size
-from engine.model_config import LanguageConfig, VisionConfig
+from engine.model_config import InternVitConfig, LanguageConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.parallel import Shard
 
 INPUT_IDS = "input_ids"
@@ -27,6 +27,12 @@ VISUAL_SCORES_OUT = "visual_scores_out"
 SCORED_QUERY = "scored_query"
 SCORE_POSITION = "score_position"
 PIXEL_VALUES = "pixel_values"
+PATCHES = "patches"
+PATCH_COS = "patch_cos"
+PATCH_SIN = "patch_sin"
+WINDOW_PATCH = "window_patch"
+WINDOW_MASK = "window_mask"
+WINDOW_PLACE = "window_place"
 VISUAL_FEATURES = "visual_features"
 
 
@@ -175,9 +181,39 @@ def query_width(config: LanguageConfig, shard: Shard) -> int:
 
 def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32") -> Bindings:
     """Of a vision encoder with its projector. dtype: of the features (`Precision.activations`)."""
-    tiles = limits.tiles()
-    pixels = (tiles, 3, config.image_size, config.image_size)
-    return Bindings(
-        (Binding(PIXEL_VALUES, "float32", pixels),),
-        (Binding(VISUAL_FEATURES, dtype, (tiles, config.tokens_per_tile(), config.output_size)),),
-    )
+    match config:
+        case InternVitConfig():
+            tiles = limits.tiles()
+            pixels = (tiles, 3, config.image_size, config.image_size)
+            return Bindings(
+                (Binding(PIXEL_VALUES, "float32", pixels),),
+                (Binding(VISUAL_FEATURES, dtype, (tiles, config.tokens_per_tile(), config.output_size)),),
+            )
+        case SiglipConfig():
+            tiles = limits.tiles()
+            pixels = (tiles, 3, config.image_size, config.image_size)
+            return Bindings(
+                (Binding(PIXEL_VALUES, "float32", pixels),),
+                (Binding(VISUAL_FEATURES, dtype, (tiles, config.rows_per_tile(), config.output_size)),),
+            )
+        case QwenVitConfig():
+            patches = limits.patches(config.merged**2)
+            angles = (1, patches, config.hidden_size // config.num_heads // 2)
+            windows: list[Binding] = []
+            if config.window is not None:
+                # Which patch is where in a window, which of these places are empty, where each patch went.
+                room, number = config.window_patches(), limits.windows()
+                windows = [
+                    Binding(WINDOW_PATCH, "int64", (number, room)),
+                    Binding(WINDOW_MASK, "float32", (number, 1, 1, room)),
+                    Binding(WINDOW_PLACE, "int64", (patches,)),
+                ]
+            return Bindings(
+                (
+                    Binding(PATCHES, "float32", (1, patches, config.patch_values())),
+                    Binding(PATCH_COS, "float32", angles),
+                    Binding(PATCH_SIN, "float32", angles),
+                    *windows,
+                ),
+                (Binding(VISUAL_FEATURES, dtype, (1, limits.picture_tokens(), config.output_size)),),
+            )

@@ -73,6 +73,8 @@ TokenId = Annotated[int, Between(0, (1 << 24) - 1)]
 Positions = Annotated[int, Between(1, 1 << 30)]
 Side = Annotated[int, Between(1, 1 << 13)]
 """Pixels."""
+Pixels = Annotated[int, Between(1, 1 << 30)]
+"""Of a whole picture."""
 Tiles = Annotated[int, Between(1, 256)]
 """Of one picture. All grids of as many tiles are compared for every picture, and published checkpoints ask for 12."""
 Tokens = Annotated[int, Between(1, 1 << 24)]

@@ -14,6 +14,8 @@ class BuildFlag(StrEnum):
     MAX_TOKENS = "--max-tokens"
     MAX_BATCH = "--max-batch"
     MAX_TILES = "--max-tiles"
+    MIN_PIXELS = "--min-pixels"
+    MAX_PIXELS = "--max-pixels"
     PRUNE_LAYERS = "--prune-layers"
     MAX_KEPT_TOKENS = "--max-kept-tokens"
     LARGE_SCORES = "--large-scores"

@@ -12,6 +12,7 @@ from engine.bounds import (
     Colour,
     Layer,
     Part,
+    Pixels,
     Ranks,
     Seed,
     Temperature,
@@ -354,6 +355,9 @@ class BuildConfig:
     max_batch: Batch = 8
     max_tiles: Tiles | None = None
     """Most tiles of one picture; None is the checkpoint's own `max_dynamic_patch`."""
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    """Of a picture that a model takes at its own size: smaller and larger ones are scaled; None is the checkpoint's."""
     prune_layers: tuple[int, ...] | None = None
     """Prune points of the large model; None is `default_prune_layers`."""
     max_kept_tokens: Tokens | None = None

@@ -59,6 +59,8 @@ class Limits:
     """Whether memory is planned for the largest call: KV buffers have one length, rows that cost much are bounded."""
     max_kept_tokens: int | None = None
     """Where planned, the longest sequence from the first prune point on; None is max_tokens."""
+    max_picture_tokens: int = 1
+    """Of one picture, where a vision encoder takes it whole."""
 
     def batch(self) -> Dim:
         """B: requests of one call."""
@@ -114,6 +116,21 @@ class Limits:
     def tiles(self) -> Dim:
         """N: tiles of one call of the vision encoder."""
         return Dim("tiles", 1, min(7, self.max_tiles), self.max_tiles)
+
+    def picture_tokens(self) -> Dim:
+        """V: visual tokens of a picture that is encoded whole."""
+        return Dim("picture_tokens", 1, min(TYPICAL_TOKENS, self.max_picture_tokens), self.max_picture_tokens)
+
+    def patches(self, patches_per_token: int) -> Dim:
+        """P: its patches."""
+        tokens = self.picture_tokens()
+        least, typical, most = (patches_per_token * size for size in (tokens.min, tokens.opt, tokens.max))
+        return Dim("patches", least, typical, most)
+
+    def windows(self) -> Dim:
+        """W: its windows of at least four by four tokens; of a thin picture each holds few."""
+        tokens = self.picture_tokens()
+        return Dim("windows", 1, max(1, tokens.opt // 16), tokens.max // 4 + 1)
 
     def _tokens(self, name: str, most: int) -> Dim:
         return Dim(name, 1, min(TYPICAL_TOKENS, most), most, at_most=ONE_TOKEN)

@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import dataclass
 
 from engine.bindings import Scoring, language_bindings, vision_bindings
-from engine.bounds import Batch, Bytes, Name, Ranks, Tiles, Tokens, check_bounds, shown
+from engine.bounds import Batch, Bytes, Name, Pixels, Ranks, Tiles, Tokens, check_bounds, shown
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.dims import Limits
 from engine.errors import EngineError
-from engine.model_config import ModelConfig
+from engine.model_config import ModelConfig, NativeSizeConfig
 from engine.parallel import SHARDED, Shard, check_shards
 from engine.target import Precision, Target
 
@@ -94,6 +94,9 @@ class Manifest:
     """Longest sequence of the large model from its first prune point on; None is max_tokens."""
     max_tiles: Tiles | None = None
     """Most tiles of one picture, as the build was asked for; None is each checkpoint's own."""
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    """Of one picture, as the build was asked for; None is each checkpoint's own."""
     gpu: Name | None = None
     """The only kind of GPU that it runs on; None is any that the target supports."""
 
@@ -120,12 +123,14 @@ class Manifest:
 
 def limits_of(built: BuildConfig | Manifest, config: ModelConfig, prune_layers: tuple[int, ...]) -> Limits:
     """The ranges that the engines of one model are built for."""
+    tokens = built.tokens() if isinstance(built, BuildConfig) else built.max_tokens
     return Limits(
-        built.tokens() if isinstance(built, BuildConfig) else built.max_tokens,
+        tokens,
         built.max_batch,
-        config.tiling.most_tiles(),
+        1 if isinstance(config.tiling, NativeSizeConfig) else config.most_tiles(),
         planned=built.target.plans_memory(),
         max_kept_tokens=built.max_kept_tokens if prune_layers else None,
+        max_picture_tokens=min(tokens, config.most_tokens()),
     )
 
 

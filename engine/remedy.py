@@ -29,7 +29,16 @@ def rebuild(directory: Path, manifest: Manifest | None = None) -> str:
 def _options(manifest: Manifest) -> str:
     """What was other than the defaults of a build."""
     large = manifest.models["large"]
-    names = ("target", "precision", "max_tokens", "max_batch", "max_tiles", "max_kept_tokens")
+    names = (
+        "target",
+        "precision",
+        "max_tokens",
+        "max_batch",
+        "max_tiles",
+        "min_pixels",
+        "max_pixels",
+        "max_kept_tokens",
+    )
     options = {name: getattr(manifest, name) for name in names}
     defaults = {name: getattr(BuildConfig, name) for name in names} | {"max_tokens": MAX_TOKENS}
     options = {name: value for name, value in options.items() if value != defaults[name]}

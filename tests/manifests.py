@@ -76,6 +76,8 @@ def example_manifest(components: dict[str, ComponentRecord]) -> Manifest:
         guidance=GuidanceConfig(average_retention=1, prune_layer=2, score_rows=ScoreRows.LAST_PROMPT),
         exit=ExitConfig(exit_threshold=0.75),
         max_tiles=3,
+        min_pixels=784,
+        max_pixels=7840,
     )
 
 

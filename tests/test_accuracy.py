@@ -109,7 +109,7 @@ def test_a_draft_changes_no_token(pipeline: SglPipeline, guidance: GuidanceConfi
 def last_logits(model: VisionLanguageModel, image: Image.Image, question: str) -> np.ndarray:
     """[vocabulary] after the prompt."""
     seen = model.look((image,), question, 1)
-    features = [model.vision.encode(tiles.pixel_values) for tiles in seen.tiles]
+    features = [model.vision.encode(part.pixels) for part in seen.pieces]
     rows = prompt_rows(seen.prompt(features, model.config.vision.output_size))
     slot, last = model.language.open(model.need(rows, 1)), np.array([len(rows) - 1])
     logits = model.language.extend(slot, rows, last, last[:0])[0]

@@ -38,6 +38,20 @@ def test_round_trip_is_exact_and_readable(engine: Path) -> None:
     assert sorted(path.name for path in engine.iterdir()) == ["large", "manifest.json", "small"]
 
 
+def test_what_later_versions_added_has_a_default(engine: Path) -> None:
+    """An engine that was built before there was more than one vision encoder still opens."""
+
+    def forget(content: dict[str, Any]) -> None:
+        content.pop("min_pixels")
+        content.pop("max_pixels")
+        for model in content["models"].values():
+            model["config"]["language"]["rope"].pop("sections")
+
+    edit(engine, forget)
+    manifest = read_manifest(engine)
+    assert manifest == replace(example_manifest(manifest.components), min_pixels=None, max_pixels=None)
+
+
 def test_sizes_add_up(engine: Path) -> None:
     sizes = {name: sum(map(len, files.values())) for name, files in FILES.items()}
     manifest = read_manifest(engine)

@@ -33,6 +33,8 @@ def plain_manifest() -> Manifest:
         max_tokens=MAX_TOKENS,
         max_batch=BuildConfig.max_batch,
         max_tiles=BuildConfig.max_tiles,
+        min_pixels=BuildConfig.min_pixels,
+        max_pixels=BuildConfig.max_pixels,
         models={"small": manifest.models["small"], "large": large},
     )
 
@@ -60,6 +62,7 @@ def test_command_line_reads_every_option() -> None:
     assert arguments.out == Path("a pair")
     assert arguments.precision == Precision.INT8
     assert (arguments.max_tokens, arguments.max_batch, arguments.max_tiles) == (513, 3, 3)
+    assert (arguments.min_pixels, arguments.max_pixels) == (784, 7840)
     assert (arguments.prune_layers, arguments.large_scores) == ((1, 2), True)
 
 

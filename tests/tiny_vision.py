@@ -1,8 +1,8 @@
 """Dimensions of a vision encoder that is tiny and of odd sizes."""
 
-from engine.model_config import Norm, VisionConfig
+from engine.model_config import InternVitConfig, Norm
 
-TINY_VISION = VisionConfig(
+TINY_VISION = InternVitConfig(
     image_size=28,
     patch_size=7,
     hidden_size=24,

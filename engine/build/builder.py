@@ -26,6 +26,7 @@ from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.errors import EngineError, Setting
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
+from engine.model_config import AnyResolutionConfig, NativeSizeConfig, TilingConfig
 from engine.parallel import SHARDED, Shard
 from engine.plugins.lowerings import LOWERINGS
 from engine.target import Target
@@ -51,6 +52,7 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
         read_role(build, "small", build.small, (), True, on_progress),
         read_role(build, "large", build.large, build.prune_layers, build.large_scores, on_progress),
     ]
+    check_picture_limits(build, roles)
     components = [component for role in roles for component in role_components(build, role, compiler)]
     # Tokenizers first: what is wrong with one of them shows before hours of weights.
     components.sort(key=lambda component: not component.name.endswith(TOKENIZER))
@@ -68,6 +70,8 @@ def build_pair(build: BuildConfig, on_progress: OnProgress = lambda name, fracti
             versions=versions,
             max_kept_tokens=build.max_kept_tokens,
             max_tiles=build.max_tiles,
+            min_pixels=build.min_pixels,
+            max_pixels=build.max_pixels,
             gpu=compiler.gpu(),
             models={role.name: engine_model(build, role) for role in roles},
             components=records,
@@ -139,3 +143,14 @@ def check_kept(build: BuildConfig) -> None:
             Setting("max_tokens"),
             f" {build.tokens()}; leave it out or choose less",
         )
+
+
+def check_picture_limits(build: BuildConfig, roles: Sequence[Role]) -> None:
+    """Raises EngineError for limits of pictures that neither model reads."""
+    for name, kind, pictures in (
+        ("max_tiles", TilingConfig | AnyResolutionConfig, "cuts pictures into tiles"),
+        ("min_pixels", NativeSizeConfig, "takes pictures at their own size"),
+        ("max_pixels", NativeSizeConfig, "takes pictures at their own size"),
+    ):
+        if getattr(build, name) is not None and not any(isinstance(role.config.tiling, kind) for role in roles):
+            raise EngineError(Setting(name), f" is given, but neither model {pictures}; leave it out")

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 
 from engine import bindings as names
 from engine.families.base import Family
-from engine.model_config import LanguageConfig, ModelConfig
+from engine.model_config import LanguageConfig, ModelConfig, QwenVitConfig
+from engine.towers import tower_of
 
 Inputs = dict[str, np.ndarray]
 """By the name of the binding."""
@@ -17,15 +18,24 @@ SEED = 20250
 TEXT_TOKENS = 96
 """Random words before the visual tokens, and as many after them: only these are compared as logits."""
 SHAPES = 24
+SIDE_PATCHES = 32
+"""Of a picture that is not cut into tiles."""
 
 
 def vision_inputs(family: Family, config: ModelConfig) -> Inputs:
-    """[N,3,S,S]: a scene of shapes over a gradient, noise, and a scene of stripes, as the family cuts them up."""
-    size = config.vision.image_size
+    """A scene of shapes over a gradient, noise, and a scene of stripes, as the family cuts them up; side by side in one
+    picture for a vision encoder that takes one at a time.
+    """
     rng = np.random.default_rng(SEED)
-    pictures = [_shapes(size, rng), Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)), _stripes(size)]
-    tiles = [family.split_tiles(picture, config).pixel_values for picture in pictures]
-    return {names.PIXEL_VALUES: np.concatenate(tiles)}
+    vision = config.vision
+    if isinstance(vision, QwenVitConfig):
+        pictures = _pictures(SIDE_PATCHES * vision.patch_size, rng)
+        wide = Image.fromarray(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
+        pixels = family.cut(wide, config).pixels
+    else:
+        pictures = _pictures(vision.image_size, rng)
+        pixels = np.concatenate([family.cut(picture, config).pixels for picture in pictures])
+    return tower_of(vision).host_inputs(vision, pixels)
 
 
 def language_inputs(config: LanguageConfig, features: np.ndarray, num_prune_points: int) -> Inputs:
@@ -61,6 +71,11 @@ def language_inputs(config: LanguageConfig, features: np.ndarray, num_prune_poin
     for layer in range(config.num_layers):
         inputs |= dict.fromkeys(names.past_kv(layer), empty)
     return inputs
+
+
+def _pictures(size: int, rng: np.random.Generator) -> list[Image.Image]:
+    """Squares of this side."""
+    return [_shapes(size, rng), Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)), _stripes(size)]
 
 
 def _shapes(size: int, rng: np.random.Generator) -> Image.Image:

@@ -13,8 +13,10 @@ from engine.families.base import Source
 
 HARMLESS = re.compile(
     r"(^|\.)(rotary_emb\.(original_)?inv_freq|rotary_emb\.(cos|sin)_cached|embeddings\.position_ids)$"
+    r"|(^|\.)vision_tower\.(vision_model\.)?post_layernorm\.(weight|bias)$"
 )
-"""Buffers of the published code that it computes itself; older versions of it saved them."""
+"""Buffers of the published code that it computes itself, which older versions of it saved; and the norm behind SigLIP's
+last layer, which LLaVA leaves out."""
 LORA = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save|base_model\.model)(\.|$)")
 QUANTIZED = re.compile(
     r"\.(qweight|qzeros|scales|g_idx|weight_packed|weight_(shape|scale\w*|zero_point)|input_scale|SCB"

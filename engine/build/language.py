@@ -12,9 +12,9 @@ from onnxscript import nn
 
 from engine import bindings as names
 from engine.bindings import Scoring, language_bindings, segment_of
-from engine.build.graph import declare, finish
-from engine.build.layers import Linear, RMSNorm, Weight, WeightPart, all_reduce, cast, dims, like, set_dtype, shaped
 from engine.dims import Limits
+from engine.graphs.declaration import declare, finish
+from engine.graphs.layers import Linear, RMSNorm, Weight, WeightPart, all_reduce, cast, dims, like, set_dtype, shaped
 from engine.model_config import LanguageConfig
 from engine.parallel import Shard
 from engine.plugins.lowering import Lowering

@@ -19,7 +19,15 @@ from engine.config import BuildConfig, default_prune_layers
 from engine.dims import Limits
 from engine.errors import EngineError, Setting
 from engine.families import Family, family_of
-from engine.model_config import LanguageConfig, ModelConfig, VisionConfig
+from engine.model_config import (
+    AnyResolutionConfig,
+    LanguageConfig,
+    ModelConfig,
+    NativeSizeConfig,
+    PicturesConfig,
+    TilingConfig,
+    VisionConfig,
+)
 from engine.parallel import check_shards
 
 OnProgress = Callable[[str, float], None]
@@ -63,11 +71,7 @@ def read_role(
     """Open one checkpoint and settle what its engines will be able to do."""
     family, published = family_of(directory)
     config = family.read_config(directory, published)
-    if build.max_tiles is not None:
-        tiling = replace(
-            config.tiling, max_tiles=build.max_tiles, min_tiles=min(config.tiling.min_tiles, build.max_tiles)
-        )
-        config = replace(config, tiling=tiling)
+    config = replace(config, tiling=settle_pictures(build, config.tiling))
     layers = config.language.num_layers
     points = default_prune_layers(layers) if prune_layers is None else tuple(sorted(set(prune_layers) - {0}))
     for point in points:
@@ -85,8 +89,26 @@ def read_role(
     checkpoint = Checkpoint(directory)
     check_weights(checkpoint, family, config)
     config, notes = read_ends(family, config, directory)
+    notes += picture_notes(build, config, name, directory)
     fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
     return Role(name, checkpoint, fingerprint, family, config, points, scores, notes)
+
+
+def settle_pictures(build: BuildConfig, pictures: PicturesConfig) -> PicturesConfig:
+    """A checkpoint's own, within the limits that the build names. Raises EngineError."""
+    match pictures:
+        case TilingConfig() if build.max_tiles is not None:
+            least = min(pictures.min_tiles, build.max_tiles)
+            return replace(pictures, max_tiles=build.max_tiles, min_tiles=least)
+        case AnyResolutionConfig() if build.max_tiles is not None:
+            most = build.max_tiles
+            grids = tuple((rows, columns) for rows, columns in pictures.grids if rows * columns <= most)
+            return AnyResolutionConfig(grids, min(pictures.max_tiles, most))
+        case NativeSizeConfig():
+            most = pictures.max_pixels if build.max_pixels is None else build.max_pixels
+            least = min(pictures.min_pixels, most) if build.min_pixels is None else build.min_pixels
+            return NativeSizeConfig(least, most)
+    return pictures
 
 
 def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[ModelConfig, tuple[str, ...]]:
@@ -109,23 +131,49 @@ def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[Mod
     return replace(config, prompt=replace(config.prompt, stop=tuple(stop))), tuple(notes)
 
 
+def picture_limit(config: ModelConfig) -> tuple[str, str]:
+    """The setting that bounds a picture's visual tokens, and what it counts."""
+    return ("max_pixels", "pixels") if isinstance(config.tiling, NativeSizeConfig) else ("max_tiles", "tiles")
+
+
+def picture_notes(build: BuildConfig, config: ModelConfig, name: str, directory: Path) -> tuple[str, ...]:
+    """What becomes of pictures that are too large for an engine."""
+    if isinstance(config.tiling, TilingConfig):
+        return ()
+    most, model = config.most_tokens(), f"the {name} model {directory}"
+    limit, _ = picture_limit(config)
+    if build.max_pixels is not None and isinstance(config.tiling, NativeSizeConfig):
+        return (
+            f"pictures of more than {build.max_pixels:,} pixels are scaled down to at most {most:,} visual tokens of "
+            f"{model}, as the published preprocessing would with that limit; its answers may differ from those of its "
+            "own limit",
+        )
+    if most >= build.tokens():
+        return (
+            f"a picture has up to {most:,} visual tokens in {model}, and max_tokens {build.tokens():,} has no room for "
+            f"the largest, which are refused; {limit} would scale them down",
+        )
+    return ()
+
+
 def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: Path) -> None:
     """Raises EngineError for limits that no request could use, or no memory hold."""
-    smallest = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    smallest = config.least_tokens()
     if build.tokens() <= smallest:
         raise EngineError(
             Setting("max_tokens"),
             f" {build.tokens()} has no room for a question beside the {smallest} visual tokens of a small "
             f"picture in the {name} model {directory}; give more",
         )
-    largest = config.tiling.most_tiles() * config.vision.tokens_per_tile()
-    if build.max_tiles is not None and build.tokens() <= largest:
+    largest = config.most_tokens()
+    limit, less = picture_limit(config)
+    if (given := getattr(build, limit)) is not None and build.tokens() <= largest:
         raise EngineError(
             "a picture of ",
-            Setting("max_tiles"),
-            f" {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, and ",
+            Setting(limit),
+            f" {given} has {largest} visual tokens in the {name} model {directory}, and ",
             Setting("max_tokens"),
-            f" {build.tokens()} has no room for them and a question; give fewer tiles or more tokens",
+            f" {build.tokens()} has no room for them and a question; give fewer {less} or more tokens",
         )
     language, shard = config.language, build.shards(name)[0]
     cache = build.max_batch * build.tokens() * len(shard.kv_heads(language.num_kv_heads)) * language.head_dim

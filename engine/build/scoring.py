@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from engine import bindings as names
 from engine.bindings import scoring_bindings, segment_of
-from engine.build.graph import declare, finish
-from engine.build.layers import dims, like, shaped
 from engine.dims import Limits
+from engine.graphs.declaration import declare, finish
+from engine.graphs.layers import dims, like, shaped
 from engine.model_config import LanguageConfig
 from engine.parallel import Shard
 from engine.plugins.lowering import Lowering

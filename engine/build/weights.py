@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.build.checkpoint import Checkpoint
-from engine.build.layers import Weight
 from engine.errors import CheckpointError
 from engine.families.base import Source
+from engine.graphs.layers import Weight
 
 RowRanges = tuple[tuple[int, int], ...]
 
@@ -63,6 +63,8 @@ class WeightReader:
                 rows = _select(rows, part.rows)
             columns = (part.columns.start, part.columns.stop) if part.columns is not None else None
             data = self._checkpoint.read(source.tensor, rows, columns)
+        if part.is_flat:
+            data = data.reshape(len(data), -1)
         if part.transpose:
             data = data.T
         # One copy that casts and lays out at once: the peak is the tensor as stored and as wanted.

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=BuildConfig.max_tiles,
         help="most tiles of one picture (default: the checkpoint's own)",
     )
+    for end, which in (("min", "a smaller one is enlarged"), ("max", "a larger one is scaled down")):
+        add(
+            f"--{end}-pixels",
+            type=positive,
+            help=f"of one picture, where a model takes it at its own size: {which} (default: the checkpoint's own)",
+        )
     add(
         "--prune-layers",
         type=numbers,
@@ -87,6 +93,8 @@ def build(arguments: argparse.Namespace) -> None:
         max_tokens=arguments.max_tokens,
         max_batch=arguments.max_batch,
         max_tiles=arguments.max_tiles,
+        min_pixels=arguments.min_pixels,
+        max_pixels=arguments.max_pixels,
         prune_layers=arguments.prune_layers,
         max_kept_tokens=arguments.max_kept_tokens,
         large_scores=arguments.large_scores,

@@ -39,15 +39,16 @@ def draw(image: Image.Image, boxes: np.ndarray, kept: np.ndarray, importance: np
     """One picture with its visual tokens.
 
     boxes: [V,4], x0 y0 x1 y1 of each token in the picture, whose sides are 1. kept: bool [V]. importance: [V] or None.
-    Tokens that cover the picture once more (a thumbnail's) get a panel of their own below the first.
+    Tokens that cover the picture once more (a thumbnail's) get a panel of their own below the finest.
     """
     picture = image.convert("RGB")
     cover = covers(boxes)
+    number = int(cover.max(initial=0)) + 1
+    finest = int(np.bincount(cover, minlength=number).argmax())
     panels = []
-    for index in range(int(cover.max(initial=0)) + 1):
+    for index in sorted(range(number), key=lambda index: index != finest):
         mine = cover == index
-        width = WIDTH if index == 0 else (WIDTH - GAP) // 2
-        name = "tiles" if index == 0 else "thumbnail"
+        width, name = (WIDTH, "tiles") if index == finest else ((WIDTH - GAP) // 2, "thumbnail")
         caption = f"{name}: {kept[mine].sum()} of {mine.sum()} tokens kept"
         panels.append((caption, darken(fit(picture, width), boxes[mine], kept[mine])))
     if importance is not None:
@@ -57,7 +58,8 @@ def draw(image: Image.Image, boxes: np.ndarray, kept: np.ndarray, importance: np
 
 def covers(boxes: np.ndarray) -> np.ndarray:
     """[V,4] -> int [V]: 0 for the tokens that cover the picture first, 1 for those that cover it again, and so on."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
+    inside = np.clip(boxes, 0, 1).astype(np.float64)  # some tokens lie beside their picture
+    area = (inside[:, 2] - inside[:, 0]) * (inside[:, 3] - inside[:, 1])
     return np.floor(np.cumsum(area) - area / 2).astype(int)
 
 

@@ -11,7 +11,17 @@ from engine.engine_directory import CONVERTER, read_manifest
 from engine.errors import ManifestError
 from engine.json_file import Unreadable, read_json
 from engine.manifest import EngineModel, Manifest
-from engine.model_config import LanguageConfig, VisionConfig
+from engine.model_config import (
+    AnyResolutionConfig,
+    InternVitConfig,
+    LanguageConfig,
+    NativeSizeConfig,
+    PicturesConfig,
+    QwenVitConfig,
+    SiglipConfig,
+    TilingConfig,
+    VisionConfig,
+)
 from engine.units import size_text
 from engine.verification import check_files, verify
 
@@ -119,8 +129,7 @@ def describe_model(role: str, model: EngineModel) -> list[str]:
         f"  {role:10}  {config.family} {config.name} · checkpoint {model.checkpoint_sha256[:12]} · {scores}",
         f"    language  {language_text(config.language)}",
         f"    vision    {vision_text(config.vision)}",
-        f"    tiles     {config.tiling.min_tiles} to {config.tiling.max_tiles}"
-        + (" and a thumbnail" if config.tiling.thumbnail else ""),
+        f"    {pictures_text(config.tiling)}",
         f"    prunes    before layer {layers}",
     ]
 
@@ -133,10 +142,24 @@ def language_text(config: LanguageConfig) -> str:
 
 
 def vision_text(config: VisionConfig) -> str:
-    return (
-        f"{config.num_layers} layers · width {config.hidden_size} · {config.image_size} px tiles "
-        f"· {config.tokens_per_tile()} tokens per tile"
-    )
+    size = f"{config.num_layers} layers · width {config.hidden_size}"
+    match config:
+        case InternVitConfig():
+            return f"{size} · {config.image_size} px tiles · {config.tokens_per_tile()} tokens per tile"
+        case SiglipConfig():
+            return f"{size} · {config.image_size} px tiles · {config.tokens_per_tile()} tokens per tile, ends of lines"
+        case QwenVitConfig():
+            return f"{size} · pictures of any size · a token for {config.token_side()} px squares"
+
+
+def pictures_text(config: PicturesConfig) -> str:
+    match config:
+        case TilingConfig():
+            return f"tiles     {config.min_tiles} to {config.max_tiles}" + " and a thumbnail" * config.thumbnail
+        case AnyResolutionConfig():
+            return f"tiles     a stretched one, and a canvas of up to {config.most_tiles() - 1}"
+        case NativeSizeConfig():
+            return f"pixels    {config.min_pixels} to {config.max_pixels}"
 
 
 def quantization_text(report: dict[str, Any]) -> str:

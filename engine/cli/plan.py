@@ -61,7 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = questions.add_argument
     add("--batch", type=positive, default=Workload.batch, help=f"of the memory table, questions at once {default}")
     add(
-        "--tiles", type=positive, help="of a question's pictures, thumbnails included (default: the large model's most)"
+        "--tiles",
+        type=positive,
+        help="of a question's pictures, thumbnails included; where a model does not cut them up, pictures of as "
+        "many pixels (default: the large model's most)",
     )
     add(
         "--text-tokens",
@@ -113,7 +116,7 @@ def plan(arguments: argparse.Namespace) -> None:
         )
     )
     workload = Workload(
-        tiles=arguments.tiles or pair.large.config.tiling.most_tiles(),
+        tiles=arguments.tiles or pair.large.config.most_tiles(),
         batch=arguments.batch,
         text_tokens=arguments.text_tokens,
         new_tokens=over(SamplingConfig(), given).max_new_tokens,

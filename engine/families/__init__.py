@@ -6,16 +6,17 @@ from typing import Any, cast
 
 from engine.bounds import shown
 from engine.errors import CheckpointError
-from engine.families import internvl, internvl2
-from engine.families.base import Family, Part, Prompt, Source, Tiles, Turn
+from engine.families import internvl, internvl2, llava_onevision, qwen2_5_vl, qwen2_vl
+from engine.families.base import Family, Packing, Part, Pieces, Prompt, Source, Turn
 from engine.families.fields import read_object
 
 __all__ = [
     "Family",
+    "Packing",
     "Part",
+    "Pieces",
     "Prompt",
     "Source",
-    "Tiles",
     "Turn",
     "by_name",
     "family_of",
@@ -23,7 +24,13 @@ __all__ = [
     "published_names",
 ]
 
-FAMILIES: dict[str, ModuleType] = {"internvl2": internvl2, "internvl": internvl}
+FAMILIES: dict[str, ModuleType] = {
+    "internvl2": internvl2,
+    "internvl": internvl,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "llava_onevision": llava_onevision,
+}
 PUBLISHED = "published"
 """In a family's directory, if it has one: a checkpoint directory for each size, of which only `config.json` is kept."""
 
@@ -58,13 +65,17 @@ def published_names() -> list[str]:
 
 
 def published(name: str) -> Path:
-    """The directory of a published size, without weights; `InternVL2-26B` or only `26B`, in upper or lower case.
+    """The directory of a published size, without weights; `InternVL2-26B`, or only `26B` if one family has that, in
+    upper or lower case.
 
     Raises CheckpointError for a name that is not known.
     """
-    for known, directory in _published().items():
-        if name.lower() in (known.lower(), known.rpartition("-")[2].lower()):
-            return directory
+    sizes = {known.lower(): directory for known, directory in _published().items()}
+    short = [known for known in sizes if known.rpartition("-")[2] == name.lower()]
+    if name.lower() in sizes:
+        return sizes[name.lower()]
+    if len(short) == 1:
+        return sizes[short[0]]
     raise CheckpointError(
         f"{name} is no checkpoint directory and no published size; known: {', '.join(published_names())}"
     )

@@ -31,15 +31,40 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """One picture, cut up.
+class Packing:
+    """How the F rows that a model reads of a picture come of those that its vision encoder makes of all pieces.
 
-    pixel_values: float32 [N,3,S,S], normalised.
-    boxes: float32 [N,4], x0 y0 x1 y1 of each tile in the picture, whose sides are 1; a thumbnail is (0,0,1,1).
+    taps: int64 [F,K], the rows that are added up, and weights: float32 [F,K], how much each counts.
+    placed: int64 [V], which of the F show a place of the picture; the others only end its lines.
     """
 
-    pixel_values: np.ndarray
+    taps: np.ndarray
+    weights: np.ndarray
+    placed: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """One picture as a model takes it.
+
+    pixels: float32 [N,...], what the vision encoder makes visual tokens of, N pieces of one shape (`engine.towers`).
+    boxes: float32 [V,4], x0 y0 x1 y1 of each visual token in the picture, whose sides are 1, in prompt order.
+    places: int64 [V,3], time, row and column of each, from 0, for a model whose positions have them.
+    packing: None where the model reads what the vision encoder makes, as it is.
+    """
+
+    pixels: np.ndarray
     boxes: np.ndarray
+    places: np.ndarray | None = None
+    packing: Packing | None = None
+
+    def num_rows(self) -> int:
+        """Rows of the prompt."""
+        return len(self.boxes) if self.packing is None else len(self.packing.taps)
+
+    def placed(self) -> np.ndarray:
+        """int64 [V]: which of these rows are visual tokens: the others are never pruned, and never count as kept."""
+        return np.arange(len(self.boxes)) if self.packing is None else self.packing.placed
 
 
 @dataclass(frozen=True)
@@ -89,22 +114,22 @@ class Family(Protocol):
         """Our language parameter names (Llama's in transformers) -> where a checkpoint of `tensors` keeps them."""
 
     def vision_sources(self, config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
-        """Our vision parameter names (those of `internvl2`) -> where a checkpoint of `tensors` keeps them."""
+        """Our vision parameter names (those of the tower) -> where a checkpoint of `tensors` keeps them."""
 
-    def split_tiles(self, image: Image.Image, config: ModelConfig) -> Tiles:
-        """A decoded picture -> tiles, as the published preprocessing does."""
+    def cut(self, image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Pieces:
+        """A decoded picture as the published preprocessing cuts it up. is_alone: whether it is the only one of its
+        question. Raises ImageError.
+        """
 
     def render_prompt(
         self,
         config: ModelConfig,
         question: str,
-        tiles_per_image: Sequence[int],
+        visual_tokens: Sequence[int],
         history: Sequence[Turn] = (),
         system: str | None = None,
     ) -> Prompt:
         """The published template around a question and what was said before it; `<image>` marks where a picture goes,
-        else pictures go first. system: the system message instead of the model's own. Raises RequestError.
+        else pictures go first. visual_tokens: rows of each picture. system: the system message instead of the model's
+        own. Raises RequestError.
         """
-
-    def token_boxes(self, config: ModelConfig, boxes: np.ndarray) -> np.ndarray:
-        """[N,4] tile boxes -> [V,4]: the box of every visual token in its picture, in prompt order."""

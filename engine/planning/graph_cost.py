@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from engine.build.layers import Weight
 from engine.build.targets.tensorrt_weights import HEAD, is_matrix
 from engine.build.weight_file import place
 from engine.build.weights import parameters
+from engine.graphs.layers import Weight
 from engine.planning.storage import Storage
 
 Sizes = Mapping[str, int]
@@ -83,6 +83,9 @@ def _node_operations(node: ir.Node, sizes: Sizes) -> int:
         case "full_attention":
             tiles, tokens, width = _sizes(node.inputs[0], sizes)
             return 4 * tiles * width * tokens * tokens
+        case "Attention":
+            windows, places, width = _sizes(node.inputs[0], sizes)
+            return 4 * windows * width * places * places
         case "cached_attention":
             batch, rows, width = _sizes(node.inputs[0], sizes)
             past = _sizes(node.inputs[3], sizes)[2] - rows

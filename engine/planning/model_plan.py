@@ -21,13 +21,13 @@ from engine.build.scoring import scoring_graph
 from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
 from engine.dims import SCORED_AT_ONCE, Limits, Phase, Size
-from engine.model_config import ModelConfig
+from engine.model_config import ModelConfig, QwenVitConfig
 from engine.parallel import Shard, check_shards
 from engine.planning import graph_cost
 from engine.planning.storage import Storage
 from engine.planning.workload import Workload
 from engine.plugins.targets.onnxruntime import ONNXRUNTIME
-from engine.runtime.vision import TILES_PER_CALL
+from engine.runtime.vision import PIECES_PER_CALL
 
 LIMITS = Limits(max_tokens=1, max_batch=1, max_tiles=1)
 """A plan puts sizes in the place of the dimensions: of these it needs the names, not the ranges."""
@@ -101,15 +101,23 @@ class ModelPlan:
         prompts = workload
         if self._planned:
             prompts = replace(workload, batch=PLANNED.batch().during(Phase.PREFILL).max)
-        vision = self._call_bytes(self._vision, (*bound.inputs, *bound.outputs), _vision_sizes(TILES_PER_CALL))
+        vision = self._call_bytes(
+            self._vision, (*bound.inputs, *bound.outputs), self._vision_sizes(workload, PIECES_PER_CALL)
+        )
         calls = self._prefill_sizes(prompts), self._decode_sizes(workload, workload.new_tokens)
         language = [self._call_bytes(self._language, self._others, sizes) for sizes in calls]
         scoring = [] if self._scoring is None else [self._call_bytes(self._scoring, self._scored, x) for x in calls]
         return max(vision, *language, *scoring)
 
-    def vision_call(self, tiles: int) -> Call:
-        operations = graph_cost.operations(self._vision, _vision_sizes(tiles))
-        return Call(operations, graph_cost.read_bytes(self._vision, self._storage))
+    def vision_call(self, workload: Workload) -> Call:
+        """All pictures; each rank encodes its share of the tiles, or of the pictures that are not cut up."""
+        read, ranks = graph_cost.read_bytes(self._vision, self._storage), self.shard.world_size
+        if isinstance(self.config.vision, QwenVitConfig):
+            pictures = -(-workload.batch // ranks)
+            operations = graph_cost.operations(self._vision, self._vision_sizes(workload, 1))
+            return Call(pictures * operations, pictures * read)
+        tiles = -(-workload.batch * workload.tiles // ranks)
+        return Call(graph_cost.operations(self._vision, self._vision_sizes(workload, tiles)), read)
 
     def prefill(self, workload: Workload) -> Call:
         return self._language_call(self._prefill_sizes(workload))
@@ -160,11 +168,22 @@ class ModelPlan:
         }
         for segment, (length, new) in enumerate(zip(cached, rows, strict=True)):
             sizes |= {LIMITS.cache(segment): length, LIMITS.kept(segment): new}
-        return {str(dim): size for dim, size in sizes.items()}
+        return _by_name(sizes)
+
+    def _vision_sizes(self, workload: Workload, pieces: int) -> dict[str, int]:
+        """Of a run of so many tiles, or of one picture that is not cut up."""
+        vision = self.config.vision
+        if not isinstance(vision, QwenVitConfig):
+            return _by_name({LIMITS.tiles(): pieces})
+        tokens, each = workload.visual_tokens(self.config), vision.merged**2
+        windows = -(-tokens // (vision.window or 1) ** 2)
+        return _by_name(
+            {LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens, LIMITS.windows(): windows}
+        )
 
 
-def _vision_sizes(tiles: int) -> dict[str, int]:
-    return {str(LIMITS.tiles()): tiles}
+def _by_name(sizes: dict[Size, int]) -> dict[str, int]:
+    return {str(dim): size for dim, size in sizes.items()}
 
 
 def _count(binding: Binding, sizes: graph_cost.Sizes) -> int:

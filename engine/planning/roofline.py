@@ -19,9 +19,8 @@ class Latency:
 
 
 def latency(model: ModelPlan, workload: Workload, chip: Chip) -> Latency:
-    """Of one batch, without the consistency pass; each rank encodes its share of the tiles."""
+    """Of one batch, without the consistency pass."""
     world_size = model.shard.world_size
-    tiles = -(-workload.batch * workload.tiles // world_size)
 
     def seconds(call: Call) -> float:
         """The slower of computing and reading, then the sums over the ranks."""
@@ -29,7 +28,7 @@ def latency(model: ModelPlan, workload: Workload, chip: Chip) -> Latency:
             call, chip, world_size
         )
 
-    prompt = seconds(model.vision_call(tiles)) + seconds(model.prefill(workload))
+    prompt = seconds(model.vision_call(workload)) + seconds(model.prefill(workload))
     return Latency(prompt, seconds(model.decode(workload)))
 
 

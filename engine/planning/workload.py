@@ -9,7 +9,10 @@ from engine.model_config import ModelConfig
 
 @dataclass(frozen=True)
 class Workload:
-    """batch: questions at once. Of each: tiles of its pictures, thumbnails included; words of the prompt; answer."""
+    """batch: questions at once. Of each: tiles of its pictures, thumbnails included; words of the prompt; answer.
+
+    Where a picture is not cut up, it is one of as many pixels.
+    """
 
     tiles: int
     batch: int = 1
@@ -17,7 +20,7 @@ class Workload:
     new_tokens: int = SamplingConfig.max_new_tokens
 
     def visual_tokens(self, config: ModelConfig) -> int:
-        return self.tiles * config.vision.tokens_per_tile()
+        return config.tokens_of(self.tiles)
 
     def prompt_tokens(self, config: ModelConfig) -> int:
         return self.visual_tokens(config) + self.text_tokens

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.config import Draft, GuidanceSource, SamplingConfig
-from engine.families import Tiles
+from engine.families import Pieces
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, decide
@@ -85,7 +85,7 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         small_text=small.completion.text if small else None,
         prompt_tokens=len(said.seen.encoded.ids),
         visual_tokens=len(said.seen.encoded.visual_positions),
-        tiles=sum(len(part.pixel_values) for part in said.seen.tiles),
+        tiles=sum(len(part.pixels) for part in said.seen.pieces),
         tiles_skipped=large.tiles_skipped if large else 0,
         guidance=settings.guidance if large and large.choice.kept is not None else None,
         kept=large.choice.kept if large else None,
@@ -138,11 +138,11 @@ def ask_large(
     question: Question, settings: Settings, pair: Pair, small: SmallSaid | None, watch: Watch, say: OnText
 ) -> Asking[LargeSaid]:
     """Answer with the visual tokens that the guidance keeps."""
-    model, guidance, tiles, draft = pair.large, settings.guidance, None, NONE
+    model, guidance, pieces, draft = pair.large, settings.guidance, None, NONE
     if small is not None and split_alike(model.config, pair.manifest.models["small"].config):
-        tiles = small.seen.tiles
+        pieces = small.seen.pieces
     with watch(Stage.LARGE_VISION):
-        seen = yield from open_pictures(model, question, settings, tiles)
+        seen = yield from open_pictures(model, question, settings, pieces)
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
     if settings.wants_guidance() and guidance.source.reads_large():
         with watch(Stage.LARGE_VISION):
@@ -165,18 +165,18 @@ def ask_large(
 
 
 def open_pictures(
-    model: VisionLanguageModel, question: Question, settings: Settings, tiles: Sequence[Tiles] | None = None
+    model: VisionLanguageModel, question: Question, settings: Settings, pieces: Sequence[Pieces] | None = None
 ) -> Asking[Seen]:
-    """Cut up the pictures and tokenize the prompt. tiles: where another model cut them up alike."""
+    """Cut up the pictures and tokenize the prompt. pieces: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
     asked = question.images, question.text, *said, question.picture
-    seen: Seen = yield Outside(partial(model.look, *asked, tiles))
+    seen: Seen = yield Outside(partial(model.look, *asked, pieces))
     return seen
 
 
 @dataclass(frozen=True)
 class Looked:
-    """A prompt with its features. skipped: tiles that were not encoded, as nothing of them is needed."""
+    """A prompt with its features. skipped: pieces that were not encoded, as nothing of them is needed."""
 
     prompt: PromptTokens
     skipped: int
@@ -185,17 +185,18 @@ class Looked:
 def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = None) -> Asking[Looked]:
     """Encode what is seen. needed: int64 [N], the visual tokens whose features are wanted, sorted; None is all.
 
-    A tile's features follow from that tile alone, so those of which none is wanted are left out.
+    A piece's features follow from that piece alone, so those of which none is wanted are left out; where rows come of
+    several pieces, none is.
     """
     features, encoded, skipped, start = [], [], 0, 0
-    for image, part in enumerate(seen.tiles):
-        count, tokens = len(part.pixel_values), int(np.count_nonzero(seen.grid.images == image))
+    for image, part in enumerate(seen.pieces):
+        count, tokens = len(part.pixels), int(np.count_nonzero(seen.grid.images == image))
         wanted, each = np.arange(count), tokens // count
-        if needed is not None:
+        if needed is not None and part.packing is None:
             mine = needed[(needed >= start) & (needed < start + tokens)] - start
             wanted = np.unique(mine // each)
         if len(wanted):
-            features.append((yield Encode(model, part.pixel_values, wanted)))
+            features.append((yield Encode(model, part.pixels, wanted, part.packing)))
         encoded.append((start + wanted[:, None] * each + np.arange(each)).ravel())
         skipped += count - len(wanted)
         start += tokens

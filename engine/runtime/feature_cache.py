@@ -5,6 +5,7 @@ from collections import OrderedDict
 
 import numpy as np
 
+from engine.families import Packing
 from engine.runtime.arrays import Array
 
 
@@ -17,12 +18,15 @@ class FeatureCache:
         self._kept: OrderedDict[bytes, Array] = OrderedDict()
 
     @staticmethod
-    def key(pixel_values: np.ndarray) -> bytes:
-        """float32 [N,3,P,P] -> what equal pictures have in common."""
-        return hashlib.sha256(np.ascontiguousarray(pixel_values).data).digest()
+    def key(pixels: np.ndarray, packing: Packing | None = None) -> bytes:
+        """float32 [N,...] -> what equal pictures have in common; their shape, too, or others had the same values."""
+        digest = hashlib.sha256(repr(pixels.shape).encode())
+        for array in (pixels,) if packing is None else (pixels, packing.taps, packing.weights):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.digest()
 
     def get(self, key: bytes) -> Array | None:
-        """[N*T,C]"""
+        """[V,C]"""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)

@@ -15,14 +15,19 @@ SCALE_STEP = 2**0.5
 
 
 def score_rows(
-    visual_positions: np.ndarray, prompt_length: int, rows: ScoreRows, question: np.ndarray | None = None
+    visual_positions: np.ndarray,
+    prompt_length: int,
+    rows: ScoreRows,
+    question: np.ndarray | None = None,
+    feature_rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """[V], [Q] -> int64 [R]: the prompt rows whose attention to the visual tokens counts, sorted.
 
     question: rows of the question as it was asked; where none stands behind the pictures, QUESTION is BEHIND_LAST.
+    feature_rows: int64 [F], of the pictures, of which some may be no visual tokens; they are no text either.
     """
     is_text = np.ones(prompt_length, bool)
-    is_text[visual_positions] = False
+    is_text[visual_positions if feature_rows is None else feature_rows] = False
     # text before the first visual token cannot see one and would add zeros
     is_text[: visual_positions.min(initial=prompt_length)] = False
     text = np.flatnonzero(is_text)

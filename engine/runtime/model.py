@@ -10,16 +10,16 @@ from engine.build_flags import BuildFlag
 from engine.config import PictureConfig, ServingConfig
 from engine.dims import Limits
 from engine.errors import RequestError, Setting
-from engine.families import Prompt, Tiles, Turn, by_name
+from engine.families import Pieces, Prompt, Turn, by_name
 from engine.manifest import EngineModel, Manifest
-from engine.model_config import ModelConfig
+from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
 from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
-from engine.runtime.prompt import Need, PromptTokens, Rows
+from engine.runtime.prompt import Need, PromptTokens, Rows, token_places
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
@@ -47,28 +47,39 @@ class Grid:
 @dataclass(frozen=True)
 class Encoded:
     """A tokenized question: ids [S], where the visual tokens are [V], the texts that end the answer, and which tokens
-    are the question itself."""
+    are the question itself. places, feature_positions: as in `PromptTokens`.
+    """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     stop: tuple[str, ...]
     question: np.ndarray
+    places: np.ndarray | None
+    feature_positions: np.ndarray
 
 
 @dataclass(frozen=True)
 class Seen:
     """A question as one model reads it: its pictures cut up, and its prompt."""
 
-    tiles: tuple[Tiles, ...]
+    pieces: tuple[Pieces, ...]
     grid: Grid
     encoded: Encoded
 
     def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
-        """features: [V,C] of each picture; width: C. encoded: see PromptTokens."""
+        """features: [F,C] of each picture; width: C. encoded: see PromptTokens."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
         tokens = self.encoded
-        return PromptTokens(tokens.ids, tokens.visual_positions, whole, encoded=encoded, question=tokens.question)
+        return PromptTokens(
+            tokens.ids,
+            tokens.visual_positions,
+            whole,
+            encoded=encoded,
+            question=tokens.question,
+            places=tokens.places,
+            feature_positions=tokens.feature_positions if encoded is None else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ class VisionLanguageModel:
             assert ranks is not None
             ranks.open(directory, manifest, running.threads, places)
             vision, language = (
-                ShardedVision(ranks, limits, manifest.world_size),
+                ShardedVision(ranks, model.config.vision, limits, manifest.world_size),
                 ShardedLanguage(ranks, manifest, places),
             )
         else:
@@ -135,21 +146,22 @@ class VisionLanguageModel:
         history: Sequence[Turn] = (),
         system: str | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
-        tiles: Sequence[Tiles] | None = None,
+        pieces: Sequence[Pieces] | None = None,
     ) -> Seen:
-        """Open and cut up the pictures and tokenize the prompt; runs no engine. tiles: of another model that cuts
+        """Open and cut up the pictures and tokenize the prompt; runs no engine. pieces: of another model that cuts
         pictures up alike.
 
         Raises EngineError when prompt and answer exceed what the engine was built for.
         """
-        cut = list(tiles or ())
-        if tiles is None:
+        cut = list(pieces or ())
+        if pieces is None:
             for source in images:
-                cut.append(self._family.split_tiles(open_image(source, picture), self.config))
-                self._check_room(self._tokens(cut), max_new_tokens, "pictures alone have")
-        prompt = self._family.render_prompt(self.config, question, [len(part.boxes) for part in cut], history, system)
-        encoded = self._tokenize(prompt, cut, max_new_tokens)
-        return Seen(tuple(cut), self.grid(cut), encoded)
+                cut.append(self._family.cut(open_image(source, picture), self.config, len(images) == 1))
+                self._check_room(count_rows(cut), max_new_tokens, "pictures alone have")
+        rows = [part.num_rows() for part in cut]
+        encoded = self._tokenize(self._family.render_prompt(self.config, question, rows, history, system), cut)
+        self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
+        return Seen(tuple(cut), grid_of(cut), encoded)
 
     def draft(self, seen: Seen, tokenizer: Tokenizer, said: Sequence[int]) -> np.ndarray:
         """int64 [D]: what a model with that tokenizer said, in tokens of this one's as they would follow the prompt."""
@@ -157,13 +169,6 @@ class VisionLanguageModel:
             return np.array(said, np.int64)
         before = self.tokenizer.decode(seen.encoded.ids[-CONTEXT:].tolist())
         return np.array(self.tokenizer.encode_behind(before, tokenizer.decode(said)), np.int64)
-
-    def grid(self, tiles: Sequence[Tiles]) -> Grid:
-        boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]
-        owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
-        return Grid(
-            np.concatenate([np.empty((0, 4), np.float32), *boxes]), np.concatenate([np.empty(0, np.int64), *owner])
-        )
 
     def need(self, rows: Rows, max_new_tokens: int, visual_columns: np.ndarray | None = None) -> Need:
         """Of a slot for a prompt and its answer. visual_columns: of a prompt whose visual tokens are scored.
@@ -183,16 +188,18 @@ class VisionLanguageModel:
                 )
         return Need(tuple(lengths), visual_columns)
 
-    def _tokenize(self, prompt: Prompt, tiles: Sequence[Tiles], max_new_tokens: int) -> Encoded:
+    def _tokenize(self, prompt: Prompt, pieces: Sequence[Pieces]) -> Encoded:
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
-        self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
-        assert len(positions) == self._tokens(tiles), "a family's prompt holds one image token per visual token"
-        return Encoded(ids, positions, prompt.stop, question_rows(self.tokenizer, ids, prompt.stop))
-
-    def _tokens(self, tiles: Sequence[Tiles]) -> int:
-        """Visual tokens of these pictures."""
-        return sum(len(part.boxes) for part in tiles) * self.config.vision.tokens_per_tile()
+        assert len(positions) == count_rows(pieces), "a family's prompt holds one image token per row of a picture"
+        places = None
+        if self.config.language.rope.sections:
+            places = token_places(len(ids), positions, [part.places for part in pieces])
+        starts = np.cumsum([0, *(part.num_rows() for part in pieces)])
+        placed = [start + part.placed() for start, part in zip(starts, pieces, strict=False)]
+        visual = positions[np.concatenate([np.empty(0, np.int64), *placed])]
+        question = question_rows(self.tokenizer, ids, prompt.stop)
+        return Encoded(ids, visual, prompt.stop, question, places, positions)
 
     def _check_room(self, tokens: int, max_new_tokens: int, has: str) -> None:
         """Raises RequestError."""
@@ -203,6 +210,20 @@ class VisionLanguageModel:
                 f" {max_new_tokens} more than the engine's {self.limits.max_tokens}; "
                 f"ask for less, give fewer pictures, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
             )
+
+
+def grid_of(pieces: Sequence[Pieces]) -> Grid:
+    """Of all pictures of a question."""
+    owner = [np.full(len(part.boxes), index) for index, part in enumerate(pieces)]
+    return Grid(
+        np.concatenate([np.empty((0, 4), np.float32), *(part.boxes for part in pieces)]),
+        np.concatenate([np.empty(0, np.int64), *owner]),
+    )
+
+
+def count_rows(pieces: Sequence[Pieces]) -> int:
+    """Of the prompt, that are of these pictures."""
+    return sum(part.num_rows() for part in pieces)
 
 
 def question_rows(tokenizer: Tokenizer, ids: np.ndarray, stop: Sequence[str]) -> np.ndarray:
@@ -217,10 +238,20 @@ def question_rows(tokenizer: Tokenizer, ids: np.ndarray, stop: Sequence[str]) ->
 
 
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
-    """Whether both models cut every picture up alike."""
-    return (ours.family, ours.tiling, ours.vision.image_size, ours.vision.grid()) == (
+    """Whether both models cut every picture up alike, into pieces that either of their vision encoders takes."""
+    return (ours.family, ours.tiling, piece_shape(ours.vision)) == (
         theirs.family,
         theirs.tiling,
-        theirs.vision.image_size,
-        theirs.vision.grid(),
+        piece_shape(theirs.vision),
     )
+
+
+def piece_shape(vision: VisionConfig) -> tuple[int, ...]:
+    """What of a vision encoder decides how pictures are cut up."""
+    match vision:
+        case InternVitConfig():
+            return vision.image_size, vision.grid()
+        case SiglipConfig():
+            return vision.image_size, vision.grid()
+        case QwenVitConfig():
+            return vision.patch_size, vision.frames, vision.merged

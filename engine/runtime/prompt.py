@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.bindings import segment_of
+from engine.model_config import AXES
 from engine.runtime.arrays import Array
 
 NO_FEATURES = np.empty((0, 0), np.float32)
@@ -15,9 +16,10 @@ NO_FEATURES = np.empty((0, 0), np.float32)
 class PromptTokens:
     """One request's tokenized prompt.
 
-    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C]. encoded: which
+    ids: int64 [S]; visual_positions: int64 [V], where the visual tokens are, in order; features: [F,C]. encoded: which
     of the visual tokens have features, sorted, where not all have; the others are kept by no layer. question: the rows
     of the question as it was asked, where they are known.
+    places: int64 [S], or [S,3] (time, row, column) for a model that turns by three; None: each token's number.
     """
 
     ids: np.ndarray
@@ -25,11 +27,30 @@ class PromptTokens:
     features: Array
     encoded: np.ndarray | None = None
     question: np.ndarray | None = None
+    places: np.ndarray | None = None
+    feature_positions: np.ndarray | None = None
+    """int64 [F]: where the features go; some may only end a line of a picture. None: where the visual tokens are."""
+
+    def feature_rows(self) -> np.ndarray:
+        """int64 [F]: rows that are no text."""
+        return self.visual_positions if self.feature_positions is None else self.feature_positions
+
+    def visual_features(self) -> np.ndarray:
+        """int64 [V]: which of the features are those of the visual tokens."""
+        return np.searchsorted(self.feature_rows(), self.visual_positions)
+
+    def positions(self) -> np.ndarray:
+        """int64 [S] or [S,3], by which each token turns."""
+        return np.arange(len(self.ids)) if self.places is None else self.places
+
+    def next_position(self) -> int:
+        """Of the token behind the prompt."""
+        return int(self.positions().max(initial=-1)) + 1
 
     def visual(self) -> np.ndarray:
-        """[S]: index of each token's visual feature, -1 for text."""
+        """[S]: index of each token's feature, -1 for text."""
         visual = np.full(len(self.ids), -1, np.int64)
-        having = self.visual_positions if self.encoded is None else self.visual_positions[self.encoded]
+        having = self.feature_rows() if self.encoded is None else self.visual_positions[self.encoded]
         visual[having] = np.arange(len(having))
         return visual
 
@@ -50,8 +71,9 @@ class Pruning:
 class Rows:
     """New tokens [S] of one slot.
 
-    ids, positions: int64 [S]. rope_lengths: int64 [S], for each row the length of the sequence that its angles are
-    scaled for, where a rotary embedding scales by it. visual: int64 [S], index into features [V,C], -1 for text.
+    ids: int64 [S]. positions: int64 [S], or [S,3] (time, row, column). rope_lengths: int64 [S], for each row the length
+    of the sequence that its angles are scaled for, where a rotary embedding scales by it. visual: int64 [S], index into
+    features [F,C], -1 for text.
     """
 
     ids: np.ndarray
@@ -88,9 +110,12 @@ class Rows:
         if pruning is not None:
             rows = np.concatenate([pruning.rows, len(self) + np.arange(len(text))])
             pruning = Pruning(pruning.prune_layer, rows)
+        # A text's time, row and column are the same.
+        positions = text.positions.reshape(len(text), *(1,) * (self.positions.ndim - 1))
+        positions = np.broadcast_to(positions, (len(text), *self.positions.shape[1:]))
         return Rows(
             np.concatenate([self.ids, text.ids]),
-            np.concatenate([self.positions, text.positions]),
+            np.concatenate([self.positions, positions]),
             np.concatenate([self.rope_lengths, text.rope_lengths]),
             np.concatenate([self.visual, text.visual]),
             self.features,
@@ -128,13 +153,13 @@ class Need:
 
 def prompt_rows(prompt: PromptTokens, pruning: Pruning | None = None) -> Rows:
     """A whole prompt."""
-    length = len(prompt.ids)
+    length, positions = len(prompt.ids), prompt.positions()
     lengths = np.full(length, length)
     if pruning is None or pruning.prune_layer:
-        return Rows(prompt.ids, np.arange(length), lengths, prompt.visual(), prompt.features, pruning)
+        return Rows(prompt.ids, positions, lengths, prompt.visual(), prompt.features, pruning)
     # What is dropped before layer 0 is not fed.
     rows = pruning.rows
-    return Rows(prompt.ids[rows], rows, lengths[rows], prompt.visual()[rows], prompt.features)
+    return Rows(prompt.ids[rows], positions[rows], lengths[rows], prompt.visual()[rows], prompt.features)
 
 
 def answer_rows(start: int, tokens: np.ndarray) -> Rows:
@@ -160,9 +185,27 @@ def reread(prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray) -> Reread
     length = min(prompt.prefix(), len(pruned) - 1)
     rows = pruned.part(slice(length, len(pruned)))
     wanted = len(rows) - 1 + np.arange(len(answer))
-    return Reread(length, rows.then(answer_rows(len(prompt.ids), answer[:-1])), wanted)
+    return Reread(length, rows.then(answer_rows(prompt.next_position(), answer[:-1])), wanted)
 
 
 def within(rows: np.ndarray, part: slice) -> slice:
     """Which of these rows (sorted) lie in a part."""
     return slice(*(int(place) for place in np.searchsorted(rows, [part.start, part.stop])))
+
+
+def token_places(length: int, visual_positions: np.ndarray, pictures: Sequence[np.ndarray | None]) -> np.ndarray:
+    """[V] and each picture's own places [V_i,3] -> int64 [S,3]: time, row and column of every token of a prompt.
+
+    A text's three numbers are the same. What follows a picture goes on behind the largest of the picture's.
+    """
+    places = np.empty((length, AXES), np.int64)
+    row = start = visual = 0
+    for own in pictures:
+        assert own is not None, "a family whose positions have three numbers gives every visual token its place"
+        first = int(visual_positions[visual])
+        places[row:first] = (start + np.arange(first - row))[:, None]
+        start += first - row
+        places[first : first + len(own)] = start + own
+        row, start, visual = first + len(own), start + int(own.max()) + 1, visual + len(own)
+    places[row:] = (start + np.arange(length - row))[:, None]
+    return places

@@ -85,8 +85,9 @@ def merged(guidance: GuidanceConfig, prompt: PromptTokens) -> tuple[PromptTokens
     num_kept = guidance.num_kept(tokens)
     if num_kept == tokens:
         return prompt, Choice()
-    found, features = merge(to_host(prompt.features), num_kept), to_host(prompt.features).copy()
-    features[found.kept] = found.features
+    visual, features = prompt.visual_features(), to_host(prompt.features).copy()
+    found = merge(features[visual], num_kept)
+    features[visual[found.kept]] = found.features
     return replace(prompt, features=features), Choice(None, found.kept, Budget.RATIO)
 
 

@@ -19,15 +19,19 @@ class RopeTable:
         self._config = config
         self._head_dim = head_dim
         self._exponents = np.arange(0, head_dim, 2) / head_dim
+        self._axes = np.repeat(np.arange(config.num_axes()), config.sections or head_dim // 2)
+        """Of each frequency, which number of a position it turns by."""
 
     def cos_sin(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[B,S], [B,S] -> float32 [B,S,D/2] each.
+        """[B,S] or [B,S,3], [B,S] -> float32 [B,S,D/2] each.
 
+        positions: one number, which stands for all of them, or those of each axis.
         lengths: of the sequence that each row is of when it is computed. DYNAMIC_NTK and LONG depend on it as
         published: beyond the trained length rows turn by other angles, and keys that are cached already keep theirs.
         """
         # float64: float32 angles of position 30,000 would be off by 2e-3
-        angles = positions[..., None] * self.frequencies(lengths)
+        turns = positions[..., None] if positions.ndim == lengths.ndim else positions[..., self._axes]
+        angles = turns * self.frequencies(lengths)
         scale = self._attention_scale()
         return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 

@@ -29,26 +29,26 @@ class Slot:
         self.next_position = 0
         """Of a token that follows them."""
         self._positions = np.zeros(need.lengths[0], np.int64)
-        """Of every row that was fed."""
+        """Of every row that was fed, the largest of its numbers."""
         self._kept = [np.zeros(length, np.int64) for length in need.lengths]
         """Which of those rows each segment holds."""
 
     def append(self, positions: np.ndarray, kept: Sequence[np.ndarray]) -> None:
-        """[R], and for each segment which of these rows it holds, sorted."""
-        fed = self.lengths[0]
+        """[R] or [R,3], and for each segment which of these rows it holds, sorted."""
+        fed, positions = self.lengths[0], positions.reshape(len(positions), -1).max(axis=1)
         self._positions[fed : fed + len(positions)] = positions
         for segment, rows in enumerate(kept):
             start = self.lengths[segment]
             self._kept[segment][start : start + len(rows)] = rows + fed
             self.lengths[segment] = start + len(rows)
-        self.next_position = int(positions[-1]) + 1
+        self.next_position = max(self.next_position, int(positions.max()) + 1)
 
     def truncate(self, length: int) -> None:
         """Hold the first `length` rows that were fed, and no others."""
         assert 0 <= length <= self.lengths[0], (length, self.lengths[0])
         written = zip(self._kept, self.lengths, strict=True)
         self.lengths = [int(np.searchsorted(kept[:held], length)) for kept, held in written]
-        self.next_position = int(self._positions[length - 1]) + 1 if length else 0
+        self.next_position = int(self._positions[:length].max(initial=-1)) + 1
 
 
 @dataclass

@@ -24,7 +24,8 @@ class Scored:
 
     @classmethod
     def of(cls, prompt: PromptTokens, rows: ScoreRows) -> "Scored":
-        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows, prompt.question), counts_decode(rows))
+        asked = prompt.question, prompt.feature_rows()
+        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows, *asked), counts_decode(rows))
 
 
 @dataclass(frozen=True)

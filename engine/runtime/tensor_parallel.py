@@ -22,11 +22,12 @@ from engine.dims import Limits
 from engine.engine_directory import CONVERTER
 from engine.errors import EngineError
 from engine.manifest import Manifest
+from engine.model_config import VisionConfig
 from engine.parallel import SHARDED, Shard
 from engine.runtime.language import Language
 from engine.runtime.loading import BACKENDS
 from engine.runtime.prompt import Need, Rows
-from engine.runtime.vision import TILES_PER_CALL
+from engine.runtime.vision import pieces_per_call
 from engine.target import Device
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
@@ -117,7 +118,7 @@ class Rank(Protocol):
 
     def load(self, expected: Identity, threads: int, places: int) -> None: ...
 
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray: ...
+    def encode(self, pixels: np.ndarray) -> np.ndarray: ...
 
     def open(self, need: Need) -> int: ...
 
@@ -146,10 +147,10 @@ class OpenShare:
 
 @dataclass(frozen=True)
 class Encode:
-    pixel_values: np.ndarray
+    pixels: np.ndarray
 
     def on(self, rank: Rank) -> np.ndarray:
-        return rank.encode(self.pixel_values)
+        return rank.encode(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -289,15 +290,15 @@ def token_bytes(manifest: Manifest) -> tuple[int, ...]:
 
 
 class ShardedVision:
-    """A vision encoder whose tiles are shared out among the ranks, each of which holds it whole."""
+    """A vision encoder whose pieces are shared out among the ranks, each of which holds it whole."""
 
-    def __init__(self, ranks: Ranks, limits: Limits, world_size: int) -> None:
+    def __init__(self, ranks: Ranks, config: VisionConfig, limits: Limits, world_size: int) -> None:
         self._ranks = ranks
-        self.tiles_per_call = world_size * (limits.tiles().max if limits.planned else TILES_PER_CALL)
+        self.pieces_per_call = world_size * pieces_per_call(config, limits)
 
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`."""
-        features: np.ndarray = self._ranks.do(Encode(pixel_values))
+        features: np.ndarray = self._ranks.do(Encode(pixels))
         return features
 
 

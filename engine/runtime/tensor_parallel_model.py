@@ -86,9 +86,9 @@ class RankModel:
         self._sum(norms)
         return norms / self._world.size
 
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
-        """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
-        mine = np.array_split(pixel_values, self._world.size)[self._world.rank]
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Like `VisionEncoder.encode`; each rank takes its part of the pieces."""
+        mine = np.array_split(pixels, self._world.size)[self._world.rank]
         parts = self._world.gather(on_all(self._world, lambda: to_host(self._vision.encode(mine))))
         return np.concatenate(parts) if parts is not None else np.empty(0, np.float32)
 

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from engine.families import Packing
 from engine.runtime.arrays import Array, array_namespace, concat, to_host
 from engine.runtime.language import cut
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.prompt import Need, Rows, within
+from engine.runtime.vision import pack
 
 NONE = np.empty(0, np.int64)
 
@@ -80,11 +82,14 @@ class Extend:
 
 
 class Encode:
-    """The visual features of one picture, some tiles in each run. Result: [V,C] of those that are wanted"""
+    """The visual features of one picture, some pieces in each run. Result: [F,C] of those that are wanted."""
 
-    def __init__(self, model: VisionLanguageModel, pixel_values: np.ndarray, wanted: np.ndarray) -> None:
-        """pixel_values: float32 [N,3,P,P]; wanted: which of these tiles, sorted."""
-        self.model, self._pixels, self._wanted = model, pixel_values, wanted
+    def __init__(
+        self, model: VisionLanguageModel, pixels: np.ndarray, wanted: np.ndarray, packing: Packing | None = None
+    ) -> None:
+        """pixels, packing: of `Pieces`; wanted: which of these pieces, sorted; all where there is a packing."""
+        assert packing is None or len(wanted) == len(pixels), "rows may come of any of the pieces"
+        self.model, self._pixels, self._wanted, self._packing = model, pixels, wanted, packing
         self._parts: list[Array] = []
         self._done, self._key = 0, b""
 
@@ -94,19 +99,19 @@ class Encode:
             self.result = known
             return True
         vision = self.model.vision
-        part = self._pixels[self._done : self._done + vision.tiles_per_call]
+        part = self._pixels[self._done : self._done + vision.pieces_per_call]
         self._parts.append(vision.encode(part))
         self._done += len(part)
         if self._done < len(self._pixels):
             return False
-        self.result = self._parts[0] if len(self._parts) == 1 else concat(self._parts)
+        self.result = pack(self._parts[0] if len(self._parts) == 1 else concat(self._parts), self._packing)
         self.model.features.keep(self._key, self.result)
         return True
 
     def _find(self) -> Array | None:
         """What is known of an earlier question about the picture; if nothing is, only what is wanted is left of it."""
         features, count = self.model.features, len(self._pixels)
-        self._key = features.key(self._pixels)
+        self._key = features.key(self._pixels, self._packing)
         known = features.get(self._key)
         if len(self._wanted) == count:
             return known

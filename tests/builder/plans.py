@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from engine.bindings import SCORING_ENGINE, language_bindings, scoring_bindings
+from engine.bindings import SCORING_ENGINE, language_bindings, scoring_bindings, vision_bindings
 from engine.build.compiler import DeclaredEngine
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.scoring import scoring_graph
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
+from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.engine_directory import read_json
-from engine.model_config import LanguageConfig, RopeConfig
+from engine.model_config import LanguageConfig, RopeConfig, VisionConfig
 from engine.parallel import Shard
 from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
@@ -65,6 +66,14 @@ def compile_scoring(directory: Path, config: LanguageConfig, limits: Limits) -> 
     graph, bound = scoring_graph(*settings, TENSORRT_RTX, dtype), scoring_bindings(*settings, dtype)
     part = DeclaredEngine(graph, bound, RandomReader(), calibrate=dict, previous=directory)
     return _compile(part, Precision.BF16, directory, SCORING_ENGINE)
+
+
+def compile_vision(directory: Path, config: VisionConfig, limits: Limits, precision: Precision) -> LayerReport:
+    settings = config, limits
+    dtype = Target.TENSORRT_RTX.activations(precision)
+    graph, bound = vision_graph(*settings, TENSORRT_RTX, dtype), vision_bindings(*settings, dtype)
+    engine = DeclaredEngine(graph, bound, RandomReader(), calibrate=dict, previous=directory)
+    return _compile(engine, precision, directory, "vision")
 
 
 def _compile(part: DeclaredEngine, precision: Precision, directory: Path, name: str) -> LayerReport:

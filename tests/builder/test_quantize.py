@@ -14,11 +14,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnxscript import nn
 
 from engine.bindings import Binding, Bindings
-from engine.build.graph import declare, finish
-from engine.build.layers import Linear, Weight
 from engine.build.quantize import MAX_ERROR, Fidelity, MatrixKernel, choose, fidelity, pack
 from engine.build.targets.onnxruntime import write_engine
 from engine.dims import Dim
+from engine.graphs.declaration import declare, finish
+from engine.graphs.layers import Linear, Weight
 from engine.plugins.function import OPSET
 
 KERNELS = {

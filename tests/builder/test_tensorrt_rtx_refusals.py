@@ -11,10 +11,10 @@ import pytest
 from engine.bindings import Bindings, Scoring, language_bindings
 from engine.build.builder import build_pair
 from engine.build.compiler import DeclaredEngine
-from engine.build.graph import declare
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
 from engine.errors import EngineError
+from engine.graphs.declaration import declare
 from engine.parallel import Shard
 from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target

@@ -15,13 +15,14 @@ from onnxscript import GraphBuilder
 from transformers import InternVLConfig, InternVLModel, InternVLVisionConfig, Qwen2Config
 
 from engine.bindings import PIXEL_VALUES, VISUAL_FEATURES
-from engine.build.graph import IR_VERSION
-from engine.build.vision import pixel_shuffle, vision_graph
+from engine.build.vision import vision_graph
 from engine.build.weights import parameters
 from engine.dims import Limits
 from engine.families import internvl2
-from engine.model_config import Norm, VisionConfig
+from engine.graphs.declaration import IR_VERSION
+from engine.model_config import InternVitConfig, Norm
 from engine.plugins.function import OPSET
+from engine.towers.internvit.graph import pixel_shuffle
 from tests.families.fixtures import SIZES, published, read_size
 from tests.tiny_vision import TINY_VISION
 from tests.tolerance import TOLERANCE
@@ -46,7 +47,7 @@ class Published:
     hidden: scales what is added to the hidden states, and the queries before their norm.
     """
 
-    def __init__(self, config: VisionConfig, hidden: float = 1.0) -> None:
+    def __init__(self, config: InternVitConfig, hidden: float = 1.0) -> None:
         # The oracle's QK norm has a fixed epsilon.
         assert not config.qk_norm or config.norm_eps == 1e-6
         vision = InternVLVisionConfig(
@@ -137,14 +138,14 @@ def session(model: ir.Model, directory: Path) -> Callable[[np.ndarray], np.ndarr
     return lambda array: loaded.run(None, {loaded.get_inputs()[0].name: array})[0]
 
 
-def random_tiles(config: VisionConfig, tiles: int) -> np.ndarray:
+def random_tiles(config: InternVitConfig, tiles: int) -> np.ndarray:
     shape = (tiles, 3, config.image_size, config.image_size)
     return np.random.default_rng(tiles).standard_normal(shape, dtype=np.float32)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 @pytest.mark.parametrize("hidden", [1.0, 1e-3], ids=["ordinary", "so small that epsilons count"])
-def test_features_are_those_of_transformers(config: VisionConfig, hidden: float, tmp_path: Path) -> None:
+def test_features_are_those_of_transformers(config: InternVitConfig, hidden: float, tmp_path: Path) -> None:
     oracle = Published(config, hidden)
     graph = vision_graph(config, LIMITS)
     fill(graph, oracle.tensors())

@@ -15,7 +15,7 @@ from engine.planning.workload import Workload
 from tests.cli.conftest import Run
 
 Sgl = Callable[..., Run]
-PUBLISHED = ("--small", "InternVL2-1B", "--large", "2b")
+PUBLISHED = ("--small", "InternVL2-1B", "--large", "internvl2-2b")
 
 
 def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:

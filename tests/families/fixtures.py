@@ -1,4 +1,4 @@
-"""Every published size of InternVL2: its dimensions, without weights."""
+"""Every published size: its dimensions, without weights. InternVL2's are called by their size alone."""
 
 import json
 from pathlib import Path
@@ -13,11 +13,17 @@ SIZES = ("1b", "2b", "4b", "8b", "26b", "40b", "76b")
 
 def published(size: str) -> dict[str, Any]:
     """The parsed `config.json` of a size."""
-    return json.loads((families.published(size) / "config.json").read_text(encoding="utf-8"))
+    return json.loads((families.published(f"InternVL2-{size}") / "config.json").read_text(encoding="utf-8"))
 
 
 def read_size(size: str) -> ModelConfig:
-    return internvl2.read_config(families.published(size), published(size))
+    return internvl2.read_config(families.published(f"InternVL2-{size}"), published(size))
+
+
+def read_published(name: str) -> ModelConfig:
+    """Of any family."""
+    family, config = families.family_of(families.published(name))
+    return family.read_config(families.published(name), config)
 
 
 def write_config(directory: Path, config: dict[str, Any]) -> Path:

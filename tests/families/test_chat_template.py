@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import CheckpointError
-from engine.families.internvl.chat_template import check_chat_template
+from engine.families.chat_template import find_template
+from engine.families.internvl.config import TEMPLATES
 from tests.saved_internvl import CHAT_TEMPLATE
 
 TEXT = "{% elif content['type'] == 'text'"
@@ -27,13 +28,13 @@ SYSTEM = "{{'<|im_start|>system\nYou are a pirate.<|im_end|>\n'}}" + CHAT_TEMPLA
     ],
 )
 def test_spellings_of_the_published_one(tmp_path: Path, template: str) -> None:
-    check_chat_template(tmp_path)
+    find_template(tmp_path, TEMPLATES)
     (tmp_path / "processor_config.json").write_text(json.dumps({"chat_template": template}))
-    check_chat_template(tmp_path)
+    find_template(tmp_path, TEMPLATES)
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    check_chat_template(tmp_path)
+    find_template(tmp_path, TEMPLATES)
     (tmp_path / "chat_template.jinja").write_text(template)
-    check_chat_template(tmp_path)
+    find_template(tmp_path, TEMPLATES)
 
 
 @pytest.mark.parametrize(
@@ -50,19 +51,19 @@ def test_spellings_of_the_published_one(tmp_path: Path, template: str) -> None:
 def test_another_is_refused(tmp_path: Path, template: str) -> None:
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     with pytest.raises(CheckpointError, match=r"chat_template\.json holds another chat template") as raised:
-        check_chat_template(tmp_path)
+        find_template(tmp_path, TEMPLATES)
     assert "\n" not in str(raised.value)
     (tmp_path / "chat_template.jinja").write_text(template)
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja holds another chat template"):
-        check_chat_template(tmp_path)
+        find_template(tmp_path, TEMPLATES)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"[" * 100])
 def test_a_broken_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"chat_template\.jinja"):
-        check_chat_template(tmp_path)
+        find_template(tmp_path, TEMPLATES)
     (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / "chat_template.json").write_text('{"chat_template": [{"name": "default"}]}')
     with pytest.raises(CheckpointError, match=r"chat_template\.json"):
-        check_chat_template(tmp_path)
+        find_template(tmp_path, TEMPLATES)

@@ -1,5 +1,6 @@
 """Prompts: the published templates, where pictures go, and questions that would break out of their turn."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
-from engine.families import Turn
-from engine.families.internvl2 import render_prompt
+from engine.families import Prompt, Turn
+from engine.families.internvl2 import prompt as internvl2_prompt
 from engine.model_config import ModelConfig, PromptConfig
 from tests.families.fixtures import read_size
 
@@ -28,6 +29,13 @@ PROMPTS = {
 
 def config_of(template: str, system_message: str | None = None) -> ModelConfig:
     return replace(read_size("2b"), prompt=PromptConfig(template, system_message))
+
+
+def render_prompt(
+    config: ModelConfig, question: str, tiles: list[int], history: Sequence[Turn] = (), system: str | None = None
+) -> Prompt:
+    """Pictures of so many tiles."""
+    return internvl2_prompt.render_prompt(config, question, [256 * count for count in tiles], history, system)
 
 
 def picture(tiles: int) -> str:

@@ -5,8 +5,8 @@ import onnx_ir as ir
 from onnxruntime import InferenceSession, SessionOptions
 
 from engine.bindings import Binding, Bindings
-from engine.build.graph import IR_VERSION, declare, finish
 from engine.dims import Dim
+from engine.graphs.declaration import IR_VERSION, declare, finish
 from engine.plugins import cached_attention
 from engine.plugins.function import DOMAIN, OPSET
 from engine.plugins.lowering import Lowering

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx.reference.op_run import OpRun
 
-from engine.build.graph import IR_VERSION
+from engine.graphs.declaration import IR_VERSION
 from engine.plugins import cached_attention, full_attention, prune_visual_tokens, received_attention
 from engine.plugins.function import DOMAIN
 from engine.plugins.received_attention import tensorrt as received_attention_tensorrt

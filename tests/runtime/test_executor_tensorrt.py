@@ -11,9 +11,9 @@ import torch
 from numpy.testing import assert_array_equal
 
 from engine.bindings import Binding, Bindings
-from engine.build.graph import declare, finish
 from engine.dims import Dim
 from engine.errors import EngineError, ManifestError
+from engine.graphs.declaration import declare, finish
 from engine.runtime import plan_memory
 from engine.runtime.executor import Executor
 from engine.runtime.executor_tensorrt import TensorRtExecutor

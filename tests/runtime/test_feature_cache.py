@@ -22,7 +22,7 @@ TILE_BYTES = TOKENS * WIDTH * 4
 class Vision:
     """Each feature is the mean of its tile. `calls`: tiles of each call."""
 
-    tiles_per_call = 2
+    pieces_per_call = 2
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -44,7 +44,7 @@ class Model:
         self.vision, self.features = vision or Vision(), FeatureCache(tiles * TILE_BYTES)
 
     def encode(self, *pictures: np.ndarray) -> list[np.ndarray]:
-        works = [Encode(self, pixels) for pixels in pictures]  # type: ignore[arg-type]
+        works = [Encode(self, pixels, np.arange(len(pixels))) for pixels in pictures]  # type: ignore[arg-type]
         for work in works:
             while not work.advance():
                 pass

@@ -55,9 +55,9 @@ def test_prompt_pixels_features_and_logits(
     model = built.large
     seen = model.look(images, QUESTION, NEW_TOKENS)
     assert_array_equal(seen.encoded.ids, inputs["input_ids"][0].numpy())
-    prompt = seen.prompt([model.vision.encode(tiles.pixel_values) for tiles in seen.tiles], 48)
+    prompt = seen.prompt([model.vision.encode(part.pixels) for part in seen.pieces], 48)
     if images:
-        pixels = np.concatenate([tiles.pixel_values for tiles in seen.tiles])
+        pixels = np.concatenate([part.pixels for part in seen.pieces])
         assert_allclose(pixels, inputs["pixel_values"].numpy(), rtol=0, atol=2e-6)
         expected = saved.model.get_image_features(inputs["pixel_values"]).pooler_output
         assert_allclose(prompt.features, expected.reshape(-1, 48).numpy(), **TOLERANCE["fp32"])

@@ -45,7 +45,7 @@ class Oracle:
     def prompt(self, model: VisionLanguageModel, image: Image.Image) -> PromptTokens:
         """The engine's own tiles and token ids, and transformers' features."""
         seen = model.look([image], QUESTION, NEW_TOKENS)
-        pixels = torch.from_numpy(seen.tiles[0].pixel_values)
+        pixels = torch.from_numpy(seen.pieces[0].pixels)
         features = self.vision.get_image_features(
             pixels, vision_feature_layer=-1, vision_feature_select_strategy="default"
         )

@@ -11,7 +11,7 @@ from engine.build.builder import build_pair
 from engine.build.tokenizer import write_tokenizer as normalise_tokenizer
 from engine.config import BuildConfig
 from engine.families import family_of
-from engine.families.internvl2 import render_prompt, split_tiles
+from engine.families.internvl2.prompt import render_prompt
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tokenizer import Tokenizer
 from tests.oracle import load_oracle
@@ -63,7 +63,7 @@ def test_training_reads_the_ids_of_the_engine(checkpoints: Path, tmp_path: Path)
     encoder = Encoder()
     for kind in Kind:
         question = ask(kind, make_scene(1), np.random.default_rng(1))
-        text = render_prompt(config, question.text, [TILES**2]).text
+        text = render_prompt(config, question.text, [config.most_tokens()]).text
         assert tokenizer.encode(text) == [*encoder.prefix, *encoder.tail(question.text)]
         said = encoder.answer(question.answer)
         assert tokenizer.decode(said) == question.answer
@@ -74,9 +74,9 @@ def test_training_sees_the_tiles_of_the_engine(checkpoints: Path) -> None:
     family, published = family_of(checkpoints / "small")
     config = family.read_config(checkpoints / "small", published)
     image = draw(2, make_scene(2))
-    tiles = split_tiles(Image.fromarray(image), config)
-    np.testing.assert_allclose(vision_stage.to_tiles(image[None]).numpy(), tiles.pixel_values, atol=1e-6)
-    boxes = family.token_boxes(config, tiles.boxes) * SIDE
+    pieces = family.cut(Image.fromarray(image), config)
+    np.testing.assert_allclose(vision_stage.to_tiles(image[None]).numpy(), pieces.pixels, atol=1e-6)
+    boxes = pieces.boxes * SIDE
     for item in make_scene(2):
         left, top, right, bottom = item.box()
         cells = np.array([left, top, right + 1, bottom + 1])

@@ -63,7 +63,7 @@ def build_language(
     graph = language_graph(config, _limits(model), prune_layers, scores)
     calibration = None
     if precision is Precision.INT8:
-        visual = (model.config.vision.tokens_per_tile(), config.hidden_size)
+        visual = (model.config.tokens_of(1), config.hidden_size)
         features = np.random.default_rng(SEED).standard_normal(visual, np.float32)
         calibration = language_inputs(config, features, len(prune_layers))
     family, _ = family_of(model.directory)
@@ -92,5 +92,4 @@ def build_vision(model: Model, out: Path, threads: int, on_progress: OnProgress)
 
 def _limits(model: Model) -> Limits:
     """Of a build that names none."""
-    tiling = model.config.tiling
-    return Limits(MAX_TOKENS, BuildConfig.max_batch, tiling.max_tiles + int(tiling.thumbnail))
+    return Limits(MAX_TOKENS, BuildConfig.max_batch, model.config.most_tiles())

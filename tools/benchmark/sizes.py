@@ -107,7 +107,7 @@ SIZES = {
 def make_prompt(config: ModelConfig, size: PromptSize) -> PromptTokens:
     """Random words around random visual features."""
     rng = np.random.default_rng(SEED)
-    visual = size.tiles * config.vision.tokens_per_tile()
+    visual = config.tokens_of(size.tiles)
     return PromptTokens(
         ids=rng.integers(0, config.language.vocab_size, size.text_tokens + visual),
         visual_positions=size.text_tokens // 2 + np.arange(visual),

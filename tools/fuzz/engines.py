@@ -44,7 +44,7 @@ def files() -> dict[str, bytes]:
 def models() -> dict[str, EngineModel]:
     """Of the smallest published sizes."""
     found = {}
-    for name, size in zip(MODELS, ("1B", "2B"), strict=True):
+    for name, size in zip(MODELS, ("InternVL2-1B", "InternVL2-2B"), strict=True):
         family, published_config = family_of(published(size))
         config = family.read_config(published(size), published_config)
         prune_layers = () if name == "small" else (1, 2)

@@ -22,6 +22,7 @@ from engine.runtime.pipeline import LoadedPair, SglPipeline
 from engine.runtime.prompt import Need, Rows
 from engine.runtime.tokenizer import Tokenizer
 from engine.target import Device, Precision, Target
+from engine.towers import tower_of
 from tools.fuzz.checkpoint_files import chat_layout, library_layout
 
 MAX_TOKENS = 1024
@@ -80,13 +81,14 @@ class StandInLanguage:
 class StandInVision:
     """Features are zeros."""
 
-    tiles_per_call = 4
+    pieces_per_call = 4
 
     def __init__(self, config: VisionConfig) -> None:
-        self._shape = config.tokens_per_tile(), config.output_size
+        self._config = config
 
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
-        return np.zeros((len(pixel_values) * self._shape[0], self._shape[1]), np.float32)
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        rows = len(pixels) * tower_of(self._config).rows_per_piece(self._config, pixels)
+        return np.zeros((rows, self._config.output_size), np.float32)
 
 
 class StandInPair(LoadedPair):

@@ -19,7 +19,7 @@ from engine.families.internvl2.prompt import IMAGE_END, IMAGE_TOKEN, TEMPLATES
 from tools.miniature.checkpoint import CONFIGS, Miniature
 from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD, VisionModel
 from tools.miniature.questions import LONGEST_ANSWER, Kind, Question, ask
-from tools.miniature.scenes import SLOTS, TILES, Item, draw, make_scene
+from tools.miniature.scenes import SLOTS, Item, draw, make_scene
 from tools.miniature.vision_stage import encode, to_tiles, token_of
 from tools.miniature.vocabulary import END, make_tokenizer, token_id
 
@@ -60,7 +60,7 @@ class Encoder:
         return self._answer(text)
 
     def _split(self, question: str) -> tuple[list[int], list[int]]:
-        ids = self.tokenizer.encode(render_prompt(self.config, question, [TILES**2]).text).ids
+        ids = self.tokenizer.encode(render_prompt(self.config, question, [self.config.most_tokens()]).text).ids
         cut = ids.index(token_id(self.tokenizer, IMAGE_END)) + 1
         return ids[:cut], ids[cut:]
 

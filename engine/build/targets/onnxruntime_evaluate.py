@@ -10,9 +10,9 @@ import onnx_ir as ir
 import onnxruntime
 
 from engine.build.compiler import Progress
-from engine.build.graph import IR_VERSION
-from engine.build.layers import Weight
 from engine.build.weights import WeightReader
+from engine.graphs.declaration import IR_VERSION
+from engine.graphs.layers import Weight
 from engine.plugins.function import DOMAIN, OPSET
 
 Data = TypeVar("Data")

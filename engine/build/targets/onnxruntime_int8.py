@@ -16,7 +16,6 @@ import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 
 from engine.build.compiler import Progress
-from engine.build.layers import Weight
 from engine.build.quantize import (
     MAX_ERROR,
     Fidelity,
@@ -38,6 +37,7 @@ from engine.build.targets.onnxruntime_kernels import (
 )
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
+from engine.graphs.layers import Weight
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,30 @@ from typing import Any
 
 from PIL.Image import Resampling
 
-from engine.bounds import shown
+from engine.families.chat_template import find_template
+from engine.families.ends import read_end_ids
 from engine.families.fields import Fields, read_fields
-from engine.families.internvl.chat_template import check_chat_template
 from engine.families.internvl2.config import Layout, read_language, read_vision, refuse_quantized
 from engine.families.internvl2.tiling import MEAN, STD
-from engine.model_config import LanguageConfig, ModelConfig, PromptConfig, TilingConfig, VisionConfig
+from engine.model_config import InternVitConfig, LanguageConfig, ModelConfig, PromptConfig, TilingConfig
 
-MOST_ENDS = 64
 ARCHITECTURE = "InternVLForConditionalGeneration"
 LAYOUTS = {"qwen2": Layout.QWEN2, "qwen3": Layout.QWEN3, "llama": Layout.LLAMA}
 """By `model_type`; InternLM2 is converted to Llama."""
+CHAT_TEMPLATE = (
+    "{%for message in messages%}{{'<|im_start|>'+message['role']+'\n'}}"
+    "{%if message['content'] is string%}{{message['content']}}{%else%}"
+    "{%for content in message['content']%}{%if content['type']=='image'%}{{'<IMG_CONTEXT>\n'}}"
+    "{%elif content['type']=='text'%}{{content['text']}}{%endif%}{%endfor%}{%endif%}{{'<|im_end|>\n'}}"
+    "{%endfor%}{%if add_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
+)
+"""Of transformers' conversion, without blanks around tags and operators."""
+TEMPLATES = {CHAT_TEMPLATE: "internvl"}
 VISION_NORM_EPS = 1e-6
 """Of the norms of queries and keys, whatever `layer_norm_eps` says."""
+
+
+end_ids = read_end_ids
 
 
 def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
@@ -29,7 +40,7 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     fields.only("vision_feature_select_strategy", "default", None)
     fields.only("projector_hidden_act", "gelu", None)
     refuse_quantized(fields)
-    check_chat_template(directory)
+    find_template(directory, TEMPLATES)
     language = _read_language(fields)
     vision = _read_vision(fields, language.hidden_size)
     return ModelConfig(
@@ -42,16 +53,6 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     )
 
 
-def end_ids(directory: Path) -> tuple[int, ...]:
-    """Those of `generation_config.json`, a number or a list."""
-    fields = read_fields(directory / "generation_config.json")
-    ids = fields.values.get("eos_token_id")
-    ids = [] if ids is None else ids if isinstance(ids, list) else [ids]
-    if any(type(number) is not int or number < 0 for number in ids) or len(ids) > MOST_ENDS:
-        fields.refuse(f"eos_token_id {shown(ids)} is no token, and no list of some; download it again")
-    return tuple(dict.fromkeys(ids))
-
-
 def _read_language(fields: Fields) -> LanguageConfig:
     section = fields.section("text_config")
     language = read_language(section, LAYOUTS[section.only("model_type", *LAYOUTS)])
@@ -61,7 +62,7 @@ def _read_language(fields: Fields) -> LanguageConfig:
     return replace(language, tie_word_embeddings=fields.boolean("tie_word_embeddings"))
 
 
-def _read_vision(fields: Fields, output_size: int) -> VisionConfig:
+def _read_vision(fields: Fields, output_size: int) -> InternVitConfig:
     section = fields.section("vision_config")
     section.only("use_absolute_position_embeddings", True, None)
     section.only("use_mean_pooling", True, None)  # else a norm follows the last layer
@@ -71,7 +72,7 @@ def _read_vision(fields: Fields, output_size: int) -> VisionConfig:
     return vision
 
 
-def _read_tiling(directory: Path, vision: VisionConfig) -> TilingConfig:
+def _read_tiling(directory: Path, vision: InternVitConfig) -> TilingConfig:
     """Of the processor's files, or of transformers' defaults without them; the thumbnail is always there.
 
     Newer versions keep the image processor inside `processor_config.json`.

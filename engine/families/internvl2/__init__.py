@@ -3,15 +3,14 @@
 from engine.families.internvl2.config import ARCHITECTURE, end_ids, read_config
 from engine.families.internvl2.prompt import render_prompt
 from engine.families.internvl2.sources import language_sources, vision_sources
-from engine.families.internvl2.tiling import split_tiles, token_boxes
+from engine.families.internvl2.tiling import cut
 
 __all__ = [
     "ARCHITECTURE",
+    "cut",
     "end_ids",
     "language_sources",
     "read_config",
     "render_prompt",
-    "split_tiles",
-    "token_boxes",
     "vision_sources",
 ]

@@ -10,7 +10,7 @@ from engine.build_flags import BuildFlag
 from engine.families.fields import Fields
 from engine.families.internvl2.prompt import TEMPLATES
 from engine.families.internvl2.rope import read_rope
-from engine.model_config import LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig, VisionConfig
+from engine.model_config import InternVitConfig, LanguageConfig, ModelConfig, Norm, PromptConfig, TilingConfig
 
 ARCHITECTURE = "InternVLChatModel"
 NAMES = {
@@ -68,8 +68,11 @@ def end_ids(directory: Path) -> tuple[int, ...]:
     return ()
 
 
-def read_language(language: Fields, layout: Layout) -> LanguageConfig:
-    """The section of the language model, which is of this layout. Raises CheckpointError."""
+def read_language(language: Fields, layout: Layout, has_sections: bool = False) -> LanguageConfig:
+    """The section of the language model, which is of this layout. Raises CheckpointError.
+
+    has_sections: its positions may have more numbers than one.
+    """
     language.only("hidden_act", "silu")
     refuse_quantized(language)
     language.only("attention_bias", False, None)
@@ -84,7 +87,7 @@ def read_language(language: Fields, layout: Layout) -> LanguageConfig:
         )
     head_dim = language.integer("head_dim") if language.has("head_dim") else hidden_size // num_heads
     with language.named(**NAMES):
-        rope = read_rope(language, head_dim)
+        rope = read_rope(language, head_dim, has_sections)
         _refuse_sliding_window(language, layout, rope.max_positions)
         return LanguageConfig(
             hidden_size=hidden_size,
@@ -129,7 +132,7 @@ def _refuse_sliding_window(language: Fields, layout: Layout, max_positions: int)
 
 def read_vision(
     fields: Fields, output_size: int, qkv_bias: str = "qkv_bias", qk_norm: str = "qk_normalization"
-) -> VisionConfig:
+) -> InternVitConfig:
     """`vision_config` and `downsample_ratio`, two fields of which go by these names. Raises CheckpointError."""
     vision = fields.section("vision_config")
     vision.only("architectures", ["InternVisionModel"], ["InternVLVisionModel"], None)
@@ -138,7 +141,7 @@ def read_vision(
     vision.only("num_channels", 3, None)
     vision.only("norm_type", *(str(norm) for norm in Norm))
     with vision.named(**NAMES):
-        return VisionConfig(
+        return InternVitConfig(
             image_size=vision.side("image_size"),
             patch_size=vision.side("patch_size"),
             hidden_size=vision.integer("hidden_size"),

@@ -1,7 +1,9 @@
 """Published rotary embedding settings -> RopeConfig."""
 
+from dataclasses import replace
+
 from engine.families.fields import Fields
-from engine.model_config import RopeConfig, RopeScaling
+from engine.model_config import AXES, RopeConfig, RopeScaling
 
 SCALINGS = {
     "default": RopeScaling.NONE,
@@ -23,8 +25,11 @@ PARAMETERS = {
 }
 
 
-def read_rope(language: Fields, head_dim: int) -> RopeConfig:
-    """The base, the scaling and the lengths of a language model's configuration."""
+def read_rope(language: Fields, head_dim: int, has_sections: bool = False) -> RopeConfig:
+    """The base, the scaling and the lengths of a language model's configuration.
+
+    has_sections: its positions may have more numbers than one.
+    """
     max_positions = language.integer("max_position_embeddings")
     language.only("partial_rotary_factor", None, 1.0)
     if language.has(SECTION):
@@ -38,6 +43,8 @@ def read_rope(language: Fields, head_dim: int) -> RopeConfig:
         if not language.has(OLDER_SECTION):
             return RopeConfig(theta, max_positions)
         published = language.section(OLDER_SECTION)
+    if has_sections and published.has("mrope_section"):
+        return _read_sections(published, RopeConfig(theta, max_positions), head_dim)
     kind = published.text("rope_type" if published.has("rope_type") else "type")
     if kind not in SCALINGS:
         published.refuse(f"type {kind!r} is not supported, only {', '.join(SCALINGS)}; choose another checkpoint")
@@ -71,3 +78,20 @@ def read_rope(language: Fields, head_dim: int) -> RopeConfig:
                 short_factor=published.numbers("short_factor", head_dim // 2),
                 long_factor=published.numbers("long_factor", head_dim // 2),
             )
+
+
+def _read_sections(published: Fields, rope: RopeConfig, head_dim: int) -> RopeConfig:
+    """The frequencies that turn with a token's time, row and column, in turn."""
+    for name in TYPE_FIELDS:
+        published.only(name, "mrope", "default", None)
+    published.only("mrope_interleaved", False, None)
+    unknown = sorted(set(published.values) - TYPE_FIELDS - {"mrope_section", "mrope_interleaved"})
+    if unknown:
+        published.refuse(f"{unknown[0]} is not supported beside mrope_section; choose another checkpoint")
+    sections = published.numbers("mrope_section", AXES)
+    if sum(sections) != head_dim // 2 or any(not part.is_integer() for part in sections):
+        published.refuse(
+            f"mrope_section {list(sections)} does not add up to {head_dim // 2}, half of the head dimension; download "
+            "the published config.json again"
+        )
+    return replace(rope, sections=tuple(map(int, sections)))

@@ -4,13 +4,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from engine.families.base import Source
-from engine.model_config import LanguageConfig, ModelConfig, Norm
+from engine.model_config import InternVitConfig, LanguageConfig, ModelConfig, Norm
 
 
 def language_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
     """Our language parameter names (those of Llama in transformers) -> where a checkpoint of `tensors` keeps them."""
     language = config.language
-    embedding, head, read_layer = "model.embed_tokens", "lm_head", _llama_layer
+    embedding, head, read_layer = "model.embed_tokens", "lm_head", llama_layer
     if "language_model.model.tok_embeddings.weight" in tensors:
         embedding, head, read_layer = "model.tok_embeddings", "output", _internlm2_layer
     elif "language_model.model.layers.0.self_attn.qkv_proj.weight" in tensors:
@@ -34,6 +34,7 @@ def language_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str,
 def vision_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, Source]:
     """Our vision parameter names (InternVL's without `vision_model.`) -> where a checkpoint keeps them."""
     vision = config.vision
+    assert isinstance(vision, InternVitConfig), config
     names = [
         "embeddings.class_embedding",
         "embeddings.position_embedding",
@@ -53,7 +54,7 @@ def vision_sources(config: ModelConfig, tensors: Collection[str]) -> dict[str, S
     return {name: Source(f"vision_model.{name}") for name in names} | {name: Source(name) for name in projector}
 
 
-def _llama_layer(language: LanguageConfig) -> dict[str, Source]:
+def llama_layer(language: LanguageConfig) -> dict[str, Source]:
     """Llama, and what differs from it by biases and norms: Qwen2 and Qwen3."""
     names = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
     names += [f"self_attn.{part}_proj.weight" for part in "qkv"]

@@ -1,26 +1,40 @@
 """Pictures -> tiles as the published preprocessing cuts them, and where each visual token lies in its picture."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
-from engine.errors import ImageError
-from engine.families.base import Tiles
-from engine.model_config import ModelConfig, TilingConfig
+from engine.families.base import Pieces
+from engine.families.pixels import as_rgb
+from engine.model_config import InternVitConfig, ModelConfig, TilingConfig
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 """Of ImageNet, for each colour."""
 
 
+@dataclass(frozen=True)
+class Tiles:
+    """One picture, cut up.
+
+    pixel_values: float32 [N,3,S,S], normalised.
+    boxes: float32 [N,4], x0 y0 x1 y1 of each tile in the picture, whose sides are 1; a thumbnail is (0,0,1,1).
+    """
+
+    pixel_values: np.ndarray
+    boxes: np.ndarray
+
+
+def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Pieces:
+    """A decoded picture's tiles, and where each visual token lies. Raises ImageError."""
+    tiles = split_tiles(image, config)
+    return Pieces(tiles.pixel_values, token_boxes(config, tiles.boxes))
+
+
 def split_tiles(image: Image.Image, config: ModelConfig) -> Tiles:
     """A decoded picture -> tiles, as the published preprocessing does; EXIF rotation is not applied there."""
-    if not all(image.size):
-        raise ImageError(f"the picture has no pixels ({image.width} x {image.height}); give another one")
-    try:
-        picture = image.convert("RGB")
-    except (OSError, ValueError) as error:
-        raise ImageError(
-            f"the picture of mode {image.mode} cannot be read as RGB ({error}); convert it first"
-        ) from None
+    picture = as_rgb(image)
+    assert isinstance(config.vision, InternVitConfig) and isinstance(config.tiling, TilingConfig), config
     size = config.vision.image_size
     columns, rows = _closest_grid(picture, config.tiling, size)
     canvas = picture.resize((columns * size, rows * size), Image.Resampling.BICUBIC)
@@ -41,6 +55,7 @@ def split_tiles(image: Image.Image, config: ModelConfig) -> Tiles:
 
 def token_boxes(config: ModelConfig, boxes: np.ndarray) -> np.ndarray:
     """[N,4] tile boxes -> [V,4]: the box of every visual token in its picture, in prompt order."""
+    assert isinstance(config.vision, InternVitConfig), config
     grid = config.vision.grid()
     cells = np.arange(grid, dtype=np.float32)
     row, column = np.meshgrid(cells, cells, indexing="ij")

@@ -1,5 +1,6 @@
 """Modules that graphs are declared with. Parameter names are the checkpoint's, as each family maps them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import nn
 
-from engine.build.graph import data_type
+from engine.graphs.declaration import data_type
 from engine.model_config import Norm
 from engine.parallel import Shard
 from engine.plugins.all_reduce import NAME
@@ -26,9 +27,13 @@ class WeightPart:
     columns: range | None = None
     transpose: bool = False
     """Checkpoints keep matrices [out, in], MatMul wants [in, out]."""
+    is_flat: bool = False
+    """All dimensions of the tensor but the first are one: a convolution's kernel as a matrix."""
 
     def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Of the parameter that this part of a tensor makes."""
+        if self.is_flat:
+            stored = (stored[0], math.prod(stored[1:]))
         wanted = (self.rows, self.columns)[: len(stored)]
         kept = tuple(len(part) if part is not None else size for part, size in zip(wanted, stored, strict=False))
         shape = kept + stored[len(kept) :]

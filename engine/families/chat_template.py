@@ -1,22 +1,15 @@
-"""The chat template of a checkpoint, which is not run: it has to be the one whose prompts the engine makes itself."""
+"""The chat template of a checkpoint, which is not run: it has to be one whose prompts the engine makes itself."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.bounds import shown
 from engine.errors import CheckpointError
 from engine.families.fields import read_fields, read_file
 
-PUBLISHED = (
-    "{%for message in messages%}{{'<|im_start|>'+message['role']+'\n'}}"
-    "{%if message['content'] is string%}{{message['content']}}{%else%}"
-    "{%for content in message['content']%}{%if content['type']=='image'%}{{'<IMG_CONTEXT>\n'}}"
-    "{%elif content['type']=='text'%}{{content['text']}}{%endif%}{%endfor%}{%endif%}{{'<|im_end|>\n'}}"
-    "{%endfor%}{%if add_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}"
-)
-"""Of transformers' conversion, without blanks around tags and operators."""
-VIDEO = re.compile(r"\{%elif content\['type'\]=='video'%\}\{\{'<video>\n'\}\}")
-"""What some leave out."""
+IGNORED = re.compile(r"\{%elif content\['type'\]=='video'%\}\{\{'<video>\n'\}\}|\{#[^{}#]*#\}")
+"""What some leave out: a picture's like for videos, and comments."""
 PARTS = re.compile(
     r"('(?:[^'\\]|\\.)*')|\s*(\{%|\{\{)-\s*|(?m:^[ \t]*)(\{%)\s*|(\{%|\{\{)\s*|\s*-(%\}|\}\})\s*|\s*(%\})\n?|\s*(\}\})"
     r"|\s*(==|\+)\s*"
@@ -24,8 +17,11 @@ PARTS = re.compile(
 """A text, or what blanks around it do not matter: marks of tags, as transformers sets Jinja up, and operators."""
 
 
-def check_chat_template(directory: Path) -> None:
-    """Raises CheckpointError for another template; there may be none. Found where the published processor finds it."""
+def find_template(directory: Path, known: Mapping[str, str]) -> str | None:
+    """The name of a checkpoint's template; None if there is none. Found where the published processor finds it.
+
+    known: by `normal` form. Raises CheckpointError for another one.
+    """
     if (directory / "chat_template.jinja").exists():
         place = directory / "chat_template.jinja"
         try:
@@ -37,18 +33,19 @@ def check_chat_template(directory: Path) -> None:
         places = [directory / name for name in ("chat_template.json", "processor_config.json")]
         found = [(place, fields) for place in places if (fields := read_fields(place)).has("chat_template")]
         if not found:
-            return
+            return None
         place, fields = found[0]
         said = fields.values["chat_template"]
-    if not isinstance(said, str) or _normal(said) != PUBLISHED:
+    if not isinstance(said, str) or normal(said) not in known:
         raise CheckpointError(
             f"{place} holds another chat template ({shown(said)}) than checkpoints of this layout are published with, "
             "and the engine makes prompts of that one only; put the published template back if the model was trained "
             "with it, or choose another checkpoint"
         )
+    return known[normal(said)]
 
 
-def _normal(template: str) -> str:
+def normal(template: str) -> str:
     """Without what changes no prompt: blanks in tags, the kind of quotes, the way to write an end of line."""
     text = template.removesuffix("\n").replace('"', "'").replace("\\n", "\n")
-    return VIDEO.sub("", PARTS.sub(lambda part: part[part.lastindex or 0], text))
+    return IGNORED.sub("", PARTS.sub(lambda part: part[part.lastindex or 0], text))

@@ -1,0 +1,104 @@
+"""A conversation template around one question, its pictures and what was said before; every family names its own."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.errors import RequestError
+from engine.families.base import Part, Prompt, Turn
+
+PICTURE = "<image>"
+"""Where a question says that a picture goes."""
+CONTROL_TOKEN = re.compile(r"<\|[^<>|]*\|>")
+
+
+@dataclass(frozen=True)
+class PictureForm:
+    """What stands around the visual tokens of a picture, and behind a picture that goes before a question."""
+
+    start: str
+    token: str
+    end: str
+    behind: str = "\n"
+    is_numbered: bool = False
+    """Several pictures before a question are called Image-1, Image-2 and so on."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """What stands before the system message, the question and the answer, and what ends each."""
+
+    system: str
+    user: str
+    assistant: str
+    separator: str
+    stop: tuple[str, ...]
+    """The separator, and the ends of sequence of the language models that come with the template."""
+    picture: PictureForm
+    system_message: str | None = None
+    """None: no system turn."""
+    separates_empty: bool = False
+    """Whether the separator also follows an empty question or answer."""
+    opening: str = ""
+    """Before a question, behind the pictures that go first."""
+    said_before: str | None = None
+    """In the place of `assistant`, before an answer of an earlier turn."""
+
+    def turn(self, role: str, text: str, is_said: bool = False) -> list[Part]:
+        """A question or an answer, to its end."""
+        said = [Part(text, is_said), Part(self.separator)] if text or self.separates_empty else []
+        return [Part(role), *said]
+
+
+def render(
+    template: Template,
+    question: str,
+    visual_tokens: Sequence[int],
+    history: Sequence[Turn],
+    system: str | None,
+    stop: Sequence[str] = (),
+) -> Prompt:
+    """`<image>` marks where a picture goes, else pictures go first. system: instead of the template's own message.
+    stop: ends besides the template's. Raises RequestError.
+    """
+    questions = [*(turn.question for turn in history), question]
+    _refuse_control_tokens("question", questions, template)
+    _refuse_control_tokens("system message", [system or ""], template)
+    questions = [template.opening + question for question in questions]
+    pictures = len(visual_tokens)
+    marks = sum(question.count(PICTURE) for question in questions)
+    if pictures and not marks:
+        questions[0] = _picture_marks(pictures, template.picture) + questions[0]
+    elif marks != pictures:
+        raise RequestError(
+            f"marks {PICTURE} in the question: {marks}, pictures: {pictures}; give one mark per picture, or none"
+        )
+    form = template.picture
+    places = (form.start + form.token * tokens + form.end for tokens in visual_tokens)
+    questions = [re.sub(PICTURE, lambda mark: next(places), question) for question in questions]
+    message = template.system_message if system is None else system
+    parts = [] if message is None else [Part(template.system + message + template.separator)]
+    for turn, asked in zip(history, questions, strict=False):
+        said = template.assistant if template.said_before is None else template.said_before
+        parts += template.turn(template.user, asked) + template.turn(said, turn.answer, is_said=True)
+    parts += [*template.turn(template.user, questions[-1]), Part(template.assistant)]
+    return Prompt(tuple(parts), image_token=form.token, stop=(*template.stop, *stop))
+
+
+def _picture_marks(pictures: int, form: PictureForm) -> str:
+    """Put before a conversation that has none, as in the published examples."""
+    if pictures == 1 or not form.is_numbered:
+        return f"{PICTURE}{form.behind}" * pictures
+    return "".join(f"Image-{number}: {PICTURE}{form.behind}" for number in range(1, pictures + 1))
+
+
+def _refuse_control_tokens(what: str, texts: Sequence[str], template: Template) -> None:
+    """A text must not close its own turn, open another one, or stand for a picture."""
+    form = template.picture
+    for text in texts:
+        # A mark stands for a picture whichever token it spells.
+        tokens = {form.start, form.token, form.end, *template.stop} - {"", PICTURE}
+        reserved = [token for token in tokens if token in text]
+        reserved += CONTROL_TOKEN.findall(text)
+        if reserved:
+            raise RequestError(f"the {what} contains the control token {reserved[0]}; leave it out")
