@@ -11,9 +11,9 @@ from engine.bounds import (
     Choices,
     Colour,
     Layer,
-    Part,
     Pixels,
     Ranks,
+    Ratio,
     Seed,
     Temperature,
     Threshold,
@@ -103,23 +103,23 @@ class GuidanceConfig:
 
     enabled: bool = True
     source: GuidanceSource = GuidanceSource.SMALL
-    retention_ratio: Part = 0.2
+    retention_ratio: Ratio = 0.2
     """Fraction of visual tokens KEPT from `prune_layer` on."""
     prune_layer: Layer | None = None
     """Prune BEFORE this 0-based layer; None is the one of `schedule`."""
-    average_retention: Part | None = None
+    average_retention: Ratio | None = None
     """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
     above."""
     schedule: Schedule = Schedule.PAPER
-    retention_share: Part | None = None
+    retention_share: Ratio | None = None
     """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
     overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""
-    retention_least: Part = 0.015
-    retention_most: Part = 0.17
+    retention_least: Ratio = 0.015
+    retention_most: Ratio = 0.17
     """Fractions of visual tokens that `retention_share` keeps at least, and at most."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
-    score_layers: Part = 1.0
+    score_layers: Ratio = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
     value_norm: bool = False
     """Whether what a token receives counts times the length of its value vectors: of the model that ranks, too."""
@@ -238,7 +238,7 @@ class ExitConfig:
     criterion: ExitCriterion = ExitCriterion.DECISION_SCORE
     normalise: Normalise = Normalise.PRODUCT
     """Of the consistency: eq. 8's product of token probabilities, or their geometric mean."""
-    consistency_retention: Part = 0.05
+    consistency_retention: Ratio = 0.05
     """Fraction of visual tokens that the consistency pass keeps."""
 
     def __post_init__(self) -> None:
@@ -272,7 +272,7 @@ class SamplingConfig:
 
     max_new_tokens: Tokens = 128
     temperature: Temperature = 0.0
-    top_p: Part = 1.0
+    top_p: Ratio = 1.0
     """The fewest tokens of this probability together; 1 keeps every token."""
     top_k: Choices = 0
     """0 keeps every token."""
