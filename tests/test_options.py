@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.bounds import Part, bounds
+from engine.bounds import Ratio, bounds
 from engine.cli.__main__ import make_parser
 from engine.cli.command_line import flag
 from engine.cli.question_options import add_option, read_options
@@ -146,7 +146,7 @@ def test_commands_offer_their_options(name: str) -> None:
 class Wider(SamplingConfig):
     """With another field."""
 
-    min_p: Part = 0.1
+    min_p: Ratio = 0.1
 
 
 def test_another_option_is_a_field_and_a_row() -> None:
