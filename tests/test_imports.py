@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "planning": {"base", "families", "plugins", "build", "runtime", "planning"},
     "evaluation": {"base", "families", "runtime", "evaluation"},
     "serve": {"base", "families", "runtime", "serve"},
-    "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "cli"},
+    "batch": {"base", "families", "runtime", "serve", "batch"},
+    "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "batch", "cli"},
 }
 ONLY_IN = {
     "onnxruntime": (
@@ -52,7 +53,7 @@ ONLY_IN = {
         "engine/plugins/tensorrt*.py",
         "engine/tensorrt_library.py",
     ),
-    "mpi4py": ("engine/runtime/tensor_parallel*.py",),
+    "mpi4py": ("engine/runtime/tensor_parallel*.py", "engine/batch/world.py"),
     "tensorrt_rtx_bindings": ("engine/tensorrt_library.py",),
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": ("engine/build/*", "engine/plugins/*", "engine/planning/graph_cost.py"),

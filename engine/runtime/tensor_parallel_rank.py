@@ -48,7 +48,7 @@ class World(Ranks):
         self._world, self._rank = world, RankModel(world, directory)
         self._speaking, self._has_stopped = Lock(), False
         """One message at a time, whichever thread has it."""
-        _forget_segments(world)
+        forget_segments(world)
         self.process_ids: list[int] = world.allgather(os.getpid())
         """By rank."""
 
@@ -127,11 +127,7 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
 
     Raises EngineError when there are more or fewer than the engine was built for, or they do not see each other.
     """
-    if MPI.COMM_WORLD.size not in (sizes := announced_sizes()):
-        raise EngineError(
-            f"mpiexec started {max(sizes)} processes, and mpi4py sees {MPI.COMM_WORLD.size}: they are of different "
-            f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
-        )
+    refuse_other_mpi()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until they have met: one that left would be waited for
     world = World(directory)
     if not world.is_leader():
@@ -149,7 +145,16 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
         world.stop(status)
 
 
-def _forget_segments(world: MPI.Comm) -> None:
+def refuse_other_mpi() -> None:
+    """Raises EngineError when the processes that mpiexec started do not see each other."""
+    if MPI.COMM_WORLD.size not in (sizes := announced_sizes()):
+        raise EngineError(
+            f"mpiexec started {max(sizes)} processes, and mpi4py sees {MPI.COMM_WORLD.size}: they are of different "
+            f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
+        )
+
+
+def forget_segments(world: MPI.Comm) -> None:
     """Unlink MPICH's shared memory once every rank has mapped it: a killed rank then leaves nothing in /dev/shm."""
     world.Barrier()
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():

@@ -7,17 +7,17 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from anyio import CapacityLimiter, to_thread
-from pydantic import ValidationError
 
 from engine.errors import QuestionCancelled
 from engine.json_file import Unreadable, parse_json
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.ticket import Ticket
+from engine.serve.http.chat import read_chat
 from engine.serve.http.errors import DRAINING, Refusal, refusal_of
 from engine.serve.http.guard import InFlight, Receive
 from engine.serve.http.metrics import Metrics
-from engine.serve.http.reader import Asked, Limits, read_request
+from engine.serve.http.reader import Asked, Limits
 from engine.serve.http.schema import ChatRequest
 from engine.serve.measures import count_answer, count_failure, set_load
 
@@ -51,16 +51,10 @@ class Desk:
     def read(self, body: bytes) -> tuple[ChatRequest, Asked]:
         """Raises Refusal."""
         try:
-            request = ChatRequest.model_validate(parse_json(body))
+            value = parse_json(body)
         except Unreadable as error:
             raise Refusal(400, f"the request cannot be read as JSON ({error}); send an object") from None
-        except ValidationError as error:
-            raise _invalid(error) from None
-        try:
-            return request, read_request(request, self.served.model, self.served.limits)
-        except ValueError as error:
-            refusal = refusal_of(error)
-            raise Refusal(400 if refusal.status == 422 else refusal.status, str(error), refusal.param) from None
+        return read_chat(value, self.served.model, self.served.limits)
 
     async def ask(self, asked: Asked) -> Ticket:
         """Raises Refusal."""
@@ -122,16 +116,6 @@ class Desk:
 async def _wait_until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _invalid(error: ValidationError) -> Refusal:
-    """What is wrong first, by the name of its member."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown parameter; leave it out"
-    return Refusal(400, f"{place}: {message}" if place else message, place or None, first["type"])
 
 
 def encode(event: object) -> bytes:

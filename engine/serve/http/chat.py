@@ -1,0 +1,30 @@
+"""A request for a chat completion, read and checked."""
+
+from pydantic import ValidationError
+
+from engine.serve.http.errors import Refusal, refusal_of
+from engine.serve.http.reader import Asked, Limits, read_request
+from engine.serve.http.schema import ChatRequest
+
+
+def read_chat(value: object, model: str, limits: Limits) -> tuple[ChatRequest, Asked]:
+    """value: as JSON has it. Raises Refusal."""
+    try:
+        request = ChatRequest.model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    try:
+        return request, read_request(request, model, limits)
+    except ValueError as error:
+        refusal = refusal_of(error)
+        raise Refusal(400 if refusal.status == 422 else refusal.status, str(error), refusal.param) from None
+
+
+def _invalid(error: ValidationError) -> Refusal:
+    """What is wrong first, by the name of its member."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown parameter; leave it out"
+    return Refusal(400, f"{place}: {message}" if place else message, place or None, first["type"])
