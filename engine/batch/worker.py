@@ -11,12 +11,13 @@ from typing import NamedTuple, Protocol
 
 from engine.batch.request import BadLine, Reply, Request, Terms, read_line, with_pictures
 from engine.batch.tally import Tally
-from engine.errors import EngineError, ModelFailed
+from engine.errors import EngineError, QuestionTimedOut, RequestError
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.tensor_parallel import RanksDiedError
 from engine.runtime.ticket import Ticket
 
+FINAL = RequestError | QuestionTimedOut
+"""What a question fails with again when it is asked again; ranks, hosts of pictures and decoders may only have died."""
 READERS = 8
 """Threads that read lines and fetch pictures."""
 
@@ -72,7 +73,7 @@ class Worker:
         self._asked: dict[int, Ticket | None] = {}
         """Place of a line that is in flight -> its question's ticket, once it has one."""
         self._failed: set[int] = set()
-        """Those that an engine failed with once."""
+        """Those that failed once."""
 
     def ask(self, tasks: Iterable[Task]) -> None:
         for task in tasks:
@@ -147,7 +148,7 @@ class Worker:
         if self._asked.get(task.place) is not ticket:
             return []
         outcome = ticket.wait()
-        if isinstance(outcome, ModelFailed | RanksDiedError) and task.place not in self._failed:
+        if not isinstance(outcome, Answer | FINAL) and task.place not in self._failed:
             self._failed.add(task.place)
             self.ask([task])
             return []
