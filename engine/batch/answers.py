@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,7 +135,7 @@ class Answers:
         for _, ahead in waiting:
             written -= ahead.tally
         ranges = [0, self.next] if self.is_ordered else self._lines.ranges()
-        counts, mark = list(astuple(written)), asdict(self.mark)
+        counts, mark = list(written.counts()), asdict(self.mark)
         state = _State(self._settings, self.started, self._output.size, ranges, counts, mark)
         # The old journal's offsets hold until it is replaced.
         records = ((ANSWER, self._record(place, ahead)) for place, ahead in waiting)
@@ -220,7 +220,7 @@ def _begin(journal: Path, path: Path, output: int, settings: dict[str, Any]) -> 
     """Raises RequestError."""
     if os.fstat(output).st_size:
         raise RequestError(f"{path} exists and has no journal of an earlier run; remove it, or write to another file")
-    state = _State(settings, int(time.time()), 0, [0, 0], list(astuple(Tally())), asdict(Mark()))
+    state = _State(settings, int(time.time()), 0, [0, 0], list(Tally().counts()), asdict(Mark()))
     try:
         create(journal, [(STATE, _dump(asdict(state)))])
     except OSError as error:
@@ -240,7 +240,7 @@ def _lock(file: int, path: Path) -> None:
 
 
 def _head(place: int, tally: Tally) -> bytes:
-    return b"%d %s " % (place, b",".join(b"%d" % count for count in astuple(tally)))
+    return b"%d %s " % (place, b",".join(b"%d" % count for count in tally.counts()))
 
 
 def _parse(record: Record) -> tuple[int, _Ahead, bytes]:

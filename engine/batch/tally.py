@@ -1,6 +1,7 @@
 """What is counted of answers."""
 
-from dataclasses import astuple, dataclass
+import operator
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -18,10 +19,14 @@ class Tally:
     generated: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
-        return Tally(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Tally(*map(operator.add, self.counts(), other.counts()))
 
     def __sub__(self, other: "Tally") -> "Tally":
-        return Tally(*(mine - theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Tally(*map(operator.sub, self.counts(), other.counts()))
+
+    def counts(self) -> tuple[int, ...]:
+        """In the order in which they are declared."""
+        return tuple(vars(self).values())
 
     def lines(self) -> int:
         return self.answers + self.errors

@@ -3,7 +3,7 @@
 import json
 import random
 import resource
-import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,12 @@ from engine.batch.answers import Answers, opened
 from engine.batch.crew import Alone, Crew, Joined, Said
 from engine.batch.lines import Line, Lines
 from engine.batch.request import Terms
+from engine.batch.tally import Tally
+from engine.batch.worker import Answered, Task
 from engine.errors import EngineError, RequestError
 from engine.runtime.tensor_parallel import Identity
 from tests.batch.conftest import Write
-from tests.batch.simulation import IDENTITY, Died, FakeAsker, FakePeers
+from tests.batch.simulation import IDENTITY, ONE, Died, FakeAsker, FakePeers, reply_of
 
 PICTURES = 7
 
@@ -186,39 +188,35 @@ def test_lines_are_read_again_where_they_lie(folder: Path) -> None:
         lines.check(mark, path)
 
 
-def test_a_million_lines_take_no_memory(terms: Terms, folder: Path) -> None:
+def test_many_lines_take_no_memory(terms: Terms, folder: Path) -> None:
     """The first answers come before the file has been read, and all of them in their order."""
-    count, chance = 1_000_000, random.Random(0)
+    count, chance = 40_000, random.Random(0)
     with terms.path.open("w", encoding="utf-8") as file:
         file.writelines(f'{{"image":"{place // 5}.png","question":"{place}?"}}\n' for place in range(count))
 
     class Fast(FakeAsker):
-        def wait(self, seconds: float | None) -> list:  # type: ignore[type-arg]
+        def wait(self, seconds: float | None) -> list[Answered]:
             if not first:
                 first.append(crew_lines.bytes)
             places = chance.sample([*self.tasks], len(self.tasks) // 2 + 1)
-            from tests.batch.simulation import ONE, Answered, reply_of
-
             return [Answered(place, reply_of(self.tasks.pop(place)), ONE) for place in places]
 
-        def ask(self, tasks) -> None:  # type: ignore[no-untyped-def]
+        def ask(self, tasks: Iterable[Task]) -> None:
             self.tasks |= {task.place: task for task in tasks}
 
     first: list[int] = []
     peaks: list[int] = []
     crew_lines = Lines(terms.path)
-    start = time.perf_counter()
     with opened(folder / "answers.jsonl", {}, True) as answers:
         crew = Crew(crew_lines, answers, terms, Fast(64, chance), IDENTITY, Alone())
 
-        def on_progress(tally, lines) -> None:  # type: ignore[no-untyped-def]
-            if tally.answers % 50_000 < 33:
+        def on_progress(tally: Tally, lines: int) -> None:
+            if tally.answers > 1000 * len(peaks):
                 peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
         crew.run(on_progress)
         assert answers.tally.answers == count
-        print(f"{crew.seconds / count * 1e6:.1f} us/line handed out, {time.perf_counter() - start:.0f} s in all")
-    assert first[0] < 100_000
-    assert peaks[-1] - peaks[1] < 30_000
+    assert first[0] < 10_000
+    assert peaks[-1] - peaks[5] < 4_000
     with (folder / "answers.jsonl").open(encoding="utf-8") as file:
         assert all(line == f'{{"answer": "{place}?"}}\n' for place, line in enumerate(file))
