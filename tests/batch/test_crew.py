@@ -190,7 +190,7 @@ def test_lines_are_read_again_where_they_lie(folder: Path) -> None:
 
 def test_many_lines_take_no_memory(terms: Terms, folder: Path) -> None:
     """The first answers come before the file has been read, and all of them in their order."""
-    count, chance = 40_000, random.Random(0)
+    count, chance = 12_000, random.Random(0)
     with terms.path.open("w", encoding="utf-8") as file:
         file.writelines(f'{{"image":"{place // 5}.png","question":"{place}?"}}\n' for place in range(count))
 
@@ -216,7 +216,7 @@ def test_many_lines_take_no_memory(terms: Terms, folder: Path) -> None:
 
         crew.run(on_progress)
         assert answers.tally.answers == count
-    assert first[0] < 10_000
-    assert peaks[-1] - peaks[5] < 4_000
+    assert first[0] < 5_000
+    assert peaks[-1] - peaks[2] < 4_000
     with (folder / "answers.jsonl").open(encoding="utf-8") as file:
         assert all(line == f'{{"answer": "{place}?"}}\n' for place, line in enumerate(file))
