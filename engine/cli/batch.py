@@ -6,6 +6,7 @@ A run that was interrupted, or killed, continues where it stopped. Started by mp
 import argparse
 import json
 import socket
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -122,6 +123,9 @@ def serve(arguments: argparse.Namespace, leader: Any, machine: Machine) -> None:
             follow(leader, worker, identify(manifest), socket.gethostname())
     except EngineError as error:
         leader.send(Left(str(error)))
+    except Exception as error:  # what it had goes to others, who may not have the same trouble
+        traceback.print_exc()
+        leader.send(Left(repr(error)))
 
 
 @contextmanager
