@@ -80,8 +80,8 @@ class started:
 
 
 def choose(process: int, chance: random.Random) -> list[int]:
-    """One process of a job, or all."""
-    there = [process, *descendants(process)]
+    """One process of a job without which it ends, or all of them."""
+    there = [process, *(child for child in descendants(process) if not decodes(child))]
     return there if chance.random() < 0.5 else [chance.choice(there)]
 
 
@@ -105,6 +105,14 @@ def descendants(process: int) -> list[int]:
         found += children
         left += children
     return found
+
+
+def decodes(process: int) -> bool:
+    """Whether it decodes pictures for a rank, which starts another one when it is gone."""
+    try:
+        return b"decoder_process" in Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def is_running(process: int) -> bool:
