@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from engine.dims import Limits, Size
 from engine.model_config import LanguageConfig, VisionConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 
 INPUT_IDS = "input_ids"
 VISUAL_EMBEDS = "visual_embeds"
@@ -101,7 +101,7 @@ def language_bindings(
     limits: Limits,
     prune_layers: Sequence[int],
     scoring: Scoring,
-    mapping: Mapping,
+    shard: Shard,
     dtype: str = "float32",
 ) -> Bindings:
     """Of a language engine; each prune point adds a keep_index.
@@ -117,12 +117,12 @@ def language_bindings(
         Binding(ROPE_SIN, "float32", (batch, sequence, half)),
         Binding(LOGIT_INDEX, "int64", (batch, limits.logit_rows())),
     ]
-    vocabulary = len(mapping.vocabulary(config.vocab_size))
+    vocabulary = len(shard.vocabulary(config.vocab_size))
     outputs = [Binding(LOGITS, "float32", (batch, limits.logit_rows(), vocabulary))]
     if scoring is not Scoring.OFF:
         inputs.append(Binding(SCORE_ROW, "int64", (batch, limits.score_rows())))
     if scoring is Scoring.DEFERRED:
-        width = config.num_layers * query_width(config, mapping)
+        width = config.num_layers * query_width(config, shard)
         outputs.append(Binding(SCORED_QUERY, dtype, (batch, limits.score_rows(), width)))
     if scoring is Scoring.IN_ENGINE:
         columns = limits.visual_columns()
@@ -139,7 +139,7 @@ def language_bindings(
         Binding(keep_index(segment), "int64", (batch, limits.kept(segment)))
         for segment in range(1, len(prune_layers) + 1)
     ]
-    kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+    kv_heads = len(shard.kv_heads(config.num_kv_heads))
     for layer in range(config.num_layers):
         cache = batch, kv_heads, limits.cache(segment_of(layer, prune_layers)), config.head_dim
         inputs += [Binding(name, dtype, cache) for name in past_kv(layer)]
@@ -148,14 +148,14 @@ def language_bindings(
 
 
 def scoring_bindings(
-    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], mapping: Mapping, dtype: str = "float32"
+    config: LanguageConfig, limits: Limits, prune_layers: Sequence[int], shard: Shard, dtype: str = "float32"
 ) -> Bindings:
     """Of the scoring engine beside a language engine that defers its scores; it runs for some layers at a time."""
-    batch, rows, columns = limits.scored_batch(), limits.scored_rows(), limits.visual_columns()
-    layers, kv_heads = limits.scored_layers(config.num_layers), len(mapping.kv_heads(config.num_kv_heads))
+    batch, rows, columns = 1, limits.scored_rows(), limits.visual_columns()
+    layers, kv_heads = limits.scored_layers(config.num_layers), len(shard.kv_heads(config.num_kv_heads))
     caches = [limits.scored_cache(segment_of(layer, prune_layers)) for layer in range(layers)]
     inputs = (
-        Binding(SCORED_QUERY, dtype, (batch, rows, layers * query_width(config, mapping))),
+        Binding(SCORED_QUERY, dtype, (batch, rows, layers * query_width(config, shard))),
         Binding(SCORE_POSITION, "int32", (batch, rows)),
         Binding(SCORE_WEIGHT, "float32", (batch, rows)),
         Binding(VISUAL_COLUMN, "int64", (batch, columns)),
@@ -168,9 +168,9 @@ def scoring_bindings(
     return Bindings(inputs, (Binding(VISUAL_SCORES_OUT, "float32", (layers, batch, columns)),))
 
 
-def query_width(config: LanguageConfig, mapping: Mapping) -> int:
+def query_width(config: LanguageConfig, shard: Shard) -> int:
     """Of one layer's query heads of this rank, side by side."""
-    return len(mapping.shard(config.num_heads, "num_heads")) * config.head_dim
+    return len(shard.part(config.num_heads, "num_heads")) * config.head_dim
 
 
 def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32") -> Bindings:

@@ -1,18 +1,25 @@
-"""Ranges of what configurations may say: each is declared here once, and checked wherever a configuration is made.
+"""What configurations may hold, checked wherever one is made: the declared types, and ranges, each declared here once.
 
 `num_layers: Layers` is an `int` to everyone else; `check_bounds` in `__post_init__` holds it to its range.
 """
 
 import unicodedata
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from math import inf
-from typing import Annotated, Any, get_args, get_type_hints
+from numbers import Integral, Real
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from engine.errors import EngineError, Setting
+import numpy as np
+
+from engine.errors import EngineError, RequestError, Setting
 
 SHOWN = 40
 """Characters of a value in a sentence."""
+WHOLE = 1 << 64
+"""Magnitude of the whole numbers that options may be; `repr` refuses very long ones."""
+WORDS = {str: "a text", bool: "True or False", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,76 @@ def shown(value: Any) -> str:
     """A value in a sentence, shortened."""
     text = repr(value)
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def settle_types(config: Any) -> None:
+    """Give every field of a frozen dataclass the plain value of its declared type: an `int` for a whole number of
+    NumPy, a tuple for a list, a member of an enumeration for its text.
+
+    Raises RequestError for a value of another type.
+    """
+    kind: Any = type(config)
+    for name, hint in _hints(kind).items():
+        object.__setattr__(config, name, _plain((Setting(name),), getattr(config, name), hint))
+
+
+def _plain(place: tuple[str, ...], value: Any, hint: Any) -> Any:
+    """place: how a sentence about the value begins."""
+    kinds = get_args(hint) or (hint,)
+    if get_origin(hint) is tuple:
+        return _parts(place, value, kinds)
+    if value is None and type(None) in kinds:
+        return None
+    wanted = next(kind for kind in kinds if kind is not type(None))
+    if wanted is not hint:
+        return _plain(place, value, wanted)
+    return _member(place, value, wanted) if issubclass(wanted, StrEnum) else _scalar(place, value, wanted)
+
+
+def _parts(place: tuple[str, ...], value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    is_any_length = kinds[-1] is ...
+    if not isinstance(value, tuple | list) or not (is_any_length or len(value) == len(kinds)):
+        number = "" if is_any_length else f" of {len(kinds)}"
+        raise RequestError(*place, f" cannot be {_kind(value)}; give a tuple{number}, each {WORDS[kinds[0]]}")
+    return tuple(_plain(("a part of ", *place), part, kinds[0]) for part in value)
+
+
+def _scalar(place: tuple[str, ...], value: Any, kind: Any) -> Any:
+    if kind is str and isinstance(value, str):
+        return str(value)
+    is_bool = isinstance(value, bool | np.bool_)
+    if kind is bool and is_bool:
+        return bool(value)
+    if kind is int and isinstance(value, Integral) and not is_bool:
+        if abs(int(value)) >= WHOLE:
+            raise RequestError(*place, " has more than 64 bits; give a smaller number")
+        return int(value)
+    if kind is float and isinstance(value, Real) and not is_bool:
+        try:
+            return float(value)
+        except OverflowError:
+            raise RequestError(*place, " is too large for a float; give a smaller number") from None
+    raise RequestError(*place, f" cannot be {_kind(value)}; give {WORDS[kind]}")
+
+
+def _member(place: tuple[str, ...], value: Any, kind: type[StrEnum]) -> StrEnum:
+    members = ", ".join(kind)
+    if not isinstance(value, str):
+        raise RequestError(*place, f" cannot be {_kind(value)}; give one of {members}")
+    try:
+        return kind(value)
+    except ValueError:
+        raise RequestError(*place, f" {shown(value)} is unknown; give one of {members}") from None
+
+
+def _kind(value: Any) -> str:
+    kind = f"a {type(value).__name__}"
+    return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 @cache

@@ -19,10 +19,11 @@ from engine.bounds import (
     Tiles,
     Tokens,
     check_bounds,
+    settle_types,
 )
 from engine.build_flags import BuildFlag
 from engine.errors import EngineError, RequestError, Setting
-from engine.parallel import SHARDED, Mapping
+from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
 MAX_TOKENS = 8192
@@ -35,7 +36,8 @@ def num_kept(visual_tokens: int, retention: float) -> int:
 
 
 def _check_request(config: Any) -> None:
-    """Raises RequestError for what is out of its range."""
+    """Raises RequestError for what is of a wrong type, or out of its range."""
+    settle_types(config)
     try:
         check_bounds(config)
     except EngineError as error:
@@ -53,6 +55,8 @@ class ScoreRows(StrEnum):
     PROMPT = "prompt"
     LAST_PROMPT = "last_prompt"
     GENERATED = "generated"
+    QUESTION = "question"
+    """The question as it was asked, without the template around it, and the last row of the prompt."""
     RELEASED = "released"
     """Every row from the last visual token on, that one included, and generated rows: what the authors' code sums."""
 
@@ -74,9 +78,22 @@ class GuidanceSource(StrEnum):
         """Whether the large model runs once more, for its attention scores."""
         return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
 
+    def weighs(self) -> bool:
+        """Whether importance says how much more one token matters than another."""
+        return self not in (GuidanceSource.RANDOM, GuidanceSource.TOME)
+
     def sums_scores(self) -> bool:
         """Whether it ranks by attention of the rows and layers that a request chooses."""
         return self in (GuidanceSource.SMALL, GuidanceSource.ORACLE)
+
+
+class Schedule(StrEnum):
+    """Before which layer is pruned where none is named (algorithm.md section 8)."""
+
+    PAPER = "paper"
+    """Layer floor(L r) of the large model's L: the share of layers that see everything is the share that is kept."""
+    FLAT = "flat"
+    """The first: what is dropped is never computed, and the same average keeps more to the end."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +105,23 @@ class GuidanceConfig:
     retention_ratio: Part = 0.2
     """Fraction of visual tokens KEPT from `prune_layer` on."""
     prune_layer: Layer | None = None
-    """Prune BEFORE this 0-based layer; None is the paper's floor(num_layers * retention_ratio)."""
+    """Prune BEFORE this 0-based layer; None is the one of `schedule`."""
     average_retention: Part | None = None
-    """Target of (K + (L-K) r) / L, with r near K / L as in the paper; overrides the two above."""
+    """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
+    above."""
+    schedule: Schedule = Schedule.PAPER
+    retention_share: Part | None = None
+    """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
+    overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""
+    retention_least: Part = 0.015
+    retention_most: Part = 0.17
+    """Fractions of visual tokens that `retention_share` keeps at least, and at most."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Part = 1.0
     """Fraction of the layers, counted from the first, whose attention counts (paper, table 2)."""
+    value_norm: bool = False
+    """Whether what a token receives counts times the length of its value vectors: of the model that ranks, too."""
     guide_max_new_tokens: Tokens | None = None
     """Most tokens that the small model says, of which importance is a sum; None is the answer's own limit. An answer
     that it cuts off is never the answer."""
@@ -117,6 +144,9 @@ class GuidanceConfig:
         0, so it gets there the average retention that the others reach.
         Raises RequestError when the wanted layer was not built, or when there is none for FASTV to look at.
         """
+        if self.retention_least > self.retention_most:
+            least, most = Setting("retention_least"), Setting("retention_most")
+            raise RequestError(least, f" {self.retention_least} is above ", most, f" {self.retention_most}; give less")
         settled = self._settle(num_layers, prune_layers)
         if self.source is GuidanceSource.TOME:
             return replace(settled, prune_layer=0, retention_ratio=settled.average(num_layers))
@@ -130,6 +160,7 @@ class GuidanceConfig:
         possible = sorted({0, *prune_layers})
         if self.average_retention is not None:
             target = self.average_retention
+            possible = possible if self.schedule is Schedule.PAPER else [0]
             ratios = {k: (target * num_layers - k) / (num_layers - k) for k in possible if k < num_layers}
             feasible = {k: r for k, r in ratios.items() if 0 < r <= 1}
             if not feasible:
@@ -139,7 +170,8 @@ class GuidanceConfig:
             layer = min(feasible, key=lambda k: abs(k / num_layers - feasible[k]))
             return replace(self, prune_layer=layer, retention_ratio=feasible[layer], average_retention=None)
         if self.prune_layer is None:
-            wanted = paper_prune_layer(num_layers, self.retention_ratio)
+            is_flat = self.schedule is Schedule.FLAT
+            wanted = 0 if is_flat else paper_prune_layer(num_layers, self.retention_ratio)
             return replace(self, prune_layer=min(possible, key=lambda k: (abs(k - wanted), k)))
         if self.prune_layer >= num_layers:
             raise RequestError(
@@ -220,6 +252,19 @@ class ExitConfig:
         return num_kept(visual_tokens, self.consistency_retention)
 
 
+class Draft(StrEnum):
+    """What the large model is shown of an answer before it gives one; it changes how fast it answers, not what."""
+
+    SMALL = "small"
+    """What the small model said, where it was asked anyway."""
+    NONE = "none"
+
+
+MOST_STOPS = 64
+LONGEST_STOP = 1024
+"""Characters."""
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How tokens are chosen; temperature 0 is greedy."""
@@ -233,15 +278,18 @@ class SamplingConfig:
     seed: Seed = 0
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
+    draft: Draft = Draft.SMALL
 
     def __post_init__(self) -> None:
         _check_request(self)
-        if isinstance(self.stop, str):
-            raise RequestError(
-                Setting("stop"), f" {self.stop!r} is one text; give a tuple, or each of its letters is one"
-            )
         if "" in self.stop:
             raise RequestError(Setting("stop"), " holds an empty text; leave it out")
+        if len(self.stop) > MOST_STOPS or any(len(text) > LONGEST_STOP for text in self.stop):
+            raise RequestError(
+                Setting("stop"),
+                f" holds more than {MOST_STOPS} texts, or one of more than {LONGEST_STOP} characters; leave some out, "
+                "each is looked for after every token",
+            )
 
 
 @dataclass(frozen=True)
@@ -261,6 +309,7 @@ class ServingConfig:
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("feature_cache", 0)):
             if getattr(self, name) < least:
                 raise RequestError(Setting(name), f" {getattr(self, name)} is below {least}; give at least that")
@@ -281,9 +330,10 @@ class PictureConfig:
     whatever colour the file gives them is seen."""
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if self.background is None:
             return
-        if len(self.background) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in self.background):
+        if not all(0 <= part <= 255 for part in self.background):
             raise RequestError(
                 Setting("background"), f" {self.background} is no colour; give red, green and blue in 0..255"
             )
@@ -322,7 +372,7 @@ class BuildConfig:
         except EngineError as error:
             raise EngineError(*error.args, "; choose another") from None
         if self.rank is not None:
-            Mapping(self.rank, self.world_size)
+            Shard(self.rank, self.world_size)
             if self.world_size == 1:
                 raise EngineError(
                     Setting("rank"),
@@ -333,7 +383,7 @@ class BuildConfig:
         """`max_tokens`, or what it is at most by default."""
         return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    def mappings(self, model: str) -> list[Mapping]:
+    def shards(self, model: str) -> list[Shard]:
         """One for each rank of `small` or `large`."""
         size = self.world_size if model == SHARDED else 1
-        return [Mapping(rank, size) for rank in range(size)]
+        return [Shard(rank, size) for rank in range(size)]

@@ -43,9 +43,9 @@ TYPICAL_TOKENS = 2048
 ONE_TOKEN = (Phase.DECODE, 1)
 MAX_SCORE_ROWS = 256
 MAX_LOGIT_ROWS = 256
-SCORED_AT_ONCE = 32
-"""Rows of all requests of one run of the scoring engine: keys are read once for those of a request."""
 """Of one call, where memory is planned for the largest one: scores are [rows, tokens], logits [rows, vocabulary]."""
+SCORED_AT_ONCE = 32
+"""Rows of one request in one run of the scoring engine: keys are read once for all of them."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,9 @@ class Limits:
         """R: query rows whose attention is scored."""
         return self._rows("score_rows", MAX_SCORE_ROWS, 64)
 
-    def scored_batch(self) -> Dim:
-        """B: of the scoring engine."""
-        return Dim("batch", 1, 1, self.max_batch, at_most=(Phase.PREFILL, 1))
-
     def scored_rows(self) -> Dim:
-        """R: of the scoring engine, the more the fewer requests it is for."""
-        most = max(1, SCORED_AT_ONCE // self.max_batch)
-        return Dim("scored_rows", 1, SCORED_AT_ONCE, SCORED_AT_ONCE, at_most=(Phase.DECODE, most))
+        """R: of the scoring engine, which is for one request at a time."""
+        return Dim("scored_rows", 1, SCORED_AT_ONCE, SCORED_AT_ONCE)
 
     def scored_layers(self, num_layers: int) -> int:
         """Layers of one run of the scoring engine: all, but a plan would hold kernels for each of them."""

@@ -1,7 +1,7 @@
 """Files of strangers, read within limits: every JSON file of a checkpoint or an engine directory comes through here.
 
 What is inside is then read by type: published formats through `engine.families.fields`, what this project writes
-through the classes that it is written from (`engine.manifest`).
+through the classes that it is written from (`engine.engine_directory`).
 """
 
 import json

@@ -179,6 +179,16 @@ def _no_score_rows(config: QuestionConfig) -> str | None:
     return None if ranks else "ranks visual tokens, and without guidance and consistency none is"
 
 
+def _no_share(config: QuestionConfig) -> str | None:
+    if config.guidance.source.weighs():
+        return None
+    return f"is of importance that attention gives, and {config.guidance.source} has none"
+
+
+def _no_limits(config: QuestionConfig) -> str | None:
+    return _no_share(config) if config.guidance.retention_share else "limits a retention_share, and there is none"
+
+
 def _no_small_model(config: QuestionConfig) -> str | None:
     asked = config.exit.enabled or config.guided_by(GuidanceSource.SMALL)
     return None if asked else "is of the small model, which is not asked"
@@ -210,7 +220,13 @@ OPTIONS = (
     ),
     Option(GuidanceConfig, "guidance", "what ranks the tokens: SGP's small model, or a baseline", field="source"),
     Option(GuidanceConfig, "retention_ratio", "fraction of visual tokens kept from the prune layer on"),
-    Option(GuidanceConfig, "prune_layer", "prune before this layer, one of those built"),
+    Option(
+        GuidanceConfig,
+        "prune_layer",
+        "prune before this layer, one of those built",
+        excludes=("schedule",),
+        why="is the layer, whatever the schedule",
+    ),
     Option(
         GuidanceConfig,
         "average_retention",
@@ -219,17 +235,39 @@ OPTIONS = (
         why="chooses prune layer and retention ratio",
         flags=("retention",),
     ),
+    Option(GuidanceConfig, "schedule", "before which layer is pruned: the paper's, or the first"),
+    Option(
+        GuidanceConfig,
+        "retention_share",
+        "keep the tokens whose importance is at least this share of the largest, as many as a question has",
+        excludes=("retention_ratio", "average_retention"),
+        why="says how many tokens are kept",
+        unread=_no_share,
+    ),
+    Option(
+        GuidanceConfig, "retention_least", "fraction of visual tokens that a share keeps at least", unread=_no_limits
+    ),
+    Option(GuidanceConfig, "retention_most", "fraction of visual tokens that a share keeps at most", unread=_no_limits),
     Option(
         GuidanceConfig,
         "no_guidance",
         "the large model keeps every visual token",
         field="enabled",
         is_negated=True,
-        excludes=("guidance", "retention_ratio", "prune_layer", "average_retention"),
+        excludes=(
+            *("guidance", "retention_ratio", "prune_layer", "average_retention", "schedule"),
+            *("retention_share", "retention_least", "retention_most"),
+        ),
         why="keeps every visual token",
     ),
     Option(GuidanceConfig, "score_rows", "whose attention counts", unread=_no_score_rows),
     Option(GuidanceConfig, "score_layers", "fraction of the layers whose attention counts", unread=_no_score_rows),
+    Option(
+        GuidanceConfig,
+        "value_norm",
+        "attention counts times the length of the values that it is paid to",
+        unread=_no_score_rows,
+    ),
     Option(
         GuidanceConfig,
         "guide_max_new_tokens",
@@ -264,6 +302,12 @@ OPTIONS = (
     Option(SamplingConfig, "top_p", "draw from the fewest tokens of this probability", unread=_nothing_drawn),
     Option(SamplingConfig, "top_k", "draw from so many tokens; 0 keeps every token", unread=_nothing_drawn),
     Option(SamplingConfig, "seed", "of drawn tokens and of random guidance", unread=_no_chance),
+    Option(
+        SamplingConfig,
+        "draft",
+        "what the large model checks before it answers: what the small one said, or nothing",
+        unread=_no_small_model,
+    ),
     Option(SamplingConfig, "stop", "ends the answer", metavar="TEXT", tensor="stop_words"),
 )
 BY_NAME = {option.name: option for option in OPTIONS}

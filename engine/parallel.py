@@ -12,7 +12,7 @@ SHARDED = "large"
 
 
 @dataclass(frozen=True)
-class Mapping:
+class Shard:
     """Place of one process among those that share a model (Megatron's column/row split)."""
 
     rank: int = 0
@@ -22,7 +22,7 @@ class Mapping:
         if self.world_size < 1 or not 0 <= self.rank < self.world_size:
             raise EngineError(f"rank {self.rank} is outside 0..{self.world_size - 1}; give a rank below {BuildFlag.TP}")
 
-    def shard(self, size: int, what: str) -> range:
+    def part(self, size: int, what: str) -> range:
         """The contiguous part of `size` that this rank owns; `what` names the dimension if it does not divide."""
         if size % self.world_size:
             raise EngineError(
@@ -35,7 +35,7 @@ class Mapping:
     def kv_heads(self, num_kv_heads: int) -> range:
         """KV heads of this rank: split when there are enough, otherwise each is replicated on several ranks."""
         if num_kv_heads >= self.world_size:
-            return self.shard(num_kv_heads, "num_kv_heads")
+            return self.part(num_kv_heads, "num_kv_heads")
         if self.world_size % num_kv_heads:
             raise EngineError(
                 f"world_size {self.world_size} is not a multiple of num_kv_heads {num_kv_heads}; "
@@ -50,12 +50,12 @@ class Mapping:
         return range(self.rank * part, (self.rank + 1) * part)
 
 
-def check_shards(config: LanguageConfig, mapping: Mapping, model: str) -> None:
+def check_shards(config: LanguageConfig, shard: Shard, model: str) -> None:
     """Raises EngineError, naming `model`, unless its language model divides among the ranks."""
     try:
-        mapping.shard(config.num_heads, "num_heads")
-        mapping.kv_heads(config.num_kv_heads)
-        mapping.shard(config.intermediate_size, "intermediate_size")
+        shard.part(config.num_heads, "num_heads")
+        shard.kv_heads(config.num_kv_heads)
+        shard.part(config.intermediate_size, "intermediate_size")
     except EngineError as error:
         raise EngineError(f"{model}: {error}") from None
 

@@ -3,14 +3,11 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.build_flags import BuildFlag
 from engine.config import MAX_TOKENS, BuildConfig, default_prune_layers
+from engine.manifest import Manifest
 from engine.parallel import SHARDED
-
-if TYPE_CHECKING:
-    from engine.manifest import Manifest
 
 
 def build_ranks(components: Sequence[str]) -> str:
@@ -22,14 +19,14 @@ def build_ranks(components: Sequence[str]) -> str:
     return f"run sgl build with {options} and otherwise the options of the ranks that are there"
 
 
-def rebuild(directory: Path, manifest: "Manifest | None" = None) -> str:
+def rebuild(directory: Path, manifest: Manifest | None = None) -> str:
     """The command that builds the directory again, with the options that made it where its manifest is known."""
     checkpoints = f"{BuildFlag.SMALL} DIR {BuildFlag.LARGE} DIR"
     command = f"rebuild with sgl build {checkpoints} {BuildFlag.OUT} {shlex.quote(str(directory))}"
     return f"{command} and the options of the first build" if manifest is None else command + _options(manifest)
 
 
-def _options(manifest: "Manifest") -> str:
+def _options(manifest: Manifest) -> str:
     """What was other than the defaults of a build."""
     large = manifest.models["large"]
     names = ("target", "precision", "max_tokens", "max_batch", "max_tiles", "max_kept_tokens")

@@ -5,8 +5,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.engine_directory import MANIFEST, STAMP, read_json, write_json
 from engine.errors import ManifestError
-from engine.manifest import MANIFEST, MODELS, STAMP, ComponentRecord, FileRecord, Manifest, read_json, write_json
+from engine.manifest import MODELS, ComponentRecord, FileRecord, Manifest
 from engine.remedy import rebuild
 
 CHUNK_BYTES = 1 << 22

@@ -10,6 +10,8 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 
+from engine.build.tokenizer_steps import LLAMA3_WORDS
+
 PHI3_TOKENS = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
 IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 INTERNLM2_TOKENS = ("<|im_start|>", "<|im_end|>", "<|plugin|>")
@@ -154,11 +156,10 @@ def write_llama3(directory: Path) -> tuple[str, ...]:
     parts.mkdir()
     write_qwen2(parts)
     model = models.BPE.from_file(str(parts / "vocab.json"), str(parts / "merges.txt"), ignore_merges=True)
-    words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     library = Tokenizer(model)
     library.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(words), behavior="isolated"),
+            pre_tokenizers.Split(Regex(LLAMA3_WORDS), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -9,16 +9,8 @@ from typing import Any
 
 from engine.bindings import Scoring
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ScoreRows
-from engine.manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    ComponentRecord,
-    EngineModel,
-    FileRecord,
-    Manifest,
-    interface_of,
-    write_manifest,
-)
+from engine.engine_directory import MANIFEST, write_manifest
+from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, FileRecord, Manifest, interface_of
 from engine.model_config import (
     LanguageConfig,
     ModelConfig,

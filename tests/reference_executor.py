@@ -9,14 +9,14 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx_ir.passes.common import InlinePass
 
-from engine.plugins.function import TENSORRT
+from engine.plugins.function import TENSORRT_DOMAIN
 from engine.runtime.executor import HostBuffers
 
 
 class TRT_Attention(OpRun):
     """Unscaled causal attention over the first kv_length keys, whose last one belongs to the last query row."""
 
-    op_domain = TENSORRT
+    op_domain = TENSORRT_DOMAIN
 
     def _run(
         self,

@@ -12,7 +12,7 @@ import torch
 from engine.build.targets import tensorrt_plan
 from engine.runtime import plan_memory
 from engine.runtime.executor_tensorrt import TensorRtExecutor
-from engine.target import Precision, Target
+from engine.target import Target
 from tests import fake_nccl, fake_tensorrt
 
 LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
@@ -53,4 +53,4 @@ def put_compiler(patch: pytest.MonkeyPatch) -> None:
 
 def _compute_in_float32(patch: pytest.MonkeyPatch) -> None:
     """A manifest says what its plans were built with."""
-    patch.setattr(Precision, "activations", lambda self, target: "float32")
+    patch.setattr(Target, "activations", lambda self, precision: "float32")

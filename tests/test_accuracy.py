@@ -1,5 +1,6 @@
 """The committed miniature pair through compiled engines: guidance keeps the accuracy that chance loses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.config import BuildConfig, Draft, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.evaluation.benchmark import mean
 from engine.evaluation.record import Record
 from engine.evaluation.run import Way, answer_benchmark
@@ -48,7 +49,7 @@ def ask(pipeline: SglPipeline, guidance: GuidanceConfig, exit: ExitConfig, path:
 
 def share_right(pipeline: SglPipeline, guidance: GuidanceConfig, path: Path, small: bool = False) -> float:
     records = ask(pipeline, guidance, SMALL_ANSWERS if small else LARGE_ANSWERS, path)
-    return mean([record.score for record in records if record.score is not None])
+    return mean([record.grade for record in records if record.grade is not None])
 
 
 def test_guidance_by_the_small_model_reaches_the_floor(pipeline: SglPipeline, tmp_path: Path) -> None:
@@ -79,6 +80,30 @@ def test_ranks_answer_like_one_process(pipeline: SglPipeline, tmp_path: Path) ->
     for ranks in (2, 4):
         several = load(tmp_path / f"tp{ranks}" / "pair", Precision.FP32, ranks)
         assert cascade(several, tmp_path / f"tp{ranks}") == expected
+
+
+@pytest.mark.parametrize(
+    "guidance", [GuidanceConfig(average_retention=RETENTION), GuidanceConfig(prune_layer=0, retention_ratio=0.09)]
+)
+@pytest.mark.parametrize("exit", [LARGE_ANSWERS, ExitConfig()], ids=["large", "exits"])
+def test_a_draft_changes_no_token(pipeline: SglPipeline, guidance: GuidanceConfig, exit: ExitConfig) -> None:
+    """It saves most of the steps."""
+    asked = [
+        Question(
+            (picture(seed),), question.text, guidance, exit, SamplingConfig(max_new_tokens=MINIATURE.max_new_tokens)
+        )
+        for seed, question in exam(Split.TEST, QUESTIONS)
+    ]
+    plain = SamplingConfig(max_new_tokens=MINIATURE.max_new_tokens, draft=Draft.NONE)
+    drafted = pipeline.answer_batch(asked)
+    for found, expected in zip(
+        drafted, pipeline.answer_batch([replace(one, sampling=plain) for one in asked]), strict=True
+    ):
+        assert (found.token_ids, found.answered_by) == (expected.token_ids, expected.answered_by)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-5)
+    steps = sum(len(answer.token_ids) - 1 for answer in drafted if answer.answered_by is AnsweredBy.LARGE)
+    saved = sum(answer.accepted for answer in drafted) / steps
+    assert saved > (0.8 if exit is LARGE_ANSWERS else 0.3)
 
 
 def last_logits(model: VisionLanguageModel, image: Image.Image, question: str) -> np.ndarray:

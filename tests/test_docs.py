@@ -15,6 +15,7 @@ from engine.cli.command_line import CommandParser
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for place in ("", "docs", "models/miniature") for path in (ROOT / place).glob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"(^|\s)(sgl|build_engines\.py)\s")
 BLOCK = re.compile(r"^```(?:sh|console|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -29,6 +30,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for page in PAGES:
         for block in BLOCK.findall(page.read_text(encoding="utf-8")):
             for line in block.replace("\\\n", " ").splitlines():
+                if not COMMAND.search(line):
+                    continue
                 words = shlex.split(line, comments=True)
                 starts = [place for place, word in enumerate(words) if word in ("sgl", "build_engines.py")]
                 if starts and "…" not in words:

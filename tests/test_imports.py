@@ -1,8 +1,10 @@
 """Which room may import which, read from the source: the directions of docs/structure.md."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ BASE = (
     "dims",
     "bindings",
     "manifest",
+    "engine_directory",
     "verification",
     "remedy",
     "parallel",
@@ -86,14 +89,87 @@ def imported(source: str) -> set[str]:
     return names
 
 
-def room(module: str) -> str:
+def room(name: str) -> str:
     """`engine.build.layers` -> `build`, `engine.config` -> `base`."""
-    part = module.split(".")[1] if "." in module else "__init__"
+    part = name.split(".")[1] if "." in name else "__init__"
     return part if part in MAY_IMPORT else "base"
 
 
+def module(path: str) -> str:
+    """`engine/build/layers.py` -> `engine.build.layers`, `engine/build/__init__.py` -> `engine.build`."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def needed(name: str, source: str, modules: set[str]) -> set[str]:
+    """Which of `modules` one of them imports. An import inside a function, or for types only, counts like any other:
+    it puts a circle off, and the two still cannot be understood, or changed, one without the other. A package that is
+    entered from outside runs its `__init__`, too.
+    """
+    found = set()
+    for imports in imported(source) & modules:
+        packages = (imports.rsplit(".", number)[0] for number in range(imports.count(".") + 1))
+        found |= {package for package in packages if not f"{name}.".startswith(f"{package}.")}
+    return found
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules that import each other, the first of them again at the end; none if there are none. By name."""
+    graph = {name: needed(name, source, set(sources)) for name, source in sources.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    assert circle({module(path): (ROOT / path).read_text(encoding="utf-8") for path in FILES}) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from engine.a import thing",
+        "import engine.a",
+        "def f():\n    from engine.a import thing",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from engine.a import Thing",
+        "class C:\n    def f(self):\n        import engine.a as a",
+        "from engine.package.inside import thing",
+    ],
+)
+def test_a_circle_is_found(back: str) -> None:
+    """Directly, or through the `__init__` of a package that is entered on the way."""
+    sources = {
+        "engine": "",
+        "engine.a": "from engine import b",
+        "engine.b": f"from engine import c\n{back}",
+        "engine.c": "import json",
+        "engine.package": "from engine import a",
+        "engine.package.inside": "from engine.package import other",
+        "engine.package.other": "from engine import c",
+    }
+    found = circle(sources)
+    assert {"engine.a", "engine.b"} <= set(found)
+    assert "engine.c" not in found
+    assert circle(sources | {"engine.b": "from engine import c"}) == []
+
+
+OP = re.compile(r"engine/plugins/(\w+)/")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if OP.match(path) and "/targets/" not in path])
+def test_of_another_op_only_its_contract_is_imported(path: str) -> None:
+    """What lowerings share lies beside the ops."""
+    (op,) = OP.findall(path)
+    ops = {other for (other,) in map(OP.findall, filter(OP.match, FILES))} - {op, "targets"}
+    for name in imported((ROOT / path).read_text(encoding="utf-8")):
+        parts = name.split(".")
+        if parts[:2] == ["engine", "plugins"] and parts[2:] and parts[2] in ops:
+            assert path.endswith("/contract.py") and len(parts) == 3, f"{path} imports {name}"
+
+
 def violations(path: str, source: str) -> Iterator[str]:
-    here = room(path.removesuffix(".py").replace("/", "."))
+    here = room(module(path))
     for name in sorted(imported(source)):
         package = name.partition(".")[0]
         if package == "engine" and room(name) not in MAY_IMPORT[here]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from engine.engine_directory import MANIFEST, is_engine_directory, read_manifest, write_manifest
 from engine.errors import ManifestError
-from engine.manifest import MANIFEST, ComponentRecord, is_engine_directory, read_manifest, write_manifest
+from engine.manifest import ComponentRecord
 from engine.verification import verify
 from tests.manifests import FILES, edit, example_manifest, write_engine
 

@@ -23,8 +23,8 @@ from engine.config import (
     SamplingConfig,
     ScoreRows,
 )
+from engine.engine_directory import read_manifest
 from engine.errors import RequestError
-from engine.manifest import read_manifest
 from engine.options import (
     BY_NAME,
     GROUPS,
@@ -44,7 +44,8 @@ from engine.serve.triton.tensors import INPUTS, OUTPUTS, Tensor, option_input
 
 DOCS = Path(__file__).parent.parent / "docs"
 CASES = 3000
-PRUNING = {"retention_ratio", "prune_layer", "average_retention", "no_guidance"}
+PRUNING = {"retention_ratio", "prune_layer", "average_retention", "schedule", "no_guidance"}
+LIMITS_OF_A_SHARE = ("retention_least", "retention_most")
 WHOLE = set(BY_NAME)
 COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "ask": (("engine", "What?"), WHOLE),
@@ -54,7 +55,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "evaluate": (
         ("--engine", "engine", "--benchmark", "textvqa"),
         {option.name for option in OPTIONS if option.config in (GuidanceConfig, ExitConfig)}
-        | {"max_new_tokens", "seed"},
+        | {"max_new_tokens", "seed", "draft"},
     ),
     "calibrate": (
         ("--engine", "engine", "--run", "run.jsonl", "--exit-ratio", "0.5"),
@@ -181,12 +182,16 @@ def tensor(option: Option, value: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_the_served_model_offers_every_option(option: Option, engine_directory: Path) -> None:
-    manifest, wanted = read_manifest(engine_directory), example(option)
+    manifest, values = read_manifest(engine_directory), {option.name: example(option)}
+    if option.name in LIMITS_OF_A_SHARE:
+        values["retention_share"] = example(BY_NAME["retention_share"])
     question = {"text_input": np.array([[b"What?"]], object)}
-    asked = Reader(ServeConfig(), manifest).read(question | {option.input: tensor(option, wanted.json)}, "").config
-    assert asked == all_over(ServeConfig().question(manifest), {option.name: wanted.value})
-    served = ServeConfig.from_parameters(ServeConfig(options={option.name: wanted.value}).parameters())
-    assert served.options == {option.name: wanted.value}
+    tensors = {BY_NAME[name].input: tensor(BY_NAME[name], wanted.json) for name, wanted in values.items()}
+    given = {name: wanted.value for name, wanted in values.items()}
+    asked = Reader(ServeConfig(), manifest).read(question | tensors, "").config
+    assert asked == all_over(ServeConfig().question(manifest), given)
+    served = ServeConfig.from_parameters(ServeConfig(options=given).parameters())
+    assert served.options == given
     assert Reader(served, manifest).read(question, "").config == asked
     assert f'name: "{option.input}"' in model_config([], {})
 
@@ -214,7 +219,7 @@ def test_pages_name_every_option() -> None:
         ("stop", "###", "stop '###' is not a list; give one"),
         ("stop", ["a", None], "stop None is not a text; give one"),
         ("stop", [""], "stop holds an empty text; leave it out"),
-        ("background", [1, 2], r"background \(1, 2\) is no colour; give red, green and blue in 0\.\.255"),
+        ("background", [1, 2], "background cannot be a tuple of 2; give a tuple of 3, each a whole number"),
         ("temprature", 1, "option 'temprature' is unknown; there are auto_orient, "),
     ],
 )

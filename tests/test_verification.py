@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from engine import verification as module
+from engine.engine_directory import STAMP, read_manifest
 from engine.errors import ManifestError
-from engine.manifest import STAMP, FileRecord, read_manifest
+from engine.manifest import FileRecord
 from engine.verification import remember_verified, verify
 from tests.manifests import FILES, edit, write_engine
 

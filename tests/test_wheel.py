@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import SamplingConfig
 from engine.runtime.pipeline import SglPipeline
-from tests.wheel import build_wheel, contents, install
+from tests.wheel import ROOT, build_wheel, contents, install
 from tools.scenes import make_scene
 
 
@@ -39,7 +39,11 @@ def test_the_product_is_all_that_is_installed(wheel: Path, commands: Path, tmp_p
         capture_output=True,
         text=True,
     )
-    assert Path(found.stdout.strip()).is_relative_to(commands.parent)
+    installed = Path(found.stdout.strip())
+    assert installed.is_relative_to(commands.parent)
+    roots = installed.parent, ROOT / "engine"
+    page, served = ({file.name for file in (root / "serve/http/page").iterdir()} for root in roots)
+    assert page == served
 
 
 def test_it_plans_builds_answers_and_exports(commands: Path, pair: Path, tmp_path: Path) -> None:

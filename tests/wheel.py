@@ -44,5 +44,5 @@ def contents(wheel: Path) -> set[str]:
 
 def _tracked() -> list[Path]:
     """What a package of `engine` may hold."""
-    found = [path for path in (ROOT / "engine").rglob("*") if path.suffix in (".py", ".json")]
+    found = [path for path in (ROOT / "engine").rglob("*") if path.suffix in (".py", ".json", ".html", ".js", ".css")]
     return [path.relative_to(ROOT) for path in [*found, ROOT / "build_engines.py", *(ROOT / "tools").rglob("*.py")]]

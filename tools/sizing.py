@@ -13,7 +13,7 @@ from engine.errors import EngineError
 from engine.families import published, published_names
 from engine.planning.chip import Chip
 from engine.planning.fit import WORLD_SIZES, fit
-from engine.planning.pair_plan import PairPlan
+from engine.planning.pair_plan import PairPlan, plan_pair
 from engine.planning.plan_config import PlanConfig
 from engine.planning.report import assumptions
 from engine.planning.roofline import latency, sent_bytes
@@ -90,7 +90,7 @@ def _memory(on_progress: OnProgress) -> str:
 
 def _memory_cells(config: PlanConfig) -> Row:
     try:
-        plan = PairPlan(config)
+        plan = plan_pair(config)
     except EngineError as error:
         return (str(error).split(": ", 1)[1].split(";")[0], *[""] * 9)
     memory = plan.memory(WORKLOAD, rank=0)
@@ -122,7 +122,7 @@ def _latency(on_progress: OnProgress) -> str:
 
 def _latency_cells(config: PlanConfig) -> list[Row]:
     plans = [
-        PairPlan(replace(config, guidance=GuidanceConfig(average_retention=retention))) for retention in RETENTIONS
+        plan_pair(replace(config, guidance=GuidanceConfig(average_retention=retention))) for retention in RETENTIONS
     ]
     first = plans[0]
     missing = first.memory(WORKLOAD, rank=0).total() - CHIP.usable()

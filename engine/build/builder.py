@@ -1,6 +1,5 @@
 """A checkpoint pair -> an engine directory, component by component."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import engine
-from engine.bindings import Scoring, language_bindings, scoring_bindings, vision_bindings
-from engine.build.calibrate import Inputs, language_inputs, vision_inputs
-from engine.build.compiler import Compiler, Part
-from engine.build.language import language_graph
-from engine.build.role import OnProgress, Role, read_role, settle_tokens
-from engine.build.scoring import scoring_graph
+from engine.build import engines, tokenizer
+from engine.build.compiler import Compiler
+from engine.build.engines import language_engine, vision_engine
+from engine.build.read_role import OnProgress, read_role, settle_tokens
+from engine.build.role import Role
+from engine.build.source import source_fingerprint
 from engine.build.staging import (
     BuildReport,
     Component,
@@ -23,21 +22,13 @@ from engine.build.staging import (
     refuse_foreign,
     refuse_unnameable,
 )
-from engine.build.targets.onnxruntime import OnnxRuntimeCompiler
-from engine.build.targets.onnxruntime_evaluate import evaluate
-from engine.build.targets.tensorrt import TensorRtCompiler
-from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
-from engine.build.tokenizer import write_tokenizer
-from engine.build.vision import vision_graph
-from engine.build.weights import WeightReader
-from engine.build_flags import BuildFlag
+from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
-from engine.dims import Limits
 from engine.errors import EngineError, Setting
 from engine.manifest import FORMAT_VERSION, ComponentRecord, EngineModel, Manifest, interface_of, limits_of
-from engine.parallel import SHARDED, Mapping
-from engine.plugins.lowering import LOWERINGS
-from engine.target import Precision, Target
+from engine.parallel import SHARDED, Shard
+from engine.plugins.lowerings import LOWERINGS
+from engine.target import Target
 
 VERSIONED = ("onnx", "onnx-ir", "onnxscript")
 """Packages whose version decides what a build yields, besides the target's compiler."""
@@ -100,121 +91,51 @@ def wanted_components(build: BuildConfig, components: Sequence[Component]) -> se
     """Those that this run builds; None is all of them."""
     if build.rank is None:
         return None
-    ranks = [f"{SHARDED}/language/rank{mapping.rank}" for mapping in build.mappings(SHARDED)]
+    ranks = [f"{SHARDED}/language/rank{shard.rank}" for shard in build.shards(SHARDED)]
     shared = {component.name for component in components}.difference(ranks)
     return {ranks[build.rank], *(shared if build.rank == 0 else ())}
 
 
 def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Iterator[Component]:
     """The parts of one model, each of which is built, cached and resumed by itself."""
+    lowering = LOWERINGS[build.target]
+    engine_source = source_fingerprint(
+        (engines.__name__, type(compiler).__module__, lowering.module, role.family.__name__)
+    )
 
-    def key(part: str, *inputs: object) -> str:
+    def key(part: str, source: str, *inputs: object) -> str:
         versions = [version(name) for name in VERSIONED]
-        return component_key(part, code_fingerprint(), versions, role.fingerprint, role.config, *inputs)
+        return component_key(part, source, versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        write_tokenizer(role.checkpoint.directory, out)
+        tokenizer.write_tokenizer(role.checkpoint.directory, out)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
-        compiler.write(vision_part(build, role), out, "vision", on_progress)
+        compiler.write(vision_engine(build, role, lowering), out, "vision", on_progress)
 
-    def build_language(mapping: Mapping, out: Path, on_progress: Callable[[float], None]) -> None:
-        rank = f"rank{mapping.rank}"
+    def build_language(shard: Shard, out: Path, on_progress: Callable[[float], None]) -> None:
+        rank = f"rank{shard.rank}"
         (out / rank).mkdir()
-        compiler.write(language_part(build, role, mapping), out / rank, "language", on_progress)
+        compiler.write(language_engine(build, role, lowering, shard), out / rank, "language", on_progress)
 
     limits = limits_of(build, role.config, role.prune_layers)
     shared = (build.target, build.precision, limits, dict(compiler.versions()), compiler.gpu())
-    yield Component(f"{role.name}{TOKENIZER}", key("tokenizer"), build_tokenizer)
-    yield Component(f"{role.name}/vision", key("vision", *shared), build_vision)
-    for mapping in build.mappings(role.name):
-        language_key = key("language", *shared, role.prune_layers, role.scores, mapping)
-        yield Component(f"{role.name}/language/rank{mapping.rank}", language_key, partial(build_language, mapping))
-
-
-def vision_part(build: BuildConfig, role: Role) -> Part:
-    """One model's vision engine, declared for the wanted target and precision."""
-    settings = role.config.vision, limits_of(build, role.config, role.prune_layers)
-    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
-    return Part(
-        vision_graph(*settings, lowering, dtype),
-        vision_bindings(*settings, dtype),
-        WeightReader(role.checkpoint, role.family.vision_sources(role.config, role.checkpoint.names())),
-        lambda: vision_inputs(role.family, role.config),
-        build.out / role.name,
-    )
-
-
-def language_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
-    """One rank's part of a model's language engine, declared for the wanted target and precision."""
-    limits = limits_of(build, role.config, role.prune_layers)
-    settings = role.config.language, limits, role.prune_layers
-    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
-    scoring = lowering.scoring(role.scores)
-    return Part(
-        language_graph(*settings, role.scores, mapping, lowering, dtype),
-        language_bindings(*settings, scoring, mapping, dtype),
-        WeightReader(role.checkpoint, role.family.language_sources(role.config, role.checkpoint.names())),
-        lambda: language_calibration(role, limits),
-        build.out / role.name / f"rank{mapping.rank}",
-        (lambda: language_graph(*settings, role.scores, Mapping(), lowering, dtype))
-        if mapping.world_size > 1
-        else None,
-        scoring_part(build, role, mapping) if scoring is Scoring.DEFERRED else None,
-    )
-
-
-def scoring_part(build: BuildConfig, role: Role, mapping: Mapping) -> Part:
-    """The engine beside one rank's language engine that adds up the scores."""
-    settings = role.config.language, limits_of(build, role.config, role.prune_layers), role.prune_layers, mapping
-    lowering, dtype = LOWERINGS[build.target], build.precision.activations(build.target)
-    return Part(
-        scoring_graph(*settings, lowering, dtype),
-        scoring_bindings(*settings, dtype),
-        WeightReader(role.checkpoint, {}),
-        dict,
-        build.out / role.name / f"rank{mapping.rank}",
-    )
+    tokenizer_key = key("tokenizer", source_fingerprint((tokenizer.__name__,)))
+    yield Component(f"{role.name}{TOKENIZER}", tokenizer_key, build_tokenizer)
+    yield Component(f"{role.name}/vision", key("vision", engine_source, *shared), build_vision)
+    for shard in build.shards(role.name):
+        language_key = key("language", engine_source, *shared, role.prune_layers, role.scores, shard)
+        yield Component(f"{role.name}/language/rank{shard.rank}", language_key, partial(build_language, shard))
 
 
 def check_kept(build: BuildConfig) -> None:
     """Raises EngineError for `max_kept_tokens` that nothing would read, or that are more than there can be."""
     kept = build.max_kept_tokens
     if kept is not None and not (build.target.plans_memory() and 0 < kept <= build.tokens()):
+        planning = [target for target in Target if target.plans_memory()]
         raise EngineError(
             Setting("max_kept_tokens"),
-            f" {kept} is for targets that plan memory ({Target.TENSORRT_RTX}, {Target.TENSORRT}) and at most ",
+            f" {kept} is for targets that plan memory ({', '.join(planning)}) and at most ",
             Setting("max_tokens"),
             f" {build.tokens()}; leave it out or choose less",
         )
-
-
-def open_compiler(build: BuildConfig) -> Compiler:
-    """What compiles for the wanted target. Raises EngineError when it cannot, before anything slow."""
-    target, precision = build.target, build.precision
-    target.check(precision)
-    if target is Target.ONNXRUNTIME:
-        if precision is Precision.FP16 and build.world_size > 1:
-            raise EngineError(
-                f"precision {precision} of target {target} is for one GPU, and its ranks run on CPUs; leave out "
-                f"{BuildFlag.TP}, or choose another precision"
-            )
-        return OnnxRuntimeCompiler(precision)
-    return TensorRtRtxCompiler(precision) if target is Target.TENSORRT_RTX else TensorRtCompiler(precision)
-
-
-def language_calibration(role: Role, limits: Limits) -> Inputs:
-    """A prompt with what the model's own float32 vision encoder makes of the calibration pictures."""
-    reader = WeightReader(role.checkpoint, role.family.vision_sources(role.config, role.checkpoint.names()))
-    features = evaluate(vision_graph(role.config.vision, limits), reader, vision_inputs(role.family, role.config))
-    return language_inputs(role.config.language, features.reshape(-1, features.shape[-1]), len(role.prune_layers))
-
-
-def code_fingerprint() -> str:
-    """SHA-256 over the source of this package: a changed builder never meets a cache of the old one."""
-    root = Path(engine.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        if path.relative_to(root).parts[0] != "runtime":
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from engine import bindings as names
-from engine.families import Family
+from engine.families.base import Family
 from engine.model_config import LanguageConfig, ModelConfig
 
 Inputs = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 from engine.build.checkpoint import Checkpoint
 from engine.build_flags import BuildFlag
 from engine.errors import CheckpointError
-from engine.families import Source
+from engine.families.base import Source
 
 HARMLESS = re.compile(
     r"(^|\.)(rotary_emb\.(original_)?inv_freq|rotary_emb\.(cos|sin)_cached|embeddings\.position_ids)$"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import ManifestError
-from engine.manifest import ComponentRecord, Manifest, read_manifest, write_manifest
+from engine.manifest import ComponentRecord, Manifest
 from engine.verification import remember_verified
 
 ENGINE = "engine"

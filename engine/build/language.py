@@ -13,12 +13,13 @@ from onnxscript import nn
 from engine import bindings as names
 from engine.bindings import Scoring, language_bindings, segment_of
 from engine.build.graph import declare, finish
-from engine.build.layers import Linear, Part, RMSNorm, Weight, all_reduce, cast, dims, like, set_dtype, shaped
+from engine.build.layers import Linear, RMSNorm, Weight, WeightPart, all_reduce, cast, dims, like, set_dtype, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
-from engine.parallel import Mapping
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.parallel import Shard
+from engine.plugins.lowering import Lowering
 from engine.plugins.received_attention.score_mask import causal_score_mask
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,18 @@ class Tokens:
 class Embedding(nn.Module):
     """[B,S], [V,C], [B,S] -> [B,S,C]: word embeddings, visual embeddings where visual_slot points to one."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping) -> None:
+    def __init__(self, config: LanguageConfig, shard: Shard) -> None:
         super().__init__()
-        self.mapping = mapping
-        self.rows = mapping.vocabulary(config.vocab_size)
-        self.weight = Weight((config.vocab_size, config.hidden_size), Part(self.rows))
+        self.shard = shard
+        self.rows = shard.vocabulary(config.vocab_size)
+        self.weight = Weight((config.vocab_size, config.hidden_size), WeightPart(self.rows))
 
     def forward(self, op: Any, ids: ir.Value, visual: ir.Value, slot: ir.Value) -> ir.Value:
-        if self.mapping.world_size > 1:
+        if self.shard.world_size > 1:
             local = op.Sub(ids, self.rows.start)
             owned = op.And(op.GreaterOrEqual(local, 0), op.Less(local, len(self.rows)))
             words = op.Gather(self.weight, op.Where(owned, local, 0))
-            words = all_reduce(op, op.Where(op.Unsqueeze(owned, [-1]), words, 0.0), self.mapping)
+            words = all_reduce(op, op.Where(op.Unsqueeze(owned, [-1]), words, 0.0), self.shard)
         else:
             words = op.Gather(self.weight, ids)
         is_visual = op.GreaterOrEqual(op.Unsqueeze(slot, [-1]), 0)
@@ -60,10 +61,10 @@ class Embedding(nn.Module):
 class Attention(nn.Module):
     """Rotary grouped-query attention of one layer on this rank's heads."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, scoring: Scoring, lowering: Lowering) -> None:
+    def __init__(self, config: LanguageConfig, shard: Shard, scoring: Scoring, lowering: Lowering) -> None:
         super().__init__()
-        heads = mapping.shard(config.num_heads, "num_heads")
-        kv_heads = mapping.kv_heads(config.num_kv_heads)
+        heads = shard.part(config.num_heads, "num_heads")
+        kv_heads = shard.kv_heads(config.num_kv_heads)
         size, dim = config.hidden_size, config.head_dim
         q = range(heads.start * dim, heads.stop * dim)
         kv = range(kv_heads.start * dim, kv_heads.stop * dim)
@@ -73,7 +74,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(dim, config.norm_eps) if config.qk_norm else None
         self.o_proj = Linear(config.num_heads * dim, size, columns=q)
-        self.num_heads, self.num_kv_heads, self.mapping = len(heads), len(kv_heads), mapping
+        self.num_heads, self.num_kv_heads, self.shard = len(heads), len(kv_heads), shard
         scored = lowering.visual_attention if scoring is Scoring.IN_ENGINE else None
         self.function = (scored or lowering.cached_attention)(self.num_heads, self.num_kv_heads, dim)
         self.is_deferred = scoring is Scoring.DEFERRED
@@ -96,35 +97,35 @@ class Attention(nn.Module):
             (score_row,) = score_inputs
             others.append(take(op, query, score_row))
         attended = take(op, like(output, query), tokens.wanted)
-        return all_reduce(op, self.o_proj(op, attended), self.mapping), others
+        return all_reduce(op, self.o_proj(op, attended), self.shard), others
 
 
 class MLP(nn.Module):
     """[B,S,C] -> [B,S,C]: down(silu(gate(x)) * up(x))"""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping) -> None:
+    def __init__(self, config: LanguageConfig, shard: Shard) -> None:
         super().__init__()
-        part = mapping.shard(config.intermediate_size, "intermediate_size")
+        part = shard.part(config.intermediate_size, "intermediate_size")
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, rows=part)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, rows=part)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, columns=part)
-        self.mapping = mapping
+        self.shard = shard
 
     def forward(self, op: Any, x: ir.Value) -> ir.Value:
         gate = self.gate_proj(op, x)
         gated = op.Mul(op.Mul(gate, op.Sigmoid(gate)), self.up_proj(op, x))
-        return all_reduce(op, self.down_proj(op, gated), self.mapping)
+        return all_reduce(op, self.down_proj(op, gated), self.shard)
 
 
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP with residuals."""
 
-    def __init__(self, config: LanguageConfig, mapping: Mapping, scoring: Scoring, lowering: Lowering) -> None:
+    def __init__(self, config: LanguageConfig, shard: Shard, scoring: Scoring, lowering: Lowering) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, mapping, scoring, lowering)
+        self.self_attn = Attention(config, shard, scoring, lowering)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config, mapping)
+        self.mlp = MLP(config, shard)
 
     def forward(
         self, op: Any, tokens: Tokens, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
@@ -159,18 +160,16 @@ class Decoder(nn.Module):
     def __init__(
         self,
         config: LanguageConfig,
-        mapping: Mapping,
+        shard: Shard,
         prune_layers: Sequence[int],
         scoring: Scoring,
         lowering: Lowering,
     ) -> None:
         super().__init__("model")
-        self.mapping, self.prune_layers, self.scoring = mapping, prune_layers, scoring
+        self.shard, self.prune_layers, self.scoring = shard, prune_layers, scoring
         self.function, self.shared_inputs = lowering.prune_visual_tokens(), lowering.shared_inputs
-        self.embed_tokens = Embedding(config, mapping)
-        self.layers = nn.ModuleList(
-            [DecoderLayer(config, mapping, scoring, lowering) for _ in range(config.num_layers)]
-        )
+        self.embed_tokens = Embedding(config, shard)
+        self.layers = nn.ModuleList([DecoderLayer(config, shard, scoring, lowering) for _ in range(config.num_layers)])
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
@@ -205,7 +204,7 @@ class Decoder(nn.Module):
                 for received in scored:
                     shaped(received, [batch, 1, columns], accumulator)
                 # Each rank has seen its own heads only.
-                total = all_reduce(op, like(op.Concat(*scored, axis=1), accumulator), self.mapping)
+                total = all_reduce(op, like(op.Concat(*scored, axis=1), accumulator), self.shard)
                 outputs[names.VISUAL_SCORES_OUT] = op.Add(accumulator, total)
             case Scoring.DEFERRED:
                 outputs[names.SCORED_QUERY] = op.Concat(*scored, axis=2)
@@ -230,14 +229,14 @@ class LanguageModel(nn.Module):
     def __init__(
         self,
         config: LanguageConfig,
-        mapping: Mapping,
+        shard: Shard,
         prune_layers: Sequence[int],
         scoring: Scoring,
         lowering: Lowering,
     ) -> None:
         super().__init__("")
-        self.model = Decoder(config, mapping, prune_layers, scoring, lowering)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, rows=mapping.vocabulary(config.vocab_size))
+        self.model = Decoder(config, shard, prune_layers, scoring, lowering)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, rows=shard.vocabulary(config.vocab_size))
 
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> dict[str, ir.Value]:
         hidden, outputs = self.model(op, inputs)
@@ -250,18 +249,18 @@ def language_graph(
     limits: Limits,
     prune_layers: Sequence[int] = (),
     scores: bool = False,
-    mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
     lowering: Lowering = ONNXRUNTIME,
     dtype: str = "float32",
 ) -> ir.Model:
     """Declare the graph of a language engine; its parameters carry no data yet. dtype: of them and of activations."""
     scoring = lowering.scoring(scores)
-    bound = language_bindings(config, limits, prune_layers, scoring, mapping, dtype)
+    bound = language_bindings(config, limits, prune_layers, scoring, shard, dtype)
     builder, inputs = declare("language", bound, lowering.opset)
-    model = LanguageModel(config, mapping, prune_layers, scoring, lowering)
+    model = LanguageModel(config, shard, prune_layers, scoring, lowering)
     set_dtype(model, dtype)
     graph = finish(builder, bound, model(builder.op, inputs))
-    if lowering.all_reduce is not None and mapping.world_size > 1:
-        body = lowering.all_reduce(mapping.world_size)
+    if lowering.all_reduce is not None and shard.world_size > 1:
+        body = lowering.all_reduce(shard.world_size)
         graph.functions[body.identifier()] = body
     return graph

@@ -10,13 +10,13 @@ from onnxscript import nn
 
 from engine.build.graph import data_type
 from engine.model_config import Norm
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.plugins.all_reduce import NAME
 from engine.plugins.function import DOMAIN
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightPart:
     """Which part of a checkpoint tensor [rows, columns] a parameter is.
 
     Rows past the tensor's end are zero (a vocabulary padded to divide among ranks).
@@ -41,7 +41,7 @@ class Weight(nn.Parameter):
     stored: shape of the whole parameter as checkpoints keep it; the shape in the graph follows from it and `part`.
     """
 
-    def __init__(self, stored: tuple[int, ...], part: Part = Part()) -> None:
+    def __init__(self, stored: tuple[int, ...], part: WeightPart = WeightPart()) -> None:
         super().__init__(part.shape(stored))
         self.stored, self.part = stored, part
 
@@ -63,8 +63,8 @@ class Linear(nn.Module):
         columns: range | None = None,
     ) -> None:
         super().__init__()
-        self.weight = Weight((out_features, in_features), Part(rows, columns, transpose=True))
-        self.bias = Weight((out_features,), Part(rows)) if bias else None
+        self.weight = Weight((out_features, in_features), WeightPart(rows, columns, transpose=True))
+        self.bias = Weight((out_features,), WeightPart(rows)) if bias else None
 
     def forward(self, op: Any, x: ir.Value) -> ir.Value:
         y = op.MatMul(x, self.weight)
@@ -130,6 +130,6 @@ def cast(op: Any, x: ir.Value, dtype: ir.DataType | None) -> ir.Value:
     return x if x.dtype == dtype else op.Cast(x, to=dtype)
 
 
-def all_reduce(op: Any, x: ir.Value, mapping: Mapping) -> ir.Value:
+def all_reduce(op: Any, x: ir.Value, shard: Shard) -> ir.Value:
     """`sgl::all_reduce`, the sum of x over all ranks; nothing on one rank."""
-    return x if mapping.world_size == 1 else like(getattr(op, NAME)(x, _domain=DOMAIN), x)
+    return x if shard.world_size == 1 else like(getattr(op, NAME)(x, _domain=DOMAIN), x)

@@ -7,19 +7,19 @@ from enum import StrEnum
 import numpy as np
 
 BLOCK = 64
-"""Inputs that share a scale in `Kernel.PER_BLOCK`; a last, shorter block is filled with zeros.
+"""Inputs that share a scale in `MatrixKernel.PER_BLOCK`; a last, shorter block is filled with zeros.
 
 No more than 64: from 128 on, MatMulNBits on AVX-512 adds up a row in another order when no other row is beside it.
 """
 ZERO_POINT = 128
-"""Of `Kernel.PER_BLOCK`, whose numbers are unsigned."""
+"""Of `MatrixKernel.PER_BLOCK`, whose numbers are unsigned."""
 LEVELS = 127
 """Symmetric: -127..127 times a scale."""
 COLUMNS_AT_ONCE = 1024
 DECIMALS = 6
 
 
-class Kernel(StrEnum):
+class MatrixKernel(StrEnum):
     """What multiplies by a matrix, fastest first. Activations are always quantized when they arrive.
 
     Every kernel computes a row from that row alone, to the last bit: no request changes the answer of another.
@@ -32,8 +32,8 @@ class Kernel(StrEnum):
     FLOAT32 = "float32"
 
 
-MAX_ERROR = {Kernel.PER_ROW: 0.02, Kernel.PER_BLOCK: 0.05}
-"""Relative errors of a matrix's output that are accepted, in the order of `Kernel`.
+MAX_ERROR = {MatrixKernel.PER_ROW: 0.02, MatrixKernel.PER_BLOCK: 0.05}
+"""Relative errors of a matrix's output that are accepted, in the order of `MatrixKernel`.
 
 Bell-shaped weights and activations give either kernel about 0.01; PER_ROW is refused once outliers double that. Past
 0.05 (a cosine of 0.9987) one matrix alone would cost the model the 0.999 that its last logits shall keep.
@@ -63,8 +63,8 @@ class Fidelity:
 class MatrixReport:
     """kernel: what the matrix got; fidelity: of its output on the calibration input, for each int8 kernel."""
 
-    kernel: Kernel
-    fidelity: dict[Kernel, Fidelity]
+    kernel: MatrixKernel
+    fidelity: dict[MatrixKernel, Fidelity]
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,20 @@ class QuantizationReport:
     output: str
     rows: int
     fidelity: Fidelity
-    max_error: dict[Kernel, float]
+    max_error: dict[MatrixKernel, float]
     matrices: dict[str, MatrixReport]
 
 
-def pack(kernel: Kernel, matrix: np.ndarray) -> Packed:
+def pack(kernel: MatrixKernel, matrix: np.ndarray) -> Packed:
     """float32 [K,N] -> the same as an int8 kernel wants it."""
     inputs, outputs = matrix.shape
-    if kernel is Kernel.PER_ROW:
+    if kernel is MatrixKernel.PER_ROW:
         packed = Packed(np.empty((inputs, outputs), np.int8), np.empty(outputs, np.float32))
         for part in column_parts(outputs):
             numbers, packed.scale[part] = _symmetric(matrix[:, part], axis=0)
             packed.data[:, part] = numbers
         return packed
-    assert kernel is Kernel.PER_BLOCK
+    assert kernel is MatrixKernel.PER_BLOCK
     blocks = -(-inputs // BLOCK)
     packed = Packed(np.empty((outputs, blocks, BLOCK), np.uint8), np.empty((outputs, blocks), np.float32))
     for part in column_parts(outputs):
@@ -113,12 +113,12 @@ def fidelity(actual: np.ndarray, expected: np.ndarray) -> Fidelity:
     return Fidelity(round(float(cosine), DECIMALS), round(float(error), DECIMALS))
 
 
-def choose(measured: dict[Kernel, Fidelity]) -> Kernel:
+def choose(measured: dict[MatrixKernel, Fidelity]) -> MatrixKernel:
     """The fastest kernel whose error is accepted, else float32."""
     for kernel, limit in MAX_ERROR.items():
         if measured[kernel].relative_error <= limit:
             return kernel
-    return Kernel.FLOAT32
+    return MatrixKernel.FLOAT32
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -13,16 +13,17 @@ from engine.build.graph import declare, finish
 from engine.build.layers import dims, like, shaped
 from engine.dims import Limits
 from engine.model_config import LanguageConfig
-from engine.parallel import Mapping
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.parallel import Shard
+from engine.plugins.lowering import Lowering
 from engine.plugins.received_attention.score_mask import causal_score_mask
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 
 
 def scoring_graph(
     config: LanguageConfig,
     limits: Limits,
     prune_layers: Sequence[int] = (),
-    mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
     lowering: Lowering = ONNXRUNTIME,
     dtype: str = "float32",
 ) -> ir.Model:
@@ -31,9 +32,9 @@ def scoring_graph(
     Ranks do not sum in it: each adds up what its own heads paid.
     """
     assert lowering.received_attention is not None, "the target's language engine adds up its scores itself"
-    heads, kv_heads = mapping.shard(config.num_heads, "num_heads"), mapping.kv_heads(config.num_kv_heads)
+    heads, kv_heads = shard.part(config.num_heads, "num_heads"), shard.kv_heads(config.num_kv_heads)
     function = lowering.received_attention(len(heads), len(kv_heads), config.head_dim)
-    bound = scoring_bindings(config, limits, prune_layers, mapping, dtype)
+    bound = scoring_bindings(config, limits, prune_layers, shard, dtype)
     builder, inputs = declare("scoring", bound, lowering.opset)
     op, total = builder.op, inputs[names.VISUAL_SCORES]
     layers, columns = limits.scored_layers(config.num_layers), inputs[names.VISUAL_COLUMN]

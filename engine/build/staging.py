@@ -25,19 +25,9 @@ from engine.bounds import is_line
 from engine.build.install import Found, install, read_previous, undo_swap
 from engine.build.lock import BuildRunning, locked
 from engine.build_flags import BuildFlag
+from engine.engine_directory import RECORD, WHOLE, is_engine_directory, partial_directory, read_json, staged, write_json
 from engine.errors import EngineError, ManifestError
-from engine.manifest import (
-    RECORD,
-    WHOLE,
-    ComponentRecord,
-    FileRecord,
-    Manifest,
-    is_engine_directory,
-    partial_directory,
-    read_json,
-    staged,
-    write_json,
-)
+from engine.manifest import ComponentRecord, FileRecord, Manifest
 from engine.verification import file_sha256, verify, verify_component
 
 UNFINISHED = ".unfinished"

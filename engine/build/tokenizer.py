@@ -28,6 +28,7 @@ from tokenizers.models import BPE
 
 from engine.bounds import shown
 from engine.build.tokenizer_files import AddedToken, TokenizerFiles, read_tokenizer_files, read_vocabulary
+from engine.build.tokenizer_steps import QWEN2_WORDS, check_steps
 from engine.errors import CheckpointError
 from engine.families.fields import read_file, read_object
 from engine.json_file import VOCABULARY_BYTES
@@ -44,9 +45,6 @@ LONGEST_PIECE = 256
 """Characters: all the ways to join a piece of two others are looked for."""
 QWEN2_CLASSES = ("Qwen2Tokenizer",)
 QWEN2_NAMED = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
-QWEN2_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def write_tokenizer(checkpoint: Path, out: Path) -> None:
@@ -105,6 +103,7 @@ def _from_tokenizer_json(files: TokenizerFiles) -> Tokenizer:
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(f"{path} holds no BPE vocabulary, the only kind read here; download it again")
+    check_steps(path, data)
     data |= {"truncation": None, "padding": None}
     normal = _assemble(path, data, files.added_tokens(read_vocabulary(path, model["vocab"])))
     if "ByteFallback" not in json.dumps(data.get("decoder")) and not isinstance(normal.decoder, decoders.ByteLevel):

@@ -14,7 +14,8 @@ from engine.build.graph import data_type, declare, finish
 from engine.build.layers import LayerNorm, Linear, RMSNorm, Weight, cast, norm, set_dtype
 from engine.dims import Limits
 from engine.model_config import VisionConfig
-from engine.plugins.lowering import ONNXRUNTIME, Lowering
+from engine.plugins.lowering import Lowering
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 
 PROJECTOR_EPS = 1e-5
 """Of the projector's norm, which checkpoints do not name."""

@@ -8,9 +8,9 @@ import onnx_ir as ir
 from engine.build.checkpoint import Checkpoint
 from engine.build.layers import Weight
 from engine.errors import CheckpointError
-from engine.families import Source
+from engine.families.base import Source
 
-Rows = tuple[tuple[int, int], ...]
+RowRanges = tuple[tuple[int, int], ...]
 
 
 def parameters(model: ir.Model) -> Iterator[tuple[str, Weight]]:
@@ -58,7 +58,7 @@ class WeightReader:
             assert part.rows is part.columns is None, f"{name}: ranks split no parameter of several tensors"
             data = np.concatenate([self._checkpoint.read(tensor) for tensor in source.tensors()])
         else:
-            rows: Rows = source.rows if source.rows is not None else ((0, weight.stored[0]),)
+            rows: RowRanges = source.rows if source.rows is not None else ((0, weight.stored[0]),)
             if part.rows is not None:
                 rows = _select(rows, part.rows)
             columns = (part.columns.start, part.columns.stop) if part.columns is not None else None
@@ -74,7 +74,7 @@ class WeightReader:
         return result
 
 
-def _select(rows: Rows, wanted: range) -> Rows:
+def _select(rows: RowRanges, wanted: range) -> RowRanges:
     """The part `wanted` of the concatenated `rows`; what lies past their end is left out."""
     selected, offset = [], 0
     for start, stop in rows:

@@ -32,8 +32,9 @@ from engine.cli.describe import to_json
 from engine.cli.question_options import add_request_defaults, read_options
 from engine.cli.serve import EVERY, check_timeout, read_hosts
 from engine.config import ExitConfig, ServingConfig
+from engine.engine_directory import CONVERTER, read_manifest
 from engine.errors import EngineError
-from engine.manifest import CONVERTER, Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.options import QuestionConfig, all_over
 from engine.runtime.answer import Answer
 from engine.runtime.loading import kv_memory_here, resolve_device

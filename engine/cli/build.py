@@ -141,6 +141,6 @@ def summary(config: BuildConfig, report: "BuildReport") -> str:
 
 
 def engine_bytes(directory: Path) -> int:
-    from engine.manifest import read_manifest
+    from engine.engine_directory import read_manifest
 
     return read_manifest(directory).total_bytes()

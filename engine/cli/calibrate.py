@@ -11,10 +11,11 @@ from pathlib import Path
 from engine.cli.command_line import run_command
 from engine.cli.question_options import add_group, read_options
 from engine.config import ExitConfig
+from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
 from engine.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
-from engine.evaluation.record import Settings, read_run
-from engine.manifest import Manifest, read_manifest, write_manifest
+from engine.evaluation.record import RunSettings, read_run
+from engine.manifest import Manifest
 from engine.options import over
 
 
@@ -32,13 +33,13 @@ class Wish:
         if self.exit_ratio is not None:
             name, good, most = "exit ratio", cascade.exit_ratio() >= self.exit_ratio - tiny, False
         elif self.score is not None:
-            name, good, most = "score", cascade.score >= self.score - tiny, True
+            name, good, most = "score", cascade.grade >= self.score - tiny, True
         else:
             assert self.seconds is not None
             name, good, most = "seconds", cascade.seconds <= self.seconds + tiny, False
         found = pick(cascade, good, most)
         if found is None:
-            figures = cascade.score if self.seconds is None else -cascade.seconds
+            figures = cascade.grade if self.seconds is None else -cascade.seconds
             best = abs(figures[cascade.reachable].max())
             raise RequestError(f"no threshold gives the wanted {name} on this run; the best is {best:.4g}")
         return found
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     return run_command(lambda: calibrate(arguments))
 
 
-def check_engine(manifest: Manifest, settings: Settings, directory: Path, path: Path) -> None:
+def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, path: Path) -> None:
     """Raises RequestError for a run of other engines."""
     if settings.engine != {name: component.key for name, component in manifest.components.items()}:
         raise RequestError(f"{path} is a run of another engine than {directory}; make a run of this one")
@@ -94,7 +95,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         "criterion": chosen.criterion,
         "exit_threshold": chosen.exit_threshold,
         "exit_ratio": exits / len(records),
-        "score": float(cascade.score[exits]),
+        "score": float(cascade.grade[exits]),
         "seconds": float(cascade.seconds[exits]),
         "questions": len(records),
         "area": {criterion: curve.cascade().area() for criterion, curve in curves.items()},
@@ -108,7 +109,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         print(f"  {criterion:14} area {curve.cascade().area():.4f} · AUC {'none' if auc is None else f'{auc:.4f}'}")
     print(
         f"{arguments.engine}: exits from {chosen.criterion} {chosen.exit_threshold:.6g} on; of {len(records)} "
-        f"questions {exits / len(records):.1%} exit, score {cascade.score[exits]:.4f}, "
+        f"questions {exits / len(records):.1%} exit, score {cascade.grade[exits]:.4f}, "
         f"{cascade.seconds[exits]:.3f} s a question"
     )
 

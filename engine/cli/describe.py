@@ -5,6 +5,7 @@ from typing import Any
 
 from engine.config import ExitConfig, GuidanceSource
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.guidance import Budget
 
 
 def describe(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> str:
@@ -20,7 +21,8 @@ def describe(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> s
     if answer.answered_by is AnsweredBy.LARGE and answer.small_text is not None:
         rows.append(("small said", repr(answer.small_text)))
     rows.append(("visual tokens", _visual_tokens(answer)))
-    rows.append(("tokens", f"prompt {answer.prompt_tokens} · generated {len(answer.token_ids)}"))
+    drafted = f" · {answer.accepted} of {answer.drafted} drafted" if answer.drafted else ""
+    rows.append(("tokens", f"prompt {answer.prompt_tokens} · generated {len(answer.token_ids)}{drafted}"))
     stages = " · ".join(f"{stage} {1000 * seconds:.0f}" for stage, seconds in answer.seconds.items())
     rows.append(("milliseconds", f"{stages} · sum {1000 * sum(answer.seconds.values()):.0f}"))
     if picture is not None:
@@ -49,11 +51,16 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
         "small_text": answer.small_text,
         "prompt_tokens": answer.prompt_tokens,
         "generated_tokens": len(answer.token_ids),
+        "drafted_tokens": answer.drafted,
+        "accepted_tokens": answer.accepted,
         "visual_tokens": answer.visual_tokens,
         "num_kept": answer.num_kept(),
+        "budget": answer.budget,
+        "tiles": answer.tiles,
+        "tiles_skipped": answer.tiles_skipped,
         "guidance": pruning.source if pruning is not None else None,
         "prune_layer": pruning.prune_layer if pruning is not None else None,
-        "retention_ratio": pruning.retention_ratio if pruning is not None else None,
+        "retention_ratio": answer.retention_ratio(),
         "average_retention": answer.average_retention(),
         "keep_index": answer.kept.tolist() if answer.kept is not None else None,
         "decision": None
@@ -81,9 +88,17 @@ def _visual_tokens(answer: Answer) -> str:
         return "none, as there is no picture"
     if answer.guidance is None:
         return f"all {answer.visual_tokens} kept"
-    source = answer.guidance.source
+    source, share = answer.guidance.source, answer.guidance.retention_share
     by = "" if source is GuidanceSource.SMALL else f" · guidance {source}"
+    reasons = {
+        Budget.RATIO: "",
+        Budget.SHARE: f", whose importance is at least {share} of the largest",
+        Budget.LEAST: ", the fewest of a question",
+        Budget.MOST: ", the most of a question",
+    }
+    why = "" if answer.budget is None else reasons[answer.budget]
+    skipped = f" · {answer.tiles_skipped} of {answer.tiles} tiles not encoded" if answer.tiles_skipped else ""
     return (
-        f"{answer.num_kept()} of {answer.visual_tokens} kept from layer {answer.guidance.prune_layer} on "
-        f"· average retention {answer.average_retention():.1%}{by}"
+        f"{answer.num_kept()} of {answer.visual_tokens} kept from layer {answer.guidance.prune_layer} on{why}"
+        f" · average retention {answer.average_retention():.1%}{skipped}{by}"
     )

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from engine.build.layer_report import REPORT_SUFFIX, Layer, LayerReport, node_label
 from engine.dims import Phase
+from engine.engine_directory import read_json
 from engine.errors import ManifestError
-from engine.manifest import Manifest, read_json
+from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.units import size_text
 

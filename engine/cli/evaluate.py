@@ -12,12 +12,12 @@ from pathlib import Path
 from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
 from engine.cli.question_options import add_group, add_option, read_options
 from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.engine_directory import write_json
 from engine.errors import RequestError
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
 from engine.evaluation.progress import run_progress
 from engine.evaluation.run import Way, answer_benchmark
 from engine.evaluation.summary import summarise, table
-from engine.manifest import write_json
 from engine.options import BY_NAME, QuestionConfig, all_over, refuse_unread
 from engine.runtime.pipeline import SglPipeline
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label", action="store_true", help="both models answer every question; nothing exits early")
     add_option(parser, BY_NAME["max_new_tokens"], "the benchmark's")
     add_option(parser, BY_NAME["seed"])
+    add_option(parser, BY_NAME["draft"])
     add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
     add_group(parser, GuidanceConfig)
@@ -65,7 +66,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
             raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
         asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
     refuse_unread(given, asked)
-    way = Way(asked.guidance, asked.exit, asked.sampling.max_new_tokens, asked.sampling.seed)
+    sampling = asked.sampling
+    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft)
     with run_progress(arguments.json, benchmark.name) as on_progress:
         records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
     summary = summarise(benchmark, records) | {"out": str(out)}

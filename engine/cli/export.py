@@ -9,8 +9,9 @@ from pathlib import Path
 
 from engine.cli.command_line import add_serving_arguments, numbers, positive, run_command
 from engine.cli.question_options import add_request_defaults, read_options
+from engine.engine_directory import MANIFEST, read_manifest
 from engine.errors import RequestError
-from engine.manifest import MANIFEST, Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.loading import check_device
 from engine.runtime.question import Question, settle
 from engine.serve.triton.model_config import model_config

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.command_line import run_command
+from engine.engine_directory import CONVERTER, read_manifest
 from engine.errors import ManifestError
 from engine.json_file import Unreadable, read_json
-from engine.manifest import CONVERTER, EngineModel, Manifest, read_manifest
+from engine.manifest import EngineModel, Manifest
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.units import size_text
 from engine.verification import check_files, verify

@@ -22,7 +22,7 @@ from engine.target import Precision, Target
 from engine.units import size_text
 
 GIB = 1 << 30
-PRUNING = ("retention_ratio", "prune_layer", "average_retention", "no_guidance")
+PRUNING = ("retention_ratio", "prune_layer", "average_retention", "schedule", "no_guidance")
 """What options of a question say of a plan."""
 
 
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 def plan(arguments: argparse.Namespace) -> None:
     """Plan, and print it. Raises EngineError."""
     # Only here: what graphs are declared with takes long to import.
-    from engine.planning.pair_plan import PairPlan
+    from engine.planning.pair_plan import plan_pair
     from engine.planning.report import make_report, to_json, to_tables
 
     given, chip = read_options(arguments), read_chip(arguments)
@@ -101,7 +101,7 @@ def plan(arguments: argparse.Namespace) -> None:
             f"--reserve {size_text(arguments.reserve)} leaves nothing of --gpu-memory "
             f"{size_text(arguments.gpu_memory)}; give more memory or a smaller reserve"
         )
-    pair = PairPlan(
+    pair = plan_pair(
         PlanConfig(
             small=directory_of(arguments.small),
             large=directory_of(arguments.large),

@@ -1,4 +1,4 @@
-"""What every benchmark provides: its questions, its metric, and how the questions' scores become its figures."""
+"""What every benchmark provides: its questions, its metric, and how the questions' grades become its figures."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ LETTER = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class Mark:
-    """The score of one question, and what it counts with."""
+    """The grade of one answer, 0..1, and what it counts with."""
 
     kind: str
     group: str
-    score: float
+    grade: float
 
 
 def mean(values: Sequence[float]) -> float:
@@ -34,24 +34,24 @@ def by_kind(marks: Sequence[Mark]) -> dict[str, list[Mark]]:
     return dict(sorted(kinds.items()))
 
 
-def mean_score(marks: Sequence[Mark]) -> dict[str, float]:
+def mean_grade(marks: Sequence[Mark]) -> dict[str, float]:
     """In percent: of every kind if there are several, and of all questions."""
     kinds = by_kind(marks)
-    figures = {kind: 100 * mean([mark.score for mark in part]) for kind, part in kinds.items()}
-    return (figures if len(kinds) > 1 else {}) | {TOTAL: 100 * mean([mark.score for mark in marks])}
+    figures = {kind: 100 * mean([mark.grade for mark in part]) for kind, part in kinds.items()}
+    return (figures if len(kinds) > 1 else {}) | {TOTAL: 100 * mean([mark.grade for mark in marks])}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """load: the directory of the published files -> questions. score: answer and question -> 0..1; None if a judge
-    elsewhere scores, for whom `submission` makes the content of a file from the answers by id."""
+    """load: the directory of the published files -> questions. grade: answer and question -> 0..1; None if a judge
+    elsewhere grades, for whom `submission` makes the content of a file from the answers by id."""
 
     name: str
     metric: str
     files: str
     """What the directory must hold, as published."""
     load: Callable[[Path], list[Example]]
-    score: Callable[[str, Example], float] | None
+    grade: Callable[[str, Example], float] | None
     max_new_tokens: int
-    summarise: Callable[[Sequence[Mark]], dict[str, float]] = mean_score
+    summarise: Callable[[Sequence[Mark]], dict[str, float]] = mean_grade
     submission: Callable[[dict[str, str]], dict[str, Any]] | None = None

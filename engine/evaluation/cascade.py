@@ -1,4 +1,4 @@
-"""The cascade at every threshold, from a labelled run: both models' scores, and what each criterion makes of them."""
+"""The cascade at every threshold, from a labelled run: both models' grades, and what each criterion makes of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +20,12 @@ LARGE = "large"
 class Cascade:
     """The outcome if the surest questions exit; entry n is for n early exits, n = 0..N, so that nothing is binned.
 
-    threshold [N+1]: the criterion's value from which a question exits. score, seconds [N+1]: means over all questions.
+    threshold [N+1]: the criterion's value from which a question exits. grade, seconds [N+1]: means over all questions.
     reachable [N+1]: false where questions of equal value lie on both sides, which no threshold tells apart.
     """
 
     threshold: np.ndarray
-    score: np.ndarray
+    grade: np.ndarray
     seconds: np.ndarray
     reachable: np.ndarray
 
@@ -33,8 +33,8 @@ class Cascade:
         return np.linspace(0, 1, len(self.threshold))
 
     def area(self) -> float:
-        """Under the score over the exit ratio: what figure 4 compares criteria by."""
-        return float(np.trapezoid(self.score, self.exit_ratio()))
+        """Under the grade over the exit ratio: what figure 4 compares criteria by."""
+        return float(np.trapezoid(self.grade, self.exit_ratio()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Labelled:
         return Cascade(
             # Above the surest for no exits; a question exits at its own value.
             threshold=np.concatenate([[np.nextafter(ranked[0], np.inf)], ranked]),
-            score=(self.large.sum() + gain) / count,
+            grade=(self.large.sum() + gain) / count,
             seconds=(all_seconds - saved) / count,
             reachable=np.concatenate([[True], ranked[:-1] > ranked[1:], [True]]),
         )
@@ -73,7 +73,7 @@ class Labelled:
 
 
 def labelled(records: Sequence[Record], exit: ExitConfig, path: Path) -> Labelled:
-    """The criterion of `exit` over a run. Raises RequestError unless both models answered and were scored."""
+    """The criterion of `exit` over a run. Raises RequestError unless both models answered and were graded."""
     if not records:
         raise RequestError(f"{path} has no answers yet; let sgl evaluate finish")
     values = []
@@ -82,8 +82,8 @@ def labelled(records: Sequence[Record], exit: ExitConfig, path: Path) -> Labelle
         if (
             evidence is None
             or evidence.consistency is None
-            or record.small_score is None
-            or record.score is None
+            or record.small_grade is None
+            or record.grade is None
             or record.answered_by is not AnsweredBy.LARGE
         ):
             raise RequestError(
@@ -101,8 +101,8 @@ def labelled(records: Sequence[Record], exit: ExitConfig, path: Path) -> Labelle
     )
     return Labelled(
         np.array(values),
-        np.array([record.small_score for record in records], np.float64),
-        np.array([record.score for record in records], np.float64),
+        np.array([record.small_grade for record in records], np.float64),
+        np.array([record.grade for record in records], np.float64),
         small_seconds,
         large_seconds,
     )

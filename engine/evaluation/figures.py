@@ -21,9 +21,9 @@ def draw_cascades(curves: Mapping[ExitCriterion, Labelled]) -> Figure:
     for name, curve in curves.items():
         cascade, auc = curve.cascade(), curve.auc()
         area = f"{name.replace('_', ' ')}: area {cascade.area():.3f}"
-        left.plot(cascade.exit_ratio(), cascade.score, label=area)
+        left.plot(cascade.exit_ratio(), cascade.grade, label=area)
         quality = "" if auc is None else f" (AUC {auc:.3f})"
-        right.plot(1 - cascade.exit_ratio(), cascade.score, label=f"{name.replace('_', ' ')}{quality}")
+        right.plot(1 - cascade.exit_ratio(), cascade.grade, label=f"{name.replace('_', ' ')}{quality}")
     left.set(xlabel="share of questions that exit early", ylabel="score", title="Early exit by criterion")
     right.set(xlabel="share of questions sent to the large model", ylabel="score", title="Cascade")
     for axes in (left, right):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from engine.evaluation.benchmark import Benchmark, Mark, mean_score
+from engine.evaluation.benchmark import Benchmark, Mark, mean_grade
 from engine.evaluation.example import Example
 from engine.evaluation.files import examples, first_of, read_table
 from engine.evaluation.multiple_choice import ask, chosen
@@ -49,7 +49,7 @@ def circular(marks: Sequence[Mark]) -> dict[str, float]:
     groups: dict[str, list[Mark]] = defaultdict(list)
     for mark in marks:
         groups[mark.group].append(mark)
-    return mean_score([min(group, key=lambda mark: mark.score) for group in groups.values()])
+    return mean_grade([min(group, key=lambda mark: mark.grade) for group in groups.values()])
 
 
 MMBENCH = Benchmark(

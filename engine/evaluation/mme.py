@@ -80,9 +80,9 @@ def task_scores(marks: Sequence[Mark]) -> dict[str, float]:
     for task, part in by_kind(marks).items():
         pictures: dict[str, list[float]] = defaultdict(list)
         for mark in part:
-            pictures[mark.group].append(mark.score)
-        both = mean([min(scores) for scores in pictures.values()])
-        figures[task] = 100 * (mean([mark.score for mark in part]) + both)
+            pictures[mark.group].append(mark.grade)
+        both = mean([min(grades) for grades in pictures.values()])
+        figures[task] = 100 * (mean([mark.grade for mark in part]) + both)
     perception, cognition = (sum(figures.get(task, 0.0) for task in tasks) for tasks in (PERCEPTION, COGNITION))
     return figures | {"perception": perception, "cognition": cognition, TOTAL: perception + cognition}
 

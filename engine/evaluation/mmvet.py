@@ -1,4 +1,4 @@
-"""MM-Vet: answers for its judge, a model elsewhere that scores a submission file."""
+"""MM-Vet: answers for its judge, a model elsewhere that grades a submission file."""
 
 from collections.abc import Iterator
 from pathlib import Path

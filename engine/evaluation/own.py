@@ -26,7 +26,7 @@ def load(data: Path) -> list[Example]:
     return examples(path, rows())
 
 
-def score(prediction: str, example: Example) -> float:
+def grade(prediction: str, example: Example) -> float:
     """1 or 0, normalised as the VQA challenge does: case, articles and punctuation do not count."""
     return float(normalise(prediction) in map(normalise, example.answers))
 
@@ -36,6 +36,6 @@ OWN = Benchmark(
     "exact match",
     f'{QUESTIONS}: a line {{"id", "image", "question", "answers", "kind"}} each',
     load,
-    score,
+    grade,
     max_new_tokens=16,
 )

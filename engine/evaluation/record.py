@@ -10,18 +10,19 @@ from typing import Any, TextIO
 
 from cattrs import transform_error
 from cattrs.errors import BaseValidationError
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from engine.config import ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig
+from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
 from engine.evaluation.example import Example
-from engine.manifest import CONVERTER
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What a run answers with; a file continues only under the same. engine: its components' fingerprints."""
 
     benchmark: str
@@ -30,11 +31,15 @@ class Settings:
     exit: ExitConfig
     max_new_tokens: int
     seed: int
+    draft: Draft
 
 
 @dataclass(frozen=True)
 class Record:
-    """One question and what became of it. Scores are None where a judge elsewhere scores, or no answer was given."""
+    """One question and what became of it.
+
+    Grades, in the file `score` and `small_score`, are None where a judge elsewhere grades, or no answer was given.
+    """
 
     id: str
     kind: str
@@ -42,29 +47,40 @@ class Record:
     question: str
     answers: tuple[str, ...]
     prediction: str
-    score: float | None
+    grade: float | None
     answered_by: AnsweredBy
     small_text: str | None
-    small_score: float | None
+    small_grade: float | None
     decision: ExitDecision | None
     visual_tokens: int
     num_kept: int
+    tiles: int
+    tiles_skipped: int
     average_retention: float
     generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     seconds: dict[str, float]
     """Of the engines in each stage; those of a run for several questions are shared out among them."""
 
     def mark(self) -> Mark:
-        assert self.score is not None
-        return Mark(self.kind, self.group, self.score)
+        assert self.grade is not None
+        return Mark(self.kind, self.group, self.grade)
 
     def mark_of_small(self) -> Mark:
-        assert self.small_score is not None
-        return Mark(self.kind, self.group, self.small_score)
+        assert self.small_grade is not None
+        return Mark(self.kind, self.group, self.small_grade)
+
+
+FILE = CONVERTER.copy()
+"""As CONVERTER, with the names that grades have in files."""
+NAMES = {"grade": override(rename="score"), "small_grade": override(rename="small_score")}
+FILE.register_structure_hook(Record, make_dict_structure_fn(Record, FILE, _cattrs_forbid_extra_keys=True, **NAMES))  # type: ignore[arg-type]
+FILE.register_unstructure_hook(Record, make_dict_unstructure_fn(Record, FILE, **NAMES))  # type: ignore[arg-type]
 
 
 def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Record:
-    score, small = benchmark.score, answer.small_text
+    grade, small = benchmark.grade, answer.small_text
     return Record(
         id=example.id,
         kind=example.kind,
@@ -72,20 +88,24 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
         question=example.question,
         answers=example.answers,
         prediction=answer.text,
-        score=None if score is None else score(answer.text, example),
+        grade=None if grade is None else grade(answer.text, example),
         answered_by=answer.answered_by,
         small_text=small,
-        small_score=None if score is None or small is None else score(small, example),
+        small_grade=None if grade is None or small is None else grade(small, example),
         decision=answer.decision,
         visual_tokens=answer.visual_tokens,
         num_kept=answer.num_kept(),
+        tiles=answer.tiles,
+        tiles_skipped=answer.tiles_skipped,
         average_retention=answer.average_retention(),
         generated_tokens=len(answer.token_ids),
+        drafted_tokens=answer.drafted,
+        accepted_tokens=answer.accepted,
         seconds=answer.engine_seconds,
     )
 
 
-def read_run(path: Path) -> tuple[Settings, list[Record]]:
+def read_run(path: Path) -> tuple[RunSettings, list[Record]]:
     """A file of records. Raises RequestError; a last line that a crash cut short is left out."""
     try:
         content = path.read_text(encoding="utf-8")
@@ -96,13 +116,13 @@ def read_run(path: Path) -> tuple[Settings, list[Record]]:
     lines = content.split("\n")[:-1]
     if not lines:
         raise RequestError(f"{path} holds no run; remove it and run sgl evaluate again")
-    return _read(path, 1, lines[0], Settings), [
+    return _read(path, 1, lines[0], RunSettings), [
         _read(path, number, line, Record) for number, line in enumerate(lines[1:], 2)
     ]
 
 
 @contextmanager
-def open_run(path: Path, settings: Settings) -> Iterator[tuple[list[Record], TextIO]]:
+def open_run(path: Path, settings: RunSettings) -> Iterator[tuple[list[Record], TextIO]]:
     """What an earlier run left, and the file open for more. Raises RequestError when that run was another one."""
     done: list[Record] = []
     if path.exists() and path.stat().st_size:
@@ -126,10 +146,10 @@ def open_run(path: Path, settings: Settings) -> Iterator[tuple[list[Record], Tex
         raise RequestError(f"{path} cannot be written ({error.strerror}); write to another file") from None
 
 
-def append(file: TextIO, values: Sequence[Settings | Record]) -> None:
+def append(file: TextIO, values: Sequence[RunSettings | Record]) -> None:
     """A line each."""
     for value in values:
-        file.write(json.dumps(CONVERTER.unstructure(value), ensure_ascii=False) + "\n")
+        file.write(json.dumps(FILE.unstructure(value), ensure_ascii=False) + "\n")
     file.flush()
 
 
@@ -140,7 +160,7 @@ def _drop_cut_line(path: Path) -> None:
 
 def _read(path: Path, number: int, line: str, kind: type[Any]) -> Any:
     try:
-        return CONVERTER.structure(json.loads(line), kind)
+        return FILE.structure(json.loads(line), kind)
     except (ValueError, BaseValidationError) as error:
         reason = transform_error(error)[0] if isinstance(error, BaseValidationError) else str(error)
         raise RequestError(

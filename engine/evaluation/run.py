@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.evaluation.benchmark import Benchmark
 from engine.evaluation.example import Example
-from engine.evaluation.record import Record, Settings, append, make_record, open_run
+from engine.evaluation.record import Record, RunSettings, append, make_record, open_run
 from engine.manifest import Manifest
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.runtime.scheduler import answered
 
-OnProgress = Callable[[Sequence[Record], int], None]
+OnRecords = Callable[[Sequence[Record], int], None]
 """Gets all records so far, and how many there will be."""
 
 
@@ -25,10 +25,11 @@ class Way:
     exit: ExitConfig
     max_new_tokens: int
     seed: int = 0
+    draft: Draft = SamplingConfig.draft
 
-    def settings(self, benchmark: Benchmark, manifest: Manifest) -> Settings:
+    def settings(self, benchmark: Benchmark, manifest: Manifest) -> RunSettings:
         keys = {name: component.key for name, component in manifest.components.items()}
-        return Settings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed)
+        return RunSettings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed, self.draft)
 
 
 def answer_benchmark(
@@ -37,7 +38,7 @@ def answer_benchmark(
     examples: Sequence[Example],
     way: Way,
     path: Path,
-    on_progress: OnProgress = lambda records, total: None,
+    on_progress: OnRecords = lambda records, total: None,
 ) -> list[Record]:
     """Answer what `path` does not hold yet, and return all records in the order of the examples. Raises EngineError."""
     with open_run(path, way.settings(benchmark, pipeline.manifest)) as (done, file):
@@ -50,7 +51,7 @@ def answer_benchmark(
                 example.question,
                 way.guidance,
                 way.exit,
-                SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place),
+                SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place, draft=way.draft),
             )
             for place, example in left
         )

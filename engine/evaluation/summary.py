@@ -13,20 +13,34 @@ def summarise(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Any]
     small_answered = all(record.small_text is not None for record in records)
     exits = [record.answered_by is AnsweredBy.SMALL for record in records]
     by_large = [record for record in records if record.answered_by is AnsweredBy.LARGE]
-    scored = benchmark.score is not None
+    graded = benchmark.grade is not None
     return {
         "benchmark": benchmark.name,
         "metric": benchmark.metric,
         "questions": len(records),
-        "score": benchmark.summarise([record.mark() for record in records]) if scored else None,
+        "score": benchmark.summarise([record.mark() for record in records]) if graded else None,
         "small_score": benchmark.summarise([record.mark_of_small() for record in records])
-        if scored and small_answered
+        if graded and small_answered
         else None,
         "early_exit": mean(exits),
         "average_retention": mean([record.average_retention for record in by_large]) if by_large else None,
+        "tiles_skipped": share(by_large, "tiles_skipped", "tiles"),
+        "steps_saved": steps_saved(by_large),
         "visual_tokens": mean([record.visual_tokens for record in records]),
         "seconds": mean([sum(record.seconds.values()) for record in records]),
     }
+
+
+def share(records: Sequence[Record], part: str, whole: str) -> float | None:
+    """Of one count in another, over all records; None if there is nothing to have a share in."""
+    total = sum(getattr(record, whole) for record in records)
+    return sum(getattr(record, part) for record in records) / total if total else None
+
+
+def steps_saved(by_large: Sequence[Record]) -> float | None:
+    """Share of the large model's steps that drafts spared it; None if it had none to take."""
+    steps = sum(record.generated_tokens - 1 for record in by_large)
+    return sum(record.accepted_tokens for record in by_large) / steps if steps else None
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -43,6 +57,8 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(
         f"  early exit {summary['early_exit']:.1%}"
         + ("" if retention is None else f" · average retention {retention:.1%} where the large model answered")
+        + (f" · {summary['tiles_skipped']:.1%} of its tiles not encoded" if summary["tiles_skipped"] else "")
+        + ("" if summary["steps_saved"] is None else f" · {summary['steps_saved']:.1%} of its steps saved by drafts")
         + f" · {summary['seconds']:.3f} s a question"
     )
     return "\n".join(lines)

@@ -27,8 +27,8 @@ def load(data: Path) -> list[Example]:
     return examples(path, rows())
 
 
-def score(prediction: str, example: Example) -> float:
+def grade(prediction: str, example: Example) -> float:
     return soft_accuracy(prediction, example.answers)
 
 
-TEXTVQA = Benchmark("textvqa", "VQA soft accuracy", f"{QUESTIONS} train_images/", load, score, max_new_tokens=10)
+TEXTVQA = Benchmark("textvqa", "VQA soft accuracy", f"{QUESTIONS} train_images/", load, grade, max_new_tokens=10)

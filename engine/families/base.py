@@ -74,6 +74,8 @@ class Prompt:
 class Family(Protocol):
     """ALL that differs between model families; one module each, with these functions."""
 
+    __name__: str
+    """Of the module."""
     ARCHITECTURE: str
     """What the `config.json` of its checkpoints names."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from engine.build_flags import BuildFlag
 from engine.errors import EngineError, Setting
-from engine.planning.pair_plan import PairPlan
+from engine.planning.pair_plan import PairPlan, plan_pair
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
 from engine.planning.workload import Workload
@@ -78,7 +78,7 @@ def _remedies(config: PlanConfig, workload: Workload, budget: int) -> Iterator[s
 
     def fits(changed: PlanConfig) -> bool:
         try:
-            return PairPlan(changed).memory(workload, rank=0).total() <= budget
+            return plan_pair(changed).memory(workload, rank=0).total() <= budget
         except EngineError:
             return False  # cannot be split so
 

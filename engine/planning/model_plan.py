@@ -22,11 +22,11 @@ from engine.build.vision import vision_graph
 from engine.config import GuidanceConfig
 from engine.dims import SCORED_AT_ONCE, Limits, Phase, Size
 from engine.model_config import ModelConfig
-from engine.parallel import Mapping, check_shards
+from engine.parallel import Shard, check_shards
 from engine.planning import graph_cost
 from engine.planning.storage import Storage
 from engine.planning.workload import Workload
-from engine.plugins.lowering import ONNXRUNTIME
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 from engine.runtime.vision import TILES_PER_CALL
 
 LIMITS = Limits(max_tokens=1, max_batch=1, max_tiles=1)
@@ -54,7 +54,7 @@ class ModelPlan:
         self,
         config: ModelConfig,
         storage: Storage,
-        mapping: Mapping,
+        shard: Shard,
         prune_layers: Sequence[int] = (),
         guidance: GuidanceConfig | None = None,
         scores: bool = False,
@@ -64,17 +64,17 @@ class ModelPlan:
 
         planned: the target plans memory for the largest call that it is built for (`Limits.planned`).
         """
-        self.config, self.mapping, self._planned = config, mapping, planned
+        self.config, self.shard, self._planned = config, shard, planned
         self._storage, self._prune_layers, self._guidance = storage, prune_layers, guidance
-        check_shards(config.language, mapping, config.name)
-        self._language = language_graph(config.language, LIMITS, prune_layers, scores, mapping)
-        scoring = config.language, PLANNED if planned else LIMITS, prune_layers, mapping
+        check_shards(config.language, shard, config.name)
+        self._language = language_graph(config.language, LIMITS, prune_layers, scores, shard)
+        scoring = config.language, PLANNED if planned else LIMITS, prune_layers, shard
         self._scoring = scoring_graph(*scoring) if scores else None
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
         self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
         layers = range(config.language.num_layers)
-        bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), mapping)
+        bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), shard)
         cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
         by_name = {binding.name: binding for binding in bound.inputs}
         self._kv = [[by_name[name] for name in past_kv(layer)] for layer in layers]
@@ -154,7 +154,7 @@ class ModelPlan:
             LIMITS.visual(): 1 if is_decode else workload.batch * visual,
             LIMITS.visual_columns(): visual,
             LIMITS.score_rows(): 1 if is_decode else score_rows,
-            LIMITS.scored_rows(): SCORED_AT_ONCE // workload.batch,
+            LIMITS.scored_rows(): SCORED_AT_ONCE,
             LIMITS.logit_rows(): 1,
             PLANNED.scored_cache(0): cached[0],
         }

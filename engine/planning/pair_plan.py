@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import default_prune_layers
+from engine.config import GuidanceConfig, default_prune_layers
 from engine.families import family_of
 from engine.model_config import ModelConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning.model_plan import ModelPlan
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
@@ -48,21 +48,14 @@ class RankMemory:
         return sum(model.weights() for model in models) + self.features + max(model.working() for model in models)
 
 
+@dataclass(frozen=True)
 class PairPlan:
-    """Raises EngineError when the large model cannot be split among the ranks, CheckpointError, RequestError."""
+    """What every rank of a pair is to hold. guidance: resolved; None where nothing is pruned."""
 
-    def __init__(self, config: PlanConfig) -> None:
-        storage = storage_of(config.target, config.precision)
-        self.config = config
-        small, large = read_config(config.small), read_config(config.large)
-        layers, wanted = large.language.num_layers, config.guidance.prune_layer
-        # Nothing is built yet: any layer can be pruned at.
-        points = tuple(sorted({*default_prune_layers(layers), *([wanted] if wanted else [])}))
-        self.guidance = config.guidance.resolve(layers, points) if config.guidance.enabled else None
-        # Ranks differ in nothing but which part they own: what one needs, all need.
-        planned = config.target.plans_memory()
-        self.large = ModelPlan(large, storage, Mapping(0, config.world_size), points, self.guidance, planned=planned)
-        self.small = ModelPlan(small, storage, Mapping(), scores=True, planned=planned)
+    config: PlanConfig
+    guidance: GuidanceConfig | None
+    small: ModelPlan
+    large: ModelPlan
 
     def memory(self, workload: Workload, rank: int) -> RankMemory:
         return RankMemory(
@@ -70,6 +63,24 @@ class PairPlan:
             _memory(self.small, workload) if rank == 0 else None,
             2 * self.config.feature_cache if rank == 0 else 0,
         )
+
+
+def plan_pair(config: PlanConfig) -> PairPlan:
+    """Raises EngineError when the large model cannot be split among the ranks, CheckpointError, RequestError."""
+    storage = storage_of(config.target, config.precision)
+    small, large = read_config(config.small), read_config(config.large)
+    layers, wanted = large.language.num_layers, config.guidance.prune_layer
+    # Nothing is built yet: any layer can be pruned at.
+    points = tuple(sorted({*default_prune_layers(layers), *([wanted] if wanted else [])}))
+    guidance = config.guidance.resolve(layers, points) if config.guidance.enabled else None
+    # Ranks differ in nothing but which part they own: what one needs, all need.
+    planned = config.target.plans_memory()
+    return PairPlan(
+        config,
+        guidance,
+        small=ModelPlan(small, storage, Shard(), scores=True, planned=planned),
+        large=ModelPlan(large, storage, Shard(0, config.world_size), points, guidance, planned=planned),
+    )
 
 
 def read_config(directory: Path) -> ModelConfig:

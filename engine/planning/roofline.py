@@ -20,7 +20,7 @@ class Latency:
 
 def latency(model: ModelPlan, workload: Workload, chip: Chip) -> Latency:
     """Of one batch, without the consistency pass; each rank encodes its share of the tiles."""
-    world_size = model.mapping.world_size
+    world_size = model.shard.world_size
     tiles = -(-workload.batch * workload.tiles // world_size)
 
     def seconds(call: Call) -> float:

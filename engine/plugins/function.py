@@ -9,11 +9,11 @@ from onnxscript import build_function
 DOMAIN = "sgl"
 CONTRIB = "com.microsoft"
 """ONNX Runtime's own domain."""
-TENSORRT = "trt"
+TENSORRT_DOMAIN = "trt"
 """Of operators that only TensorRT's parser knows."""
 OPSET = {"": 23, CONTRIB: 1}
 """What function bodies and graphs are written in for ONNX Runtime."""
-TENSORRT_OPSET = {"": 24, TENSORRT: 1}
+TENSORRT_OPSET = {"": 24, TENSORRT_DOMAIN: 1}
 """And for TensorRT."""
 PLUGIN_OPSET = {**TENSORRT_OPSET, DOMAIN: 1}
 """And for TensorRT with plugins of our own."""

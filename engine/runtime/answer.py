@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.config import GuidanceConfig
 from engine.runtime.early_exit import ExitDecision
+from engine.runtime.guidance import Budget
 from engine.runtime.utterance import FinishReason
 
 
@@ -29,10 +30,16 @@ class Answer:
     prompt_tokens: int
     visual_tokens: int
     """Of the model that answered."""
+    tiles: int
+    """That the vision encoder of the model that answered takes its pictures in."""
+    tiles_skipped: int
+    """Those of them that it was never shown: nothing of them was kept, from the first layer on."""
     guidance: GuidanceConfig | None
     """Where and how far the large model pruned; None when it kept everything or did not run."""
     kept: np.ndarray | None
     """int64 [N]: the visual tokens that survived `guidance.prune_layer`, sorted; None like `guidance`."""
+    budget: Budget | None
+    """Why so many; None like `guidance`."""
     importance: np.ndarray | None
     """float32 [V], on the grid of the model that answered; None when nothing ranked the tokens."""
     boxes: np.ndarray
@@ -42,6 +49,10 @@ class Answer:
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""
+    drafted: int
+    """Tokens of the small model's answer that the large one was shown behind its prompt."""
+    accepted: int
+    """Those of them, from the first, that it would have said: so many steps were saved."""
     num_layers: int
     """Of the large model."""
     seconds: dict[str, float]
@@ -52,6 +63,10 @@ class Answer:
     @property
     def early_exit(self) -> bool:
         return self.decision is not None and self.decision.early_exit
+
+    def retention_ratio(self) -> float | None:
+        """The fraction that was to be kept of every question; None where something else says how many."""
+        return self.guidance.retention_ratio if self.guidance is not None and self.budget is Budget.RATIO else None
 
     def num_kept(self) -> int:
         """Visual tokens that the model used to the end."""

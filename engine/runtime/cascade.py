@@ -5,40 +5,30 @@ A generator: it yields the work that it needs done (`work`) and is sent the resu
 it does not know.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
-from engine.config import GuidanceSource, SamplingConfig, ScoreRows
+from engine.config import Draft, GuidanceSource, SamplingConfig
 from engine.families import Tiles
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
-from engine.runtime.arrays import to_host
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.guidance import (
-    counts_decode,
-    fastv_importance,
-    importance,
     keep_rows,
-    random_importance,
-    resample,
-    score_rows,
     select,
 )
 from engine.runtime.model import Seen, VisionLanguageModel, split_alike
-from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows, reread
+from engine.runtime.prompt import PromptTokens, prompt_rows, reread
 from engine.runtime.question import Meter, OnText, Question, Settings, Stage, Watch, settle
-from engine.runtime.sampling import Sampler, log_probabilities, read, read_probabilities
-from engine.runtime.tome import merge
-from engine.runtime.utterance import Completion, FinishReason, Utterance
-from engine.runtime.work import NONE, Encode, Extend, Open, Outside, Step, Work
-
-Result = TypeVar("Result")
-Asking = Generator[Work, Any, Result]
+from engine.runtime.retention import Choice, choose, merged, pruned_rows, rank, rank_by_itself
+from engine.runtime.sampling import log_probabilities, read_probabilities
+from engine.runtime.speaker import Scored, Speaker
+from engine.runtime.utterance import Completion, FinishReason
+from engine.runtime.work import NONE, Asking, Encode, Extend, Outside
 
 
 class Pair(Protocol):
@@ -67,19 +57,11 @@ class SmallSaid:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What the large model is given to read. importance [V] and kept [N]: of its visual tokens; None keeps all."""
-
-    rows: Rows
-    importance: np.ndarray | None
-    kept: np.ndarray | None
-
-
-@dataclass(frozen=True)
 class LargeSaid:
     seen: Seen
     completion: Completion
-    kept: Kept
+    choice: Choice
+    tiles_skipped: int
 
 
 def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[Answer]:
@@ -103,13 +85,18 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         small_text=small.completion.text if small else None,
         prompt_tokens=len(said.seen.encoded.ids),
         visual_tokens=len(said.seen.encoded.visual_positions),
-        guidance=settings.guidance if large and large.kept.kept is not None else None,
-        kept=large.kept.kept if large else None,
-        importance=large.kept.importance if large else said.importance,  # type: ignore[union-attr]
+        tiles=sum(len(part.pixel_values) for part in said.seen.tiles),
+        tiles_skipped=large.tiles_skipped if large else 0,
+        guidance=settings.guidance if large and large.choice.kept is not None else None,
+        kept=large.choice.kept if large else None,
+        budget=large.choice.budget if large else None,
+        importance=large.choice.importance if large else said.importance,  # type: ignore[union-attr]
         boxes=said.seen.grid.boxes,
         images=said.seen.grid.images,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
+        drafted=said.completion.drafted,
+        accepted=said.completion.accepted,
         num_layers=pair.manifest.models["large"].config.language.num_layers,
         seconds=watch.seconds,
         engine_seconds=watch.engine_seconds,
@@ -124,7 +111,8 @@ def is_cut_off(said: Completion, sampling: SamplingConfig) -> bool:
 def ask_small(question: Question, settings: Settings, model: VisionLanguageModel, watch: Watch) -> Asking[SmallSaid]:
     """Answer, score and decide. What it says is not shown before it is known to be the answer."""
     with watch(Stage.SMALL_VISION):
-        seen, prompt = yield from look(model, question, settings)
+        seen = yield from open_pictures(model, question, settings)
+        prompt = (yield from look(model, seen)).prompt
     speaker = Speaker(model, seen, settings, watch, (Stage.SMALL_PREFILL, Stage.SMALL_DECODE))
     rows, wants_scores = prompt_rows(prompt), settings.wants_small_scores()
     ranking = decision = None
@@ -133,7 +121,7 @@ def ask_small(question: Question, settings: Settings, model: VisionLanguageModel
         completion = yield from speaker.speak(slot, rows, scored)
         if wants_scores:
             with watch(Stage.SMALL_DECODE):
-                ranking = importance(model.language.visual_scores(slot), settings.guidance)
+                ranking = speaker.importance(slot)
         if settings.exit.enabled:
             agreement = None
             if settings.wants_consistency():
@@ -150,75 +138,69 @@ def ask_large(
     question: Question, settings: Settings, pair: Pair, small: SmallSaid | None, watch: Watch, say: OnText
 ) -> Asking[LargeSaid]:
     """Answer with the visual tokens that the guidance keeps."""
-    model, tiles = pair.large, None
+    model, guidance, tiles, draft = pair.large, settings.guidance, None, NONE
     if small is not None and split_alike(model.config, pair.manifest.models["small"].config):
         tiles = small.seen.tiles
     with watch(Stage.LARGE_VISION):
-        seen, prompt = yield from look(model, question, settings, tiles)
+        seen = yield from open_pictures(model, question, settings, tiles)
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
-    kept = keep(settings, prompt, (yield from rank(speaker, prompt, small)))
-    with (yield from speaker.open(kept.rows)) as slot:
-        completion = yield from speaker.speak(slot, kept.rows, Scored(), say)
-    return LargeSaid(seen, completion, kept)
+    if settings.wants_guidance() and guidance.source.reads_large():
+        with watch(Stage.LARGE_VISION):
+            looked = yield from look(model, seen)
+        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)))
+    else:
+        known, scores = (None, None) if small is None else (small.seen.grid, small.importance)
+        choice = choose(settings, rank(settings, seen.grid, known, scores))
+        with watch(Stage.LARGE_VISION):
+            looked = yield from look(model, seen, choice.needed(guidance))
+    prompt = looked.prompt
+    if settings.guided_by(GuidanceSource.TOME):
+        prompt, choice = merged(guidance, prompt)
+    if small is not None and settings.sampling.draft is Draft.SMALL:
+        draft = model.draft(seen, pair.small.tokenizer, small.completion.to_check())
+    rows = pruned_rows(prompt, guidance, choice)
+    with (yield from speaker.open(rows)) as slot:
+        completion = yield from speaker.speak(slot, rows, Scored(), say, draft)
+    return LargeSaid(seen, completion, choice, looked.skipped)
 
 
-def look(
+def open_pictures(
     model: VisionLanguageModel, question: Question, settings: Settings, tiles: Sequence[Tiles] | None = None
-) -> Asking[tuple[Seen, PromptTokens]]:
-    """Cut up the pictures, tokenize the prompt, encode what is seen. tiles: where another model cut them up alike."""
+) -> Asking[Seen]:
+    """Cut up the pictures and tokenize the prompt. tiles: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
     asked = question.images, question.text, *said, question.picture
     seen: Seen = yield Outside(partial(model.look, *asked, tiles))
-    features = []
-    for part in seen.tiles:
-        features.append((yield Encode(model, part.pixel_values)))
-    return seen, seen.prompt(features, model.config.vision.output_size)
+    return seen
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Whose attention counts: these rows of the prompt, and whether those of generated tokens do."""
+class Looked:
+    """A prompt with its features. skipped: tiles that were not encoded, as nothing of them is needed."""
 
-    prompt: np.ndarray = field(default_factory=lambda: NONE)
-    generated: bool = False
-
-    @classmethod
-    def of(cls, prompt: PromptTokens, rows: ScoreRows) -> "Scored":
-        return cls(score_rows(prompt.visual_positions, len(prompt.ids), rows), counts_decode(rows))
+    prompt: PromptTokens
+    skipped: int
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A model that is about to answer. stages: of prefill and decode."""
+def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = None) -> Asking[Looked]:
+    """Encode what is seen. needed: int64 [N], the visual tokens whose features are wanted, sorted; None is all.
 
-    model: VisionLanguageModel
-    seen: Seen
-    settings: Settings
-    watch: Watch
-    stages: tuple[Stage, Stage]
-
-    def open(self, rows: Rows, wants_scores: bool = False) -> Asking[AbstractContextManager[int]]:
-        """A slot for the prompt and its answer."""
-        columns = self.seen.encoded.visual_positions if wants_scores else None
-        with self.watch(self.stages[0]):
-            need = self.model.need(rows, self.settings.sampling.max_new_tokens, columns)
-            lease: AbstractContextManager[int] = yield Open(self.model, need)
-        return lease
-
-    def speak(self, slot: int, rows: Rows, scored: Scored, say: OnText = lambda piece: None) -> Asking[Completion]:
-        """The answer to a prompt. The last token of an answer is never fed back."""
-        sampling = self.settings.sampling
-        sampler, last = Sampler(sampling), np.array([len(rows) - 1])
-        utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say)
-        prefill, decode = self.stages
-        with self.watch(prefill):
-            first = Extend(self.model, slot, rows, last, lambda logits: sampler.choose(logits[0]), scored.prompt)
-            choice = yield first
-        with self.watch(decode):
-            while utterance.push(read(choice)):
-                token = utterance.last_token()
-                choice = yield Step(self.model, slot, token, scored.generated, sampler.choose)
-        return utterance.completion()
+    A tile's features follow from that tile alone, so those of which none is wanted are left out.
+    """
+    features, encoded, skipped, start = [], [], 0, 0
+    for image, part in enumerate(seen.tiles):
+        count, tokens = len(part.pixel_values), int(np.count_nonzero(seen.grid.images == image))
+        wanted, each = np.arange(count), tokens // count
+        if needed is not None:
+            mine = needed[(needed >= start) & (needed < start + tokens)] - start
+            wanted = np.unique(mine // each)
+        if len(wanted):
+            features.append((yield Encode(model, part.pixel_values, wanted)))
+        encoded.append((start + wanted[:, None] * each + np.arange(each)).ravel())
+        skipped += count - len(wanted)
+        start += tokens
+    having = np.concatenate(encoded) if skipped else None
+    return Looked(seen.prompt(features, model.config.vision.output_size, having), skipped)
 
 
 def agree(
@@ -232,54 +214,3 @@ def agree(
     model.language.truncate(slot, again.length)
     found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer))
     return read_probabilities(found)
-
-
-def rank(speaker: Speaker, prompt: PromptTokens, small: SmallSaid | None) -> Asking[np.ndarray | None]:
-    """float32 [V]: what ranks the large model's visual tokens; None if nothing does."""
-    settings, grid = speaker.settings, speaker.seen.grid
-    source = settings.guidance.source
-    if settings.wants_guidance() and source.reads_large():
-        return (yield from rank_by_itself(speaker, prompt))
-    if settings.guided_by(GuidanceSource.RANDOM):
-        return random_importance(len(grid.boxes), settings.sampling.seed)
-    if small is None or small.importance is None or settings.guided_by(GuidanceSource.TOME):
-        return None
-    known = small.seen.grid
-    if grid.same(known):
-        return small.importance
-    return resample(small.importance, known.boxes, grid.boxes, known.images, grid.images)
-
-
-def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]:
-    """float32 [V]: how the large model ranks its own visual tokens, in a run that keeps them all."""
-    guidance, rows = speaker.settings.guidance, prompt_rows(prompt)
-    own = replace(speaker, stages=(Stage.LARGE_SCORES, Stage.LARGE_SCORES))
-    with (yield from own.open(rows, wants_scores=True)) as slot:
-        if guidance.source is GuidanceSource.ORACLE:
-            yield from own.speak(slot, rows, Scored.of(prompt, guidance.score_rows))
-            with speaker.watch(Stage.LARGE_SCORES):
-                return importance(speaker.model.language.visual_scores(slot), guidance)
-        scored = Scored.of(prompt, ScoreRows.LAST_PROMPT).prompt
-        with speaker.watch(Stage.LARGE_SCORES):
-            yield Extend(speaker.model, slot, rows, NONE, lambda logits: logits, scored)
-            assert guidance.prune_layer, "fastv without a layer before prune_layer is refused"
-            return fastv_importance(speaker.model.language.visual_scores(slot), guidance.prune_layer)
-
-
-def keep(settings: Settings, prompt: PromptTokens, ranking: np.ndarray | None) -> Kept:
-    """What the large model reads, pruned as the guidance says."""
-    guidance, tokens = settings.guidance, len(prompt.visual_positions)
-    num_kept = guidance.num_kept(tokens)
-    if not settings.wants_guidance() or num_kept == tokens:
-        return Kept(prompt_rows(prompt), ranking, None)
-    if guidance.source is GuidanceSource.TOME:
-        merged = merge(to_host(prompt.features), num_kept)
-        kept, features = merged.kept, to_host(prompt.features).copy()
-        features[kept] = merged.features
-        prompt = replace(prompt, features=features)
-    else:
-        assert ranking is not None, "what guides has ranked the tokens before"
-        kept = select(ranking, num_kept)
-    assert guidance.prune_layer is not None, "guidance is resolved when a question is opened"
-    rows = keep_rows(prompt.visual_positions, kept, len(prompt.ids))
-    return Kept(prompt_rows(prompt, Pruning(guidance.prune_layer, rows)), ranking, kept)

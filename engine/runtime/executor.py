@@ -1,6 +1,7 @@
 """What runs a compiled engine. An executor knows buffers and names; it knows no models and no phases."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,6 +11,17 @@ from engine.runtime.host_memory import give_back, reserve
 
 AllReduce = Callable[[np.ndarray], None]
 """Replaces an array by its sum over all ranks, in place."""
+
+
+@dataclass(frozen=True)
+class SharedThreads:
+    """A pool of threads, and memory, of a process; every engine that is loaded with it shares them."""
+
+    threads: int
+
+
+Threads = int | SharedThreads
+"""What an engine computes with: so many threads of its own, or shared ones."""
 
 
 class Buffers(Protocol):

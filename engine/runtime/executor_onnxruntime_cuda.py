@@ -1,7 +1,6 @@
 """Executor on ONNX Runtime's CUDA provider: buffers are torch tensors on the GPU."""
 
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import torch
 
 from engine.errors import EngineError, Setting
 from engine.runtime.arrays import Array, is_host
-from engine.runtime.executor_onnxruntime import CPU, OnnxRuntimeExecutor
+from engine.runtime.executor import Threads
+from engine.runtime.executor_onnxruntime_session import CPU, Place, Session, in_host_memory, open_session
 from engine.runtime.gpu_buffers import GpuBuffers
 from engine.target import Device
 
@@ -38,22 +38,24 @@ def require_cuda() -> None:
         )
 
 
-class CudaExecutor(GpuBuffers, OnnxRuntimeExecutor):
+class CudaExecutor(GpuBuffers):
     """A session that reads and writes tensors where they are; what is bound as a NumPy array is copied at every run.
 
     The host waits for the GPU at the end of a run.
     """
 
-    def __init__(
-        self, path: Path, threads: int | None, device: str = "cuda", providers: tuple[str, ...] = (CUDA, CPU)
-    ) -> None:
-        """device: of torch, where `providers` compute."""
-        super().__init__(path, threads, providers)
-        self._device = torch.device(device)
+    def __init__(self, session: Session, device: str = "cuda") -> None:
+        """device: of torch, where the session computes."""
+        self._session, self._device = session, torch.device(device)
         self._host: dict[str, np.ndarray] = {}
 
+    @classmethod
+    def load(cls, path: Path, threads: Threads) -> "CudaExecutor":
+        """Raises EngineError."""
+        return cls(open_session(path, threads, (CUDA, CPU)))
+
     def release(self) -> None:
-        super().release()
+        self._session.release()
         self._host.clear()
 
     def bind_input(self, name: str, array: Array) -> None:
@@ -61,28 +63,27 @@ class CudaExecutor(GpuBuffers, OnnxRuntimeExecutor):
             self._host[name] = array
         else:
             self._host.pop(name, None)
-            self._bind(self._binding.bind_input, name, array)
+            self._session.bind_input(name, array, self._place(name, array))
 
     def bind_output(self, name: str, array: Array) -> None:
-        self._bind(self._binding.bind_output, name, array)
+        self._session.bind_output(name, array, self._place(name, array))
 
     def run(self) -> None:
         for name, array in self._host.items():
             # For a GPU, ONNX Runtime copies an array when it is bound, and never again.
-            self._bound.pop(name, None)
-            super().bind_input(name, np.ascontiguousarray(array, self._dtypes[name]))
+            converted = np.ascontiguousarray(array, self._session.dtypes[name])
+            self._session.bind_input(name, converted, in_host_memory(converted))
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()  # ONNX Runtime computes in a stream of its own
-        self._binding.synchronize_inputs()  # which are copied when they are bound, but not necessarily at once
-        super().run()
-        self._binding.synchronize_outputs()
-
-    def _bind(self, bind: Callable[..., None], name: str, tensor: torch.Tensor) -> None:
-        assert tensor.is_contiguous(), f"{name} is not contiguous"
-        assert tensor.dtype == self.torch_dtype(name), f"{name} is {tensor.dtype}"
-        self._bound[name] = tensor  # holds the memory, whose address is all that a binding knows
-        place = self._device.type, self._device.index or 0
-        bind(name, *place, self._dtypes[name], tuple(tensor.shape), tensor.data_ptr())
+        binding = self._session.binding
+        binding.synchronize_inputs()  # which are copied when they are bound, but not necessarily at once
+        self._session.run()
+        binding.synchronize_outputs()
 
     def torch_dtype(self, name: str) -> torch.dtype:
-        return torch.from_numpy(np.empty(0, self._dtypes[name])).dtype
+        return torch.from_numpy(np.empty(0, self._session.dtypes[name])).dtype
+
+    def _place(self, name: str, tensor: torch.Tensor) -> Place:
+        assert tensor.is_contiguous(), f"{name} is not contiguous"
+        assert tensor.dtype == self.torch_dtype(name), f"{name} is {tensor.dtype}"
+        return Place(self._device.type, self._device.index or 0, tuple(tensor.shape), tensor.data_ptr())

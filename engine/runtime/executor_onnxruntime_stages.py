@@ -10,19 +10,16 @@ import numpy as np
 from engine.bindings import partial_sum
 from engine.errors import ManifestError
 from engine.parallel import stage_path
-from engine.runtime.executor import AllReduce, HostBuffers
-from engine.runtime.executor_onnxruntime import DTYPES, Declared, OnnxRuntimeExecutor, share_threads
+from engine.runtime.executor import AllReduce, HostBuffers, Threads
+from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
+from engine.runtime.executor_onnxruntime_session import DTYPES, Declared
 
 
 class StagesExecutor(HostBuffers):
     """What passes between stages lies in buffers that stay bound until an input's size changes."""
 
-    def __init__(self, path: Path, threads: int, all_reduce: AllReduce) -> None:
-        paths = list(takewhile(Path.exists, (stage_path(path, index) for index in count())))
-        if not paths:
-            raise ManifestError(f"{stage_path(path, 0)} is missing; rebuild it with sgl build")
-        share_threads(threads)
-        self._stages = [OnnxRuntimeExecutor(stage, threads=None) for stage in paths]
+    def __init__(self, stages: Sequence[OnnxRuntimeExecutor], all_reduce: AllReduce) -> None:
+        self._stages = stages
         self._all_reduce = all_reduce
         self._inputs = {name: value for stage in self._stages for name, value in stage.inputs.items()}
         self._between = _assign_buffers(self._stages)
@@ -30,6 +27,14 @@ class StagesExecutor(HostBuffers):
         self._sizes: dict[str, int] = {}
         """Of the named dimensions, as the inputs have them now."""
         self._stale = True
+
+    @classmethod
+    def load(cls, path: Path, threads: Threads, all_reduce: AllReduce) -> "StagesExecutor":
+        """Raises EngineError."""
+        paths = list(takewhile(Path.exists, (stage_path(path, index) for index in count())))
+        if not paths:
+            raise ManifestError(f"{stage_path(path, 0)} is missing; rebuild it with sgl build")
+        return cls([OnnxRuntimeExecutor.load(stage, threads) for stage in paths], all_reduce)
 
     def bind_input(self, name: str, array: np.ndarray) -> None:
         for stage in self._stages:

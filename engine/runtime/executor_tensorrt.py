@@ -17,7 +17,7 @@ from engine.runtime.arrays import Array, is_host
 from engine.runtime.gpu_buffers import GpuBuffers, enough_memory
 from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
 from engine.runtime.plan_memory import NOWHERE, place
-from engine.target import Target
+from engine.target import Device, Target, targets_for
 from engine.tensorrt_library import load_library
 
 DTYPES = {
@@ -37,11 +37,11 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
 
     Of several ranks on this machine, each takes the GPU of its number there.
     """
-    target, remedy = manifest.target, rebuild(directory, manifest)
+    target, remedy, on_cpu = manifest.target, rebuild(directory, manifest), targets_for(Device.CPU)[0]
     if not torch.cuda.is_available():
         raise ManifestError(
             f"{directory} was built for target {target}, which needs an NVIDIA GPU, and torch {torch.__version__} sees "
-            f"none; run it on a machine with one, or rebuild with {BuildFlag.TARGET} {Target.ONNXRUNTIME} for a CPU"
+            f"none; run it on a machine with one, or rebuild with {BuildFlag.TARGET} {on_cpu} for a CPU"
         )
     if (gpus := torch.cuda.device_count()) < local_ranks:
         raise EngineError(
@@ -71,51 +71,29 @@ class TensorRtExecutor(GpuBuffers):
     """
 
     def __init__(
-        self,
-        library: Any,
-        plan: bytes,
-        name: str,
-        device: str = "cuda",
-        records: bool = True,
-        kernels: Path | None = None,
+        self, library: Any, log: Any, runtime: Any, engine: Any, name: str, device: str, records: bool
     ) -> None:
-        """records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays.
-
-        kernels: file for what the library compiles for this GPU; None compiles it at every start.
-        Raises EngineError when the library refuses the plan, or the GPU has too little memory.
-        """
+        """See `open`. log, runtime, engine: of the library; each has to outlive what was made with it."""
         self._name, self._device = name, torch.device(device)
         self._contexts: list[Any] = []  # declared, and so given back, before the memory and the kernels that they use
+        self._library, self._log, self._runtime, self._engine = library, log, runtime, engine
         self._is_rtx = hasattr(library, "CudaGraphStrategy")
         self._records = records and self._device.type == "cuda"
-        self._log = library.Logger(library.Logger.ERROR)
-        self._runtime = library.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            raise ManifestError(
-                f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
-                f"{_reasons(library, self._runtime, plan)}; rebuild it here with sgl build, with {BuildFlag.TARGET} "
-                f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
-            )
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         # What decides shapes would lie on the host; our graphs have no such input.
-        assert all(self._engine.get_tensor_location(name) == library.TensorLocation.DEVICE for name in names)
-        self._dtypes = {name: DTYPES[self._engine.get_tensor_dtype(name).name] for name in names}
-        self._inputs = {name for name in names if self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT}
-        self._aliases = {name: self._engine.get_aliased_input_tensor(name) for name in set(names) - self._inputs}
-        profiles = range(self._engine.num_optimization_profiles)
+        assert all(engine.get_tensor_location(name) == library.TensorLocation.DEVICE for name in names)
+        self._dtypes = {name: DTYPES[engine.get_tensor_dtype(name).name] for name in names}
+        self._inputs = {name for name in names if engine.get_tensor_mode(name) == library.TensorIOMode.INPUT}
+        self._aliases = {name: engine.get_aliased_input_tensor(name) for name in set(names) - self._inputs}
         self._ranges = [
-            {name: self._engine.get_tensor_profile_shape(name, index) for name in self._inputs} for index in profiles
+            {name: engine.get_tensor_profile_shape(name, index) for name in self._inputs}
+            for index in range(engine.num_optimization_profiles)
         ]
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         # TensorRT-RTX captures them itself, shape by shape.
         self._captures = self._records and not self._is_rtx
-        config = self._engine.create_runtime_config()
-        self._kernels = KernelCache(config.create_runtime_cache(), kernels) if kernels and self._is_rtx else None
-        self._scratch = self._make_scratch()
-        self._contexts += [self._make_context(library, index) for index in profiles]
-        if self._kernels is not None:
-            self._kernels.save()
+        self._kernels: KernelCache | None = None
+        self._scratch: torch.Tensor | None = None  # contexts know its address only
         self._bound: dict[str, torch.Tensor] = {}
         """What the caller bound, or what a host array is copied to."""
         self._uploads: dict[str, np.ndarray] = {}
@@ -126,6 +104,33 @@ class TensorRtExecutor(GpuBuffers):
         self._graph: Any = None
 
     @classmethod
+    def open(
+        cls,
+        library: Any,
+        plan: bytes,
+        name: str,
+        device: str = "cuda",
+        records: bool = True,
+        kernels: Path | None = None,
+    ) -> "TensorRtExecutor":
+        """Raises EngineError when the library refuses the plan, or the GPU has too little memory.
+
+        records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays. kernels:
+        file for what the library compiles for this GPU; None compiles it at every start.
+        """
+        runtime = library.Runtime(log := library.Logger(library.Logger.ERROR))
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise ManifestError(
+                f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
+                f"{_reasons(library, runtime, plan)}; rebuild it here with sgl build, with {BuildFlag.TARGET} "
+                f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
+            )
+        executor = cls(library, log, runtime, engine, name, device, records)
+        executor._make_contexts(kernels)
+        return executor
+
+    @classmethod
     def load(cls, target: Target, path: Path, device: str = "cuda", records: bool = True) -> "TensorRtExecutor":
         """Raises EngineError."""
         library = load_library(target)
@@ -133,7 +138,7 @@ class TensorRtExecutor(GpuBuffers):
             plan = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path} cannot be read ({error.strerror}); rebuild it with sgl build") from None
-        return cls(library, plan, str(path), device, records, path.with_suffix(KERNEL_CACHE_SUFFIX))
+        return cls.open(library, plan, str(path), device, records, path.with_suffix(KERNEL_CACHE_SUFFIX))
 
     def release(self) -> None:
         self._bound.clear()
@@ -185,13 +190,20 @@ class TensorRtExecutor(GpuBuffers):
             if not taken:
                 raise EngineError(f"{self._name} does not take the NCCL communicator; {REMEDY}")
 
-    def _make_scratch(self) -> torch.Tensor:
-        """Memory for intermediate results: one for all contexts, which run one after another in one stream."""
-        with enough_memory(self._name):
-            return torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
-
-    def _make_context(self, library: Any, profile: int) -> Any:
+    def _make_contexts(self, kernels: Path | None) -> None:
+        """One for each profile; they run one after another in one stream, with one memory for intermediate results."""
         config = self._engine.create_runtime_config()
+        if kernels is not None and self._is_rtx:
+            self._kernels = KernelCache.read(config.create_runtime_cache(), kernels)
+        with enough_memory(self._name):
+            scratch = torch.empty(self._engine.device_memory_size_v2, dtype=torch.uint8, device=self._device)
+        self._scratch = scratch
+        self._contexts += [self._make_context(profile, scratch) for profile in range(len(self._ranges))]
+        if self._kernels is not None:
+            self._kernels.save()
+
+    def _make_context(self, profile: int, scratch: torch.Tensor) -> Any:
+        library, config = self._library, self._engine.create_runtime_config()
         # Its own allocations would keep TensorRT-RTX from recording CUDA graphs.
         config.set_execution_context_allocation_strategy(library.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self._kernels is not None:
@@ -206,7 +218,7 @@ class TensorRtExecutor(GpuBuffers):
         with self._ordered() as stream, enough_memory(self._name):
             if context is None or not context.set_optimization_profile_async(profile, stream):
                 raise torch.OutOfMemoryError  # the likely reason; the library has said its own on stderr
-        context.set_device_memory(self._scratch.data_ptr(), self._scratch.nbytes)
+        context.set_device_memory(scratch.data_ptr(), scratch.nbytes)
         return context
 
     def _bind(self, name: str, tensor: torch.Tensor) -> None:

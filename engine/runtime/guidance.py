@@ -1,11 +1,12 @@
 """SGP on the host: from a model's attention to the prompt rows that the large model keeps."""
 
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from itertools import product
 
 import numpy as np
 
-from engine.config import GuidanceConfig, ScoreRows
+from engine.config import GuidanceConfig, ScoreRows, num_kept
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, array_namespace, to_host
 
@@ -13,8 +14,13 @@ SCALE_STEP = 2**0.5
 """Tokens of a picture whose areas differ by more are of different scales: a thumbnail's are 2 tile tokens or larger."""
 
 
-def score_rows(visual_positions: np.ndarray, prompt_length: int, rows: ScoreRows) -> np.ndarray:
-    """[V] -> int64 [R]: the prompt rows whose attention to the visual tokens counts, sorted."""
+def score_rows(
+    visual_positions: np.ndarray, prompt_length: int, rows: ScoreRows, question: np.ndarray | None = None
+) -> np.ndarray:
+    """[V], [Q] -> int64 [R]: the prompt rows whose attention to the visual tokens counts, sorted.
+
+    question: rows of the question as it was asked; where none stands behind the pictures, QUESTION is BEHIND_LAST.
+    """
     is_text = np.ones(prompt_length, bool)
     is_text[visual_positions] = False
     # text before the first visual token cannot see one and would add zeros
@@ -26,6 +32,10 @@ def score_rows(visual_positions: np.ndarray, prompt_length: int, rows: ScoreRows
             return text
         case ScoreRows.BEHIND_LAST:
             return text[text > last_visual]
+        case ScoreRows.QUESTION:
+            behind = text[text > last_visual]
+            asked = behind if question is None else np.intersect1d(behind, question)
+            return np.union1d(asked, text[-1:]) if len(asked) else behind
         case ScoreRows.LAST_PROMPT:
             return text[-1:]
         case ScoreRows.GENERATED:
@@ -36,20 +46,47 @@ def score_rows(visual_positions: np.ndarray, prompt_length: int, rows: ScoreRows
 
 def counts_decode(rows: ScoreRows) -> bool:
     """Whether the rows of generated tokens count."""
-    return rows not in (ScoreRows.PROMPT, ScoreRows.LAST_PROMPT)
+    return rows not in (ScoreRows.PROMPT, ScoreRows.LAST_PROMPT, ScoreRows.QUESTION)
 
 
-def importance(scores: Array, guidance: GuidanceConfig) -> np.ndarray:
-    """[L,V] -> float32 [V]: attention received, summed over the layers that count (eq. 5)."""
+def importance(scores: Array, guidance: GuidanceConfig, norms: Array | None = None) -> np.ndarray:
+    """[L,V], [V] -> float32 [V]: attention received, summed over the layers that count (eq. 5), times the norms."""
     xp = array_namespace(scores)
     layers = guidance.num_score_layers(len(scores))
-    return to_host(xp.sum(scores[:layers, :], axis=0, dtype=xp.float64)).astype(np.float32)
+    received = to_host(xp.sum(scores[:layers, :], axis=0, dtype=xp.float64))
+    return (received if norms is None else received * to_host(norms)).astype(np.float32)
 
 
 def fastv_importance(scores: Array, prune_layer: int) -> np.ndarray:
     """[L,V] -> float32 [V]: attention received in the last layer that sees every token (the sum over heads ranks as
     their mean does)."""
     return to_host(scores[prune_layer - 1]).copy()
+
+
+class Budget(StrEnum):
+    """Why so many visual tokens are kept."""
+
+    RATIO = "ratio"
+    """They are the same fraction of every question's."""
+    SHARE = "share"
+    """So many are important beside the most important one."""
+    LEAST = "least"
+    """Fewer are, and no question keeps fewer."""
+    MOST = "most"
+    """More are, and no question keeps more."""
+
+
+def count_kept(importance: np.ndarray, guidance: GuidanceConfig) -> tuple[int, Budget]:
+    """[V] -> how many are kept, at least 1 if there are any, and why."""
+    tokens = len(importance)
+    if guidance.retention_share is None or not guidance.source.weighs():
+        return guidance.num_kept(tokens), Budget.RATIO
+    threshold = guidance.retention_share * importance.max(initial=0)
+    count = int(np.count_nonzero(importance >= threshold))
+    least, most = (num_kept(tokens, part) for part in (guidance.retention_least, guidance.retention_most))
+    if count < least:
+        return least, Budget.LEAST
+    return (most, Budget.MOST) if count > most else (count, Budget.SHARE)
 
 
 def random_importance(visual_tokens: int, seed: int) -> np.ndarray:

@@ -15,12 +15,17 @@ class KernelCache:
     """
 
     def __init__(self, cache: Any, path: Path) -> None:
-        """cache: an empty one of the library's; path: the file."""
+        """cache: of the library; path: the file."""
         self._cache, self._path = cache, path
-        if path.is_file():
-            cache.deserialize(path.read_bytes())
         # Kernels for new shapes are compiled behind a run's back, so there is no better moment than the last.
         weakref.finalize(self, _save, cache, path)
+
+    @classmethod
+    def read(cls, cache: Any, path: Path) -> "KernelCache":
+        """Fill an empty one of the library's, if the file is there."""
+        if path.is_file():
+            cache.deserialize(path.read_bytes())
+        return cls(cache, path)
 
     def attach(self, config: Any) -> None:
         """Let contexts that are made with this configuration read and fill it. Raises RuntimeError."""

@@ -13,13 +13,13 @@ import numpy as np
 from engine import bindings as names
 from engine.dims import MAX_SCORE_ROWS, UNBOUNDED, Limits
 from engine.model_config import LanguageConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.runtime.arrays import Array
 from engine.runtime.executor import Executor
 from engine.runtime.prompt import Need, Rows, within
 from engine.runtime.rope import RopeTable
 from engine.runtime.slots import Slots
-from engine.runtime.visual_scores import DeferredScores, InEngineScores, NoVisualScores, VisualScores
+from engine.runtime.visual_scores import DeferredScores, InEngineScores, NoVisualScores, Pending, VisualScores
 
 
 class Language(Protocol):
@@ -37,6 +37,8 @@ class Language(Protocol):
 
     def visual_scores(self, slot: int) -> Array: ...
 
+    def value_norms(self, slot: int) -> Array: ...
+
     def truncate(self, slot: int, length: int) -> None: ...
 
     def close(self, slot: int) -> None: ...
@@ -51,21 +53,21 @@ class LanguageModel:
         config: LanguageConfig,
         prune_layers: Sequence[int] = (),
         scores: bool = False,
-        mapping: Mapping = Mapping(),  # noqa: B008 (frozen)
+        shard: Shard = Shard(),  # noqa: B008 (frozen)
         limits: Limits = UNBOUNDED,
         scoring: Executor | None = None,
         places: int = 1,
     ) -> None:
-        """mapping: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
+        """shard: the rank whose share of the model the engine is; its logits are of that rank's vocabulary only.
 
         limits: of a plan; without one, buffers are as large as what runs needs. scores: whether the engine emits them;
         scoring: the engine that adds them up, None where the language engine does. places: most slots at once.
         """
-        self.executor, self.config, self.mapping = executor, config, mapping
+        self.executor, self.config, self.shard = executor, config, shard
         self.prune_layers, self.scoring, self.places = tuple(prune_layers), scoring, places
         self._rope = RopeTable(config.rope, config.head_dim)
         self._segments = range(len(prune_layers) + 1)
-        kv_heads = len(mapping.kv_heads(config.num_kv_heads))
+        kv_heads = len(shard.kv_heads(config.num_kv_heads))
         planned = None
         if limits.planned:
             lengths = tuple(map(limits.segment_tokens, self._segments))
@@ -114,9 +116,7 @@ class LanguageModel:
         inputs[names.LOGIT_INDEX] = (places if len(wanted) else np.zeros(1, np.int64))[None]
         logits = self.executor.zeros(names.LOGITS, (1, max(1, len(wanted)), self._vocabulary()))
         self._slots.bind(self.executor, slice(lease.place, lease.place + 1))
-        self._scores.bind_rows(slot, scored)
-        self._run(inputs, logits)
-        self._scores.collect()
+        self._run(inputs, logits, self._scores.bind_rows(slot, scored))
         lease.append(rows.positions, kept)
         return logits[0, : len(wanted)]
 
@@ -133,12 +133,11 @@ class LanguageModel:
         buffers, count = self._step, len(slots)
         positions = np.array([[lease.next_position] for lease in gathered])
         cos, sin = self._rope.cos_sin(positions, positions + 1)
-        buffers.fill(np.asarray(tokens)[order], cos, sin, np.array([lease.lengths for lease in gathered]))
+        inputs = buffers.fill(np.asarray(tokens)[order], cos, sin, np.array([lease.lengths for lease in gathered]))
         self._slots.bind(self.executor, slice(0, count))
-        self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
+        pending = self._scores.bind_step([slots[index] for index in order], np.asarray(scored)[order])
         logits = buffers.logits[:count]
-        self._run(buffers.inputs(count), logits)
-        self._scores.collect()
+        self._run(inputs, logits, pending)
         row = [np.zeros(1, np.int64)] * len(self._segments)
         for lease, position in zip(gathered, positions, strict=True):
             lease.append(position, row)
@@ -147,6 +146,13 @@ class LanguageModel:
     def visual_scores(self, slot: int) -> Array:
         """[L,V]: attention that each visual token received so far, by layer, summed over heads and scored rows."""
         return self._scores.read(slot)
+
+    def value_norms(self, slot: int) -> Array:
+        """float32 [V]: length of each visual token's value vectors, a mean over layers and KV heads."""
+        lease = self._slots[slot]
+        columns = lease.need.visual_columns
+        assert columns is not None, "of a slot whose visual tokens are scored"
+        return self._slots.value_norms(lease.place, columns)
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep the first `length` rows that were fed."""
@@ -174,17 +180,22 @@ class LanguageModel:
         layers = self.config.num_layers
         if self.scoring is None:
             return InEngineScores(self.executor, self._slots, layers)
-        width = names.query_width(self.config, self.mapping)
+        width = names.query_width(self.config, self.shard)
         return DeferredScores(self.executor, self.scoring, self._slots, layers, width, limits)
 
     def _vocabulary(self) -> int:
-        return len(self.mapping.vocabulary(self.config.vocab_size))
+        return len(self.shard.vocabulary(self.config.vocab_size))
 
-    def _run(self, inputs: dict[str, Any], logits: Array) -> None:
+    def _run(self, inputs: dict[str, Any], logits: Array, pending: Pending) -> None:
         for name, array in inputs.items():
             self.executor.bind_input(name, np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array)
         self.executor.bind_output(names.LOGITS, logits)
-        self.executor.run()
+        try:
+            self.executor.run()
+        except Exception:
+            pending.undo()
+            raise
+        pending.collect()
 
 
 class _StepBuffers:
@@ -207,16 +218,13 @@ class _StepBuffers:
         self._features = executor.put(names.VISUAL_EMBEDS, features)
         self.logits = executor.zeros(names.LOGITS, (places, 1, vocabulary))
 
-    def fill(self, tokens: np.ndarray, cos: np.ndarray, sin: np.ndarray, lengths: np.ndarray) -> None:
-        """[B], [B,1,D/2] twice, [B,segments]"""
+    def fill(self, tokens: np.ndarray, cos: np.ndarray, sin: np.ndarray, lengths: np.ndarray) -> dict[str, Array]:
+        """[B], [B,1,D/2] twice, [B,segments] -> all inputs, by name."""
         count = len(tokens)
         self._ids[:count, 0] = tokens
         self._cos[:count], self._sin[:count] = cos, sin
         self._past[:, :count] = lengths.T
         self._length[:, :count] = lengths.T + 1
-
-    def inputs(self, count: int) -> dict[str, Array]:
-        """Of a step of so many slots."""
         changing = {names.INPUT_IDS: self._ids, names.ROPE_COS: self._cos, names.ROPE_SIN: self._sin}
         changing |= {names.past_length(segment): self._past[segment] for segment in self._segments}
         changing |= {names.kv_length(segment): self._length[segment] for segment in self._segments}

@@ -1,19 +1,25 @@
-"""Which executor runs an engine, on which device and with how many threads; each is imported when it is needed."""
+"""What runs an engine, on which device and with how many threads."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 from engine.bindings import SCORING_ENGINE, Scoring
 from engine.build_flags import BuildFlag
-from engine.errors import EngineError, ManifestError, RequestError, Setting
-from engine.gpu import DRIVER, has_driver
+from engine.errors import ManifestError, RequestError, Setting
 from engine.manifest import Manifest
-from engine.runtime.executor import AllReduce, Executor
+from engine.runtime.backend import Backend
+from engine.runtime.executor import AllReduce, Executor, Threads
 from engine.runtime.host_memory import free_memory
-from engine.target import Device, Precision, Target
+from engine.runtime.targets.onnxruntime import OnnxRuntimeBackend
+from engine.runtime.targets.tensorrt import TensorRtBackend
+from engine.target import Device, Target, targets_for
+
+BACKENDS: dict[Target, Backend] = {
+    Target.ONNXRUNTIME: OnnxRuntimeBackend(Target.ONNXRUNTIME),
+    Target.TENSORRT_RTX: TensorRtBackend(Target.TENSORRT_RTX),
+    Target.TENSORRT: TensorRtBackend(Target.TENSORRT),
+}
+"""What runs the engines of each target: one line for each."""
 
 
 def resolve_threads(threads: int | None) -> int:
@@ -37,98 +43,57 @@ def kv_memory_here(device: Device) -> int | None:
 
 def resolve_device(directory: Path, manifest: Manifest, device: Device | None) -> Device:
     """What runs an engine directory; None is what its target is for. Raises EngineError when it cannot run here."""
-    target = manifest.target
     if device is None:
-        device = target.devices()[0]
+        device = manifest.target.devices()[0]
     check_device(directory, manifest, device)
-    if device is Device.CUDA and target is Target.ONNXRUNTIME:
-        with _named(directory, target):
-            from engine.runtime.executor_onnxruntime_cuda import require_cuda
-        require_cuda()
-    elif device is Device.CUDA:
-        _tensorrt(directory, target).require_runtime(directory, manifest)
+    BACKENDS[manifest.target].require(directory, manifest, device)
     return device
 
 
 def check_device(directory: Path, manifest: Manifest, device: Device) -> None:
     """Raises ManifestError for an engine directory that was not built for such a device."""
     target, possible = manifest.target, manifest.target.devices()
+    elsewhere = targets_for(device)[0]
     if device not in possible:
         raise ManifestError(
             f"{directory} was built for target {target}, which runs on device {possible[0]} and not on {device}; "
-            f"rebuild with {BuildFlag.TARGET} {Target.ONNXRUNTIME} to run it on a CPU"
+            f"rebuild with {BuildFlag.TARGET} {elsewhere} to run it on a {device.upper()}"
         )
-    if device is Device.CUDA and target is Target.ONNXRUNTIME:
-        if manifest.world_size > 1:
-            raise ManifestError(
-                f"{directory} was built for world size {manifest.world_size}, and ranks of target {target} run on "
-                f"device {Device.CPU} only; rebuild with {BuildFlag.TP} 1 or for target {Target.TENSORRT_RTX}"
-            )
-        if manifest.precision is not Precision.FP16:
-            raise ManifestError(
-                f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
-                f"{Device.CPU} only; rebuild with {BuildFlag.PRECISION} {Precision.FP16} or for target "
-                f"{Target.TENSORRT_RTX}"
-            )
+    if manifest.world_size > 1 and device is not possible[0]:
+        raise ManifestError(
+            f"{directory} was built for world size {manifest.world_size}, and ranks of target {target} run on "
+            f"device {possible[0]} only; rebuild with {BuildFlag.TP} 1 or for target {elsewhere}"
+        )
+    runs = target.traits.precisions
+    if manifest.precision not in runs[device]:
+        others = " and ".join(other for other in possible if manifest.precision in runs[other])
+        raise ManifestError(
+            f"{directory} was built in precision {manifest.precision}, which target {target} runs on device "
+            f"{others} only; rebuild with {BuildFlag.PRECISION} {' or '.join(runs[device])} or for target {elsewhere}"
+        )
 
 
-def take_gpu(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
-    """Make the GPU of this number this process's own, one of as many ranks on this machine. Raises EngineError."""
-    runtime = _tensorrt(directory, manifest.target)
-    runtime.require_runtime(directory, manifest, local_rank, local_ranks)
-    runtime.use_gpu(local_rank)
+def take_device(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
+    """Make what the rank of this number here, one of as many, runs on this process's own. Raises EngineError."""
+    BACKENDS[manifest.target].take(directory, manifest, local_rank, local_ranks)
 
 
-def _tensorrt(directory: Path, target: Target) -> ModuleType:
-    with _named(directory, target):
-        import engine.runtime.executor_tensorrt as runtime
-    return runtime
+def share_threads(target: Target, threads: int) -> Threads:
+    """Threads for all engines that this process loads with them; once in a process."""
+    return BACKENDS[target].share_threads(threads)
 
 
-@contextmanager
-def _named(directory: Path, target: Target) -> Iterator[None]:
-    """What is not installed, on a machine where it would be of use. Raises EngineError."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if not has_driver():
-            can_run = Device.CPU in target.devices()
-            rebuilt = f"rebuild with {BuildFlag.TARGET} {Target.ONNXRUNTIME}"
-            on_cpu = ("give ", Setting("device"), f" {Device.CPU}") if can_run else (rebuilt,)
-            raise EngineError(
-                f"{directory} was to run on an NVIDIA GPU, and no driver of one is here ({DRIVER} is missing); "
-                "use a machine with a GPU, or ",
-                *on_cpu,
-                " to run it on a CPU",
-            ) from None
-        raise EngineError(
-            f"target {target} runs on a GPU with {error.name}, which is not installed; pip install {error.name}"
-        ) from None
-
-
-def load(
-    target: Target, path: Path, threads: int | None, device: Device = Device.CPU, records: bool = True
-) -> Executor:
+def load(target: Target, path: Path, threads: Threads, device: Device = Device.CPU, records: bool = True) -> Executor:
     """Load one compiled engine; `path` without the suffix that its target gives the file. Raises EngineError.
 
-    threads: of the host's part of the work; None shares those of a process that has called `load_rank`. device: as
-    `resolve_device` found it. records: whether its runs repeat with the same buffers, which is faster as CUDA graphs.
+    threads: of the host's part of the work. device: as `resolve_device` found it. records: whether its runs repeat with
+    the same buffers, which is faster as CUDA graphs.
     """
-    if target is Target.ONNXRUNTIME and device is Device.CUDA:
-        from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
-
-        return CudaExecutor(path.with_suffix(".onnx"), threads)
-    if target is Target.ONNXRUNTIME:
-        from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
-
-        return OnnxRuntimeExecutor(path.with_suffix(".onnx"), threads)
-    from engine.runtime.executor_tensorrt import TensorRtExecutor
-
-    return TensorRtExecutor.load(target, path.with_suffix(".plan"), records=records)
+    return BACKENDS[target].load(path, threads, device, records)
 
 
 def load_scoring(
-    scoring: Scoring, target: Target, rank: Path, threads: int | None, device: Device = Device.CPU
+    scoring: Scoring, target: Target, rank: Path, threads: Threads, device: Device = Device.CPU
 ) -> Executor | None:
     """The scoring engine beside a language engine in `rank`, if it has one. Raises EngineError."""
     if scoring is not Scoring.DEFERRED:
@@ -136,13 +101,6 @@ def load_scoring(
     return load(target, rank / SCORING_ENGINE, threads, device, records=False)
 
 
-def load_rank(target: Target, path: Path, threads: int, all_reduce: AllReduce) -> Executor:
-    """Load one rank's engine; once per process, which from then on loads engines that share `threads` only.
-
-    all_reduce: for an engine that cannot sum over the ranks by itself.
-    """
-    if target is not Target.ONNXRUNTIME:
-        return load(target, path, threads)
-    from engine.runtime.executor_onnxruntime_stages import StagesExecutor
-
-    return StagesExecutor(path.with_suffix(".onnx"), threads, all_reduce)
+def load_rank(target: Target, path: Path, threads: Threads, all_reduce: AllReduce) -> Executor:
+    """Load one rank's engine. all_reduce: for one that cannot sum over the ranks by itself. Raises EngineError."""
+    return BACKENDS[target].load_rank(path, threads, all_reduce)

@@ -5,14 +5,17 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelled, QuestionTimedOut
+from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelled, QuestionTimedOut, RequestError
 from engine.runtime.cascade import Pair, answer
+from engine.runtime.images.held import held_bytes, hold
 from engine.runtime.question import Meter, Question
 from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Task
 from engine.runtime.ticket import Ticket, waitable
@@ -20,6 +23,8 @@ from engine.runtime.ticket import Ticket, waitable
 LOG = logging.getLogger(__name__)
 OUTSIDE_THREADS = 2
 """That open pictures and tokenize beside the loop; what is decoded at once is in memory at once."""
+PICTURE_MEMORY = 1 << 30
+"""Bytes of pictures, other than those of files, that questions hold until they end: of 22 with 12 million pixels."""
 CLOSE_SECONDS = 10.0
 """For the run of an engine that is in progress when everything ends."""
 WORDS_AT_ONCE = 32
@@ -31,7 +36,14 @@ CLOSED = "the pipeline was closed before the question was answered"
 class Loop:
     """Answers the questions of one pair. Its thread starts with the first one."""
 
-    def __init__(self, pair: Pair, max_running: int, max_waiting: int, kv_memory: int | None) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        max_running: int,
+        max_waiting: int,
+        kv_memory: int | None,
+        picture_memory: int = PICTURE_MEMORY,
+    ) -> None:
         """See `SglPipeline.load`."""
         self._pair = pair
         self._process = os.getpid()
@@ -44,37 +56,90 @@ class Loop:
         self._untold = 0
         """Those, and the ones that have ended and whose ticket does not say so yet."""
         self._most = max_running + max_waiting
+        self._picture_bytes, self._picture_memory = 0, picture_memory
+        self._turns: deque[object] = deque()
+        """Of those who wait for room: whoever came first is the next, however little the others need."""
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._end: EngineError | None = None
         """Why it answers no more."""
 
     def submit(self, question: Question, waits: bool) -> Ticket:
-        """Ask. waits: for room where too many wait already; else Overloaded is raised."""
+        """Ask. waits: for room where too many wait already, or their pictures hold too much memory; else Overloaded is
+        raised."""
         self._check_process()
         deadline = None if question.timeout is None else time.monotonic() + question.timeout
-        ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
-        meter = Meter()
-        task = Task(answer(question, self._pair, ticket.put, meter), partial(self._tell, ticket), deadline, meter)
-        with self._room:
-            self._wait_for_room(waits, deadline)
-            self._start_thread()
-            self._expected += 1
-            self._untold += 1
-            # Under the lock: once it is closed, nothing follows in the inbox.
-            self._inbox.put(partial(self._admit, task))
+        size = sum(map(held_bytes, question.images))
+        self._enter(size, waits, deadline)
+        try:
+            images = tuple(hold(image, question.picture) for image in question.images)
+            question = replace(question, images=images)
+            ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
+            meter = Meter()
+            said = partial(self._tell, ticket, size)
+            task = Task(answer(question, self._pair, ticket.put, meter), said, deadline, meter)
+            with self._room:
+                self._check_open()
+                self._start_thread()
+                # Under the lock: once it is closed, nothing follows in the inbox.
+                self._inbox.put(partial(self._admit, task))
+        except BaseException:
+            self._leave(size)
+            self._forget()
+            raise
         return ticket
 
-    def _wait_for_room(self, waits: bool, deadline: float | None) -> None:
-        while self._expected >= self._most and not self._is_closed:
-            if not waits:
-                raise Overloaded(
-                    f"{self._expected} questions are being answered or wait already; ask again later, or another server"
-                )
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise QuestionTimedOut(TIMED_OUT)
-            self._room.wait(waitable(left))
+    def _enter(self, size: int, waits: bool, deadline: float | None) -> None:
+        """Take room for a question. size: bytes that its pictures hold."""
+        if size > self._picture_memory:
+            raise RequestError(
+                f"the question's pictures hold {size:,} bytes of memory, and those of all questions may hold "
+                f"{self._picture_memory:,}; give fewer, or paths of files, which are opened one by one"
+            )
+        turn = object()
+        with self._room:
+            self._turns.append(turn)
+            try:
+                while not self._is_closed and not (self._has_room(size) and (not waits or self._turns[0] is turn)):
+                    if not waits:
+                        raise Overloaded(self._overload())
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        raise QuestionTimedOut(TIMED_OUT)
+                    self._room.wait(waitable(left))
+            finally:
+                self._turns.remove(turn)
+                self._room.notify_all()
+            self._check_open()
+            self._expected += 1
+            self._untold += 1
+            self._picture_bytes += size
+
+    def _has_room(self, size: int) -> bool:
+        return self._expected < self._most and self._picture_bytes + size <= self._picture_memory
+
+    def _overload(self) -> str:
+        again = "ask again later, or another server"
+        if self._expected >= self._most:
+            return f"{self._expected} questions are being answered or wait already; {again}"
+        return (
+            f"pictures of the {self._expected} questions that are being answered or wait hold {self._picture_bytes:,} "
+            f"bytes of memory already, of {self._picture_memory:,}; {again}"
+        )
+
+    def _leave(self, size: int) -> None:
+        with self._room:
+            self._expected -= 1
+            self._picture_bytes -= size
+            self._room.notify_all()
+
+    def _forget(self) -> None:
+        with self._room:
+            self._untold -= 1
+            self._room.notify_all()
+
+    def _check_open(self) -> None:
+        """Raises EngineError."""
         if self._is_closed:
             raise EngineError("the pipeline was closed and answers no more questions; load another")
 
@@ -86,18 +151,14 @@ class Loop:
         except EngineError as error:
             task.on_done(error)
 
-    def _tell(self, ticket: Ticket, outcome: Outcome) -> None:
+    def _tell(self, ticket: Ticket, size: int, outcome: Outcome) -> None:
         if isinstance(outcome, EngineError):
             # With where it was raised, whoever keeps the error would keep the question's pictures.
             outcome.__traceback__ = outcome.__context__ = outcome.__cause__ = None
-        with self._room:
-            self._expected -= 1
-            self._room.notify_all()
+        self._leave(size)
         # Without the lock, and with room for another question: listeners may ask one.
         ticket.put(outcome)
-        with self._room:
-            self._untold -= 1
-            self._room.notify_all()
+        self._forget()
 
     def load(self) -> Load:
         """How busy it is, at some moment lately."""

@@ -25,6 +25,9 @@ from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
 
+CONTEXT = 8
+"""Tokens at the end of a prompt, by which it shows how what follows is tokenized."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -43,11 +46,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized question: ids [S], where the visual tokens are [V], and the texts that end the answer."""
+    """A tokenized question: ids [S], where the visual tokens are [V], the texts that end the answer, and which tokens
+    are the question itself."""
 
     ids: np.ndarray
     visual_positions: np.ndarray
     stop: tuple[str, ...]
+    question: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,12 @@ class Seen:
     grid: Grid
     encoded: Encoded
 
-    def prompt(self, features: Sequence[Array], width: int) -> PromptTokens:
-        """features: [V,C] of each picture; width: C."""
+    def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
+        """features: [V,C] of each picture; width: C. encoded: see PromptTokens."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
-        return PromptTokens(self.encoded.ids, self.encoded.visual_positions, whole)
+        tokens = self.encoded
+        return PromptTokens(tokens.ids, tokens.visual_positions, whole, encoded=encoded, question=tokens.question)
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,13 @@ class VisionLanguageModel:
         encoded = self._tokenize(prompt, cut, max_new_tokens)
         return Seen(tuple(cut), self.grid(cut), encoded)
 
+    def draft(self, seen: Seen, tokenizer: Tokenizer, said: Sequence[int]) -> np.ndarray:
+        """int64 [D]: what a model with that tokenizer said, in tokens of this one's as they would follow the prompt."""
+        if self.tokenizer.spells_alike(tokenizer, said):
+            return np.array(said, np.int64)
+        before = self.tokenizer.decode(seen.encoded.ids[-CONTEXT:].tolist())
+        return np.array(self.tokenizer.encode_behind(before, tokenizer.decode(said)), np.int64)
+
     def grid(self, tiles: Sequence[Tiles]) -> Grid:
         boxes = [self._family.token_boxes(self.config, part.boxes) for part in tiles]
         owner = [np.full(len(part), index) for index, part in enumerate(boxes)]
@@ -175,7 +188,7 @@ class VisionLanguageModel:
         self._check_room(len(ids), max_new_tokens, "prompt has")
         positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
         assert len(positions) == self._tokens(tiles), "a family's prompt holds one image token per visual token"
-        return Encoded(ids, positions, prompt.stop)
+        return Encoded(ids, positions, prompt.stop, question_rows(self.tokenizer, ids, prompt.stop))
 
     def _tokens(self, tiles: Sequence[Tiles]) -> int:
         """Visual tokens of these pictures."""
@@ -190,6 +203,17 @@ class VisionLanguageModel:
                 f" {max_new_tokens} more than the engine's {self.limits.max_tokens}; "
                 f"ask for less, give fewer pictures, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
             )
+
+
+def question_rows(tokenizer: Tokenizer, ids: np.ndarray, stop: Sequence[str]) -> np.ndarray:
+    """[S] -> int64 [Q]: the text between the last token that ends a turn and the special token before it."""
+
+    def special(place: int) -> str | None:
+        return tokenizer.special(int(ids[place]))
+
+    end = next((place for place in reversed(range(len(ids))) if special(place) in stop), 0)
+    start = next((place + 1 for place in reversed(range(end)) if special(place) is not None), 0)
+    return np.arange(start, end)
 
 
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:

@@ -5,21 +5,19 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-
-import numpy as np
-from PIL import Image
+from typing import Any
 
 from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
-from engine.manifest import Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.answer import Answer
-from engine.runtime.images import ImageSource, open_image
+from engine.runtime.images import ImageSource
 from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
@@ -138,8 +136,9 @@ class SglPipeline:
     ) -> Answer:
         """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
-        asked = Question(pictures, question, guidance, exit, sampling, None, tuple(history), system, timeout, picture)
-        with self._ask(asked, waits=True) as ticket:
+        turns = tuple(_several(history, "history", "turns"))
+        asked = Question(pictures, question, guidance, exit, sampling, on_text, turns, system, timeout, picture)
+        with self._loop.submit(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:
                     on_text(piece)
@@ -154,6 +153,7 @@ class SglPipeline:
 
         Each `on_text` is called in this thread; one that raises ends its own question.
         """
+        questions = [*_several(questions, "questions", "Question objects")]
         outcomes: dict[int, Outcome] = {}
         asked: dict[int, Ticket] = {}
         news: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -168,7 +168,7 @@ class SglPipeline:
                 if ticket is None:
                     continue  # its outcome was seen together with its last piece
                 is_done = ticket.done()
-                if (error := _tell(ticket, questions[index].on_text)) is not None:
+                if (error := _tell(ticket, questions[index])) is not None:
                     ticket.cancel()
                     outcomes[index] = error
                 elif is_done:
@@ -185,7 +185,7 @@ class SglPipeline:
         is refused, as by `submit`."""
         asked: deque[Ticket] = deque()
         try:
-            for question in questions:
+            for question in _several(questions, "questions", "Question objects"):
                 asked.append(self._ask_anyhow(question, tells=False))
                 if len(asked) == self._at_once:
                     yield asked.popleft().wait()
@@ -196,13 +196,14 @@ class SglPipeline:
                 ticket.cancel()
 
     def submit(self, question: Question) -> Ticket:
-        """Ask, and go on. Raises Overloaded where too many wait already, RequestError for a question with `on_text`,
-        which nobody would call: the ticket has the text.
+        """Ask, and go on. Raises Overloaded where too many wait already, or their pictures hold too much memory, and
+        RequestError for a question with `on_text`, which nobody would call: the ticket has the text.
 
         Keep the pipeline, too: when nobody holds it any more, it is closed, and its tickets end.
         """
+        _check_question(question)
         _check_silent(question)
-        return self._ask(question, waits=False)
+        return self._loop.submit(question, waits=False)
 
     def load_now(self) -> Load:
         """How busy it is."""
@@ -218,30 +219,30 @@ class SglPipeline:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _ask(self, question: Question, waits: bool) -> Ticket:
-        # Whoever holds an open picture may go on with it.
-        images = tuple(_own(image, question.picture) for image in question.images)
-        return self._loop.submit(replace(question, images=images), waits)
-
     def _ask_anyhow(self, question: Question, tells: bool) -> Ticket:
         """What is wrong with the question at once is its outcome. tells: whether somebody calls `on_text`."""
         try:
+            _check_question(question)
             if not tells:
                 _check_silent(question)
-            return self._ask(question, waits=True)
+            return self._loop.submit(question, waits=True)
         except EngineError as error:
             ticket = Ticket(lambda: None)
             ticket.put(error)
             return ticket
 
 
-def _own(image: ImageSource, picture: PictureConfig) -> ImageSource:
-    """What nobody else changes. Raises ImageError."""
-    if not isinstance(image, Image.Image | np.ndarray):
-        return image
-    copied = open_image(image, picture)
-    copied.info.clear()  # it is turned as it says already
-    return copied
+def _several(values: Any, name: str, what: str) -> Iterable[Any]:
+    """What can be gone through. Raises RequestError."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise RequestError(f"{name} cannot be a {type(values).__name__}; give a list of {what}")
+    return values
+
+
+def _check_question(question: Any) -> None:
+    """Raises RequestError."""
+    if not isinstance(question, Question):
+        raise RequestError(f"a {type(question).__name__} is no question; give a Question")
 
 
 def _check_silent(question: Question) -> None:
@@ -255,12 +256,12 @@ def _close(loop: Loop, pair: LoadedPair) -> None:
     pair.close()
 
 
-def _tell(ticket: Ticket, on_text: OnText | None) -> EngineError | None:
+def _tell(ticket: Ticket, question: Question) -> EngineError | None:
     """Hand on the pieces that came; what is wrong if `on_text` raises."""
     for piece in ticket.take():
         try:
-            if on_text is not None:
-                on_text(piece)
+            if question.on_text is not None:
+                question.on_text(piece)
         except Exception as error:
             failure = EngineError(f"on_text failed ({error!r}), which ended the question; mend it and ask again")
             failure.__cause__ = error

@@ -15,17 +15,22 @@ NO_FEATURES = np.empty((0, 0), np.float32)
 class PromptTokens:
     """One request's tokenized prompt.
 
-    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C].
+    ids: int64 [S]; visual_positions: int64 [V], where the image tokens are, in order; features: [V,C]. encoded: which
+    of the visual tokens have features, sorted, where not all have; the others are kept by no layer. question: the rows
+    of the question as it was asked, where they are known.
     """
 
     ids: np.ndarray
     visual_positions: np.ndarray
     features: Array
+    encoded: np.ndarray | None = None
+    question: np.ndarray | None = None
 
     def visual(self) -> np.ndarray:
         """[S]: index of each token's visual feature, -1 for text."""
         visual = np.full(len(self.ids), -1, np.int64)
-        visual[self.visual_positions] = np.arange(len(self.visual_positions))
+        having = self.visual_positions if self.encoded is None else self.visual_positions[self.encoded]
+        visual[having] = np.arange(len(having))
         return visual
 
     def prefix(self) -> int:
@@ -77,15 +82,24 @@ class Rows:
         )
 
     def then(self, text: "Rows") -> "Rows":
-        """These, and rows of text behind them; none is pruned."""
-        assert self.pruning is None and text.pruning is None and not len(text.features)
+        """These, and rows of text behind them, of which none is pruned."""
+        assert text.pruning is None and not len(text.features)
+        pruning = self.pruning
+        if pruning is not None:
+            rows = np.concatenate([pruning.rows, len(self) + np.arange(len(text))])
+            pruning = Pruning(pruning.prune_layer, rows)
         return Rows(
             np.concatenate([self.ids, text.ids]),
             np.concatenate([self.positions, text.positions]),
             np.concatenate([self.rope_lengths, text.rope_lengths]),
             np.concatenate([self.visual, text.visual]),
             self.features,
+            pruning,
         )
+
+    def next_position(self) -> int:
+        """Of a token that follows them."""
+        return int(np.max(self.positions[-1])) + 1
 
     def kept(self, prune_layers: Sequence[int]) -> list[np.ndarray]:
         """Which rows the layers of each segment see."""

@@ -1,5 +1,6 @@
 """What is asked, and what each answer is timed by."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("history", tuple | list, "a tuple of turns"),
     ("system", str | None, "a text, or none"),
     ("timeout", Real | None, "seconds, or none"),
+    ("picture", PictureConfig, "a PictureConfig"),
 )
 """Of a question: name, type, what is one in words."""
 
@@ -59,8 +61,25 @@ class Question:
         for turn in self.history:
             if not isinstance(turn, Turn):
                 raise RequestError(f"history of a question cannot hold a {type(turn).__name__}; give turns")
-        if self.timeout is not None and not self.timeout > 0:
-            raise RequestError(Setting("timeout"), f" {self.timeout} is not a number above 0; give seconds, or none")
+            if not (isinstance(turn.question, str) and isinstance(turn.answer, str)):
+                raise RequestError("a turn of the history holds something other than texts; give question and answer")
+        # A list is its owner's, who may go on with it.
+        object.__setattr__(self, "images", tuple(self.images))
+        object.__setattr__(self, "history", tuple(self.history))
+        object.__setattr__(self, "timeout", _seconds(self.timeout))
+
+
+def _seconds(timeout: float | None) -> float | None:
+    """Raises RequestError unless it is a number above 0."""
+    if timeout is None:
+        return None
+    try:
+        seconds = float(timeout)
+    except OverflowError:
+        seconds = math.inf if timeout > 0 else -math.inf
+    if isinstance(timeout, bool) or not seconds > 0:
+        raise RequestError(Setting("timeout"), f" {seconds} is not a number above 0; give seconds, or none")
+    return seconds
 
 
 @dataclass(frozen=True)

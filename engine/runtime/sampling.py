@@ -39,7 +39,8 @@ class Sampler:
 
     def __init__(self, config: SamplingConfig) -> None:
         self._config = config
-        self._generator = np.random.Generator(np.random.PCG64(config.seed))
+        self._bits = np.random.PCG64(config.seed)
+        self._generator = np.random.Generator(self._bits)
 
     def choose(self, logits: Array) -> Array:
         """[vocab] -> float64 [4], a choice for `read`: the token, the peak of the logits, log-probability, entropy."""
@@ -55,6 +56,20 @@ class Sampler:
             entropy = xp.log(total) - xp.vecdot(weights, clipped) / total
         numbers = (token, peak, log_probability, entropy)
         return xp.concat([xp.reshape(xp.astype(number, xp.float64), (1,)) for number in numbers])
+
+    def choose_each(self, logits: Array) -> Array:
+        """[R,vocab] -> float64 [R,4]: choices behind a prompt and behind each token of a draft.
+
+        A draft's token is accepted where it is the one that is chosen anyway: drawn, with the probability that the
+        model gives it; and what is drawn where it is another has the distribution of the others (speculative sampling
+        from a draft that is certain of itself). So the answer is the one that would be drawn without a draft.
+        """
+        return array_namespace(logits).stack([self.choose(row) for row in logits])
+
+    def take_back(self, choices: int) -> None:
+        """The last ones were not used: what they drew is drawn again."""
+        if self._config.temperature:
+            self._bits.advance(2**128 - choices)
 
     def _draw(self, logits: Array) -> Array:
         """[vocab] -> [1]"""

@@ -59,9 +59,8 @@ class Task:
 class Lease:
     """A slot of a model, for as long as its question needs it; a context manager that gives the slot's number."""
 
-    def __init__(self, work: Open, size: int, close: Callable[["Lease"], None]) -> None:
-        self.work, self.size, self._close = work, size, close
-        self.slot = work.model.language.open(work.need)
+    def __init__(self, work: Open, slot: int, size: int, close: Callable[["Lease"], None]) -> None:
+        self.work, self.slot, self.size, self._close = work, slot, size, close
 
     def __enter__(self) -> int:
         return self.slot
@@ -188,10 +187,11 @@ class Scheduler:
                     break
                 if not language.has_place():
                     continue
-                lease = Lease(work, size, lambda lease, task=task: self._release(task, lease))  # type: ignore[misc]
+                slot = language.open(work.need)
             except Exception as error:
                 self._throw(task, error)
             else:
+                lease = Lease(work, slot, size, lambda lease, task=task: self._release(task, lease))  # type: ignore[misc]
                 task.leases.append(lease)
                 self._kv_used += size
                 self._send(task, lease)

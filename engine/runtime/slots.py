@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.bindings import past_kv, present_kv, segment_of
 from engine.model_config import LanguageConfig
-from engine.runtime.arrays import Array, concat
+from engine.runtime.arrays import Array, array_namespace, concat, device
 from engine.runtime.executor import Buffers, Executor
 from engine.runtime.prompt import Need
 
@@ -146,6 +146,16 @@ class Slots:
     def keys(self, place: int) -> list[Array]:
         """[1,Hkv,T,D] of each layer."""
         return [keys.array[place : place + 1] for keys, _ in self._kv]
+
+    def value_norms(self, place: int, columns: np.ndarray) -> Array:
+        """[V] -> float32 [V]: length of the value vectors there, a mean over layers and KV heads."""
+        means = []
+        for _, values in self._kv:
+            xp = array_namespace(values.array)
+            index = xp.asarray(columns, device=device(values.array))
+            picked = xp.astype(xp.take(values.array[place], index, axis=1), xp.float32)
+            means.append(xp.mean(xp.sqrt(xp.sum(picked * picked, axis=-1)), axis=0))
+        return xp.mean(xp.stack(means), axis=0)
 
     def _make_room(self, need: Need) -> None:
         """Raises EngineError when memory does not suffice; every buffer is then what it was."""

@@ -19,21 +19,18 @@ import numpy as np
 import engine
 from engine.bindings import segment_of
 from engine.dims import Limits
+from engine.engine_directory import CONVERTER
 from engine.errors import EngineError
-from engine.manifest import CONVERTER, Manifest
-from engine.parallel import SHARDED, Mapping
+from engine.manifest import Manifest
+from engine.parallel import SHARDED, Shard
 from engine.runtime.language import Language
+from engine.runtime.loading import BACKENDS
 from engine.runtime.prompt import Need, Rows
 from engine.runtime.vision import TILES_PER_CALL
 from engine.target import Device
 
 MPIEXEC = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """What MPICH and its relatives, and Open MPI, set for the processes that they start."""
-VERSIONED = {
-    Device.CPU: ("numpy", "onnxruntime", "mpi4py"),
-    Device.CUDA: ("numpy", "torch", "mpi4py", "nccl4py", "nvidia-nccl-cu13"),
-}
-"""Packages that must be the same on all ranks; the version of a plan's library is the manifest's."""
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -72,7 +69,7 @@ def identify(manifest: Manifest) -> Identity:
     """Of this process."""
     content = json.dumps(CONVERTER.unstructure(manifest.components), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    packages = VERSIONED[rank_device(manifest)]
+    packages = ("numpy", "mpi4py", *BACKENDS[manifest.target].rank_packages)
     return Identity(engine.__version__, {name: _version(name) for name in packages}, digest)
 
 
@@ -128,13 +125,15 @@ class Rank(Protocol):
 
     def visual_scores(self, slot: int) -> np.ndarray: ...
 
+    def value_norms(self, slot: int) -> np.ndarray: ...
+
     def truncate(self, slot: int, length: int) -> None: ...
 
     def seconds_in_sums(self) -> float: ...
 
 
 @dataclass(frozen=True)
-class Load:
+class OpenShare:
     """Open the engine, if the ranks fit together."""
 
     expected: Identity
@@ -183,11 +182,19 @@ class Step:
 
 
 @dataclass(frozen=True)
-class VisualScores:
+class ReadVisualScores:
     slot: int
 
     def on(self, rank: Rank) -> np.ndarray:
         return rank.visual_scores(self.slot)
+
+
+@dataclass(frozen=True)
+class ValueNorms:
+    slot: int
+
+    def on(self, rank: Rank) -> np.ndarray:
+        return rank.value_norms(self.slot)
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ class SecondsInSums:
         return rank.seconds_in_sums()
 
 
-FIRST = (Load, Encode, OpenSlot)
+FIRST = (OpenShare, Encode, OpenSlot)
 """Messages that need nothing of an earlier one: when the ranks died meanwhile, they are started and told once more."""
 
 
@@ -250,7 +257,11 @@ class ShardedLanguage:
         return self._on(slots, Step(tuple(slots), tokens, scored))
 
     def visual_scores(self, slot: int) -> np.ndarray:
-        return self._on([slot], VisualScores(slot))
+        return self._on([slot], ReadVisualScores(slot))
+
+    def value_norms(self, slot: int) -> np.ndarray:
+        norms: np.ndarray = self._on([slot], ValueNorms(slot))
+        return norms
 
     def truncate(self, slot: int, length: int) -> None:
         self._on([slot], Truncate(slot, length))
@@ -270,8 +281,8 @@ def token_bytes(manifest: Manifest) -> tuple[int, ...]:
     """Of a token's keys and values in the layers of each segment; see `ShardedLanguage.nbytes`."""
     model, world_size = manifest.models[SHARDED], manifest.world_size
     config = model.config.language
-    heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
-    layer_bytes = 2 * heads * config.head_dim * FLOAT_BYTES[manifest.precision.activations(manifest.target)]
+    heads = len(Shard(0, world_size).kv_heads(config.num_kv_heads))
+    layer_bytes = 2 * heads * config.head_dim * FLOAT_BYTES[manifest.target.activations(manifest.precision)]
     layers = Counter(segment_of(layer, model.prune_layers) for layer in range(config.num_layers))
     sharing = world_size if rank_device(manifest) is Device.CPU else 1
     return tuple(layers[segment] * layer_bytes * sharing for segment in range(len(model.prune_layers) + 1))

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import engine
 from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime.tensor_parallel import FIRST, Load, Message, Ranks, RanksDiedError, identify
+from engine.runtime.tensor_parallel import FIRST, Message, OpenShare, Ranks, RanksDiedError, identify
 
 ANSWER_SECONDS = 600.0
 """A call that takes longer is given up: a rank that was stopped, not killed, never ends the connection. Opening, which
@@ -59,7 +59,7 @@ class Group(Ranks):
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
         self._directory, self._world_size = directory, manifest.world_size
-        self._load = Load(identify(manifest), threads, places)
+        self._load = OpenShare(identify(manifest), threads, places)
         self._start()
 
     def do(self, message: Message) -> Any:
@@ -122,7 +122,7 @@ class Group(Ranks):
             self.close()  # interrupted: what the ranks say next would answer another call
             raise
         if isinstance(outcome, EngineError):
-            if isinstance(message, Load):
+            if isinstance(message, OpenShare):
                 self._close(running, str(outcome))
             raise outcome
         return outcome
@@ -132,7 +132,7 @@ class Group(Ranks):
         before = running.ticks()
         while not running.connection.poll(self._answer_seconds):
             now = running.ticks()
-            if not isinstance(message, Load) or any(new == old for new, old in zip(now, before, strict=True)):
+            if not isinstance(message, OpenShare) or any(new == old for new, old in zip(now, before, strict=True)):
                 return False
             before = now
         return True

@@ -9,18 +9,18 @@ import numpy as np
 from mpi4py import MPI
 
 from engine.build_flags import BuildFlag
+from engine.engine_directory import read_manifest
 from engine.errors import ManifestError
-from engine.manifest import Manifest, read_manifest
-from engine.parallel import SHARDED, Mapping
+from engine.manifest import Manifest
+from engine.parallel import SHARDED, Shard
 from engine.runtime.arrays import Array, to_host
 from engine.runtime.executor import CollectiveExecutor, Executor
 from engine.runtime.language import LanguageModel
-from engine.runtime.loading import load, load_rank, load_scoring, take_gpu
+from engine.runtime.loading import load, load_rank, load_scoring, share_threads, take_device
 from engine.runtime.prompt import Need
-from engine.runtime.tensor_parallel import AgreedError, Identity, identify, rank_device
+from engine.runtime.tensor_parallel import AgreedError, Identity, identify
 from engine.runtime.tensor_parallel_step import on_all, on_all_waiting
 from engine.runtime.vision import VisionEncoder
-from engine.target import Device
 from engine.verification import verify
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ class RankModel:
             self._sum(scores)
         return scores
 
+    def value_norms(self, slot: int) -> np.ndarray:
+        """Of all ranks' heads: each has as many."""
+        norms = on_all(self._world, lambda: np.array(to_host(self.language.value_norms(slot))))
+        self._sum(norms)
+        return norms / self._world.size
+
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:
         """Like `VisionEncoder.encode`; each rank takes its part of the tiles."""
         mine = np.array_split(pixel_values, self._world.size)[self._world.rank]
@@ -98,18 +104,17 @@ class RankModel:
             raise ManifestError(f"{self._directory} {difference}; give all ranks the same engine and packages")
         name = f"{SHARDED}/language/rank{world.rank}"
         verify(self._directory, manifest, components=[name, f"{SHARDED}/vision"])
-        if rank_device(manifest) is Device.CUDA:
-            take_gpu(self._directory, manifest, machine.rank, machine.size)
+        take_device(self._directory, manifest, machine.rank, machine.size)
         model, root, limits = manifest.models[SHARDED], self._directory / SHARDED, manifest.limits(SHARDED)
         self._config = model.config.language
-        rank, threads = root / f"rank{world.rank}", max(1, threads // machine.size)
-        executor = load_rank(manifest.target, rank / "language", threads, self._sum)
-        scoring = load_scoring(model.scoring, manifest.target, rank, None)
-        mapping = Mapping(world.rank, world.size)
+        rank, shared = root / f"rank{world.rank}", share_threads(manifest.target, max(1, threads // machine.size))
+        executor = load_rank(manifest.target, rank / "language", shared, self._sum)
+        scoring = load_scoring(model.scoring, manifest.target, rank, shared)
+        shard = Shard(world.rank, world.size)
         self.language = LanguageModel(
-            executor, self._config, model.prune_layers, model.scores, mapping, limits, scoring, places
+            executor, self._config, model.prune_layers, model.scores, shard, limits, scoring, places
         )
-        self._vision = VisionEncoder(load(manifest.target, root / "vision", None), model.config.vision, limits)
+        self._vision = VisionEncoder(load(manifest.target, root / "vision", shared), model.config.vision, limits)
         return executor
 
     def _connect(self, executor: CollectiveExecutor, gpu: int) -> None:

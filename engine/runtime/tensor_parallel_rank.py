@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 
 from mpi4py import MPI
 
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
-from engine.manifest import Manifest, read_manifest
+from engine.manifest import Manifest
 from engine.runtime.tensor_parallel import (
     AgreedError,
-    Load,
     Message,
+    OpenShare,
     Ranks,
     RanksDiedError,
     announced_sizes,
@@ -44,19 +45,23 @@ class World(Ranks):
 
     epoch, death = 0, ""
 
-    def __init__(self, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> None:
-        self._world, self._rank = world, RankModel(world, directory)
+    def __init__(self, world: MPI.Comm, rank: RankModel, process_ids: list[int]) -> None:
+        """process_ids: by rank."""
+        self._world, self._rank, self.process_ids = world, rank, process_ids
         self._speaking, self._has_stopped = Lock(), False
         """One message at a time, whichever thread has it."""
+
+    @classmethod
+    def meet(cls, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> "World":
+        """Wait until all ranks are here."""
         forget_segments(world)
-        self.process_ids: list[int] = world.allgather(os.getpid())
-        """By rank."""
+        return cls(world, RankModel(world, directory), world.allgather(os.getpid()))
 
     def is_leader(self) -> bool:
         return bool(self._world.rank == 0)
 
     def open(self, directory: Path, manifest: Manifest, threads: int, places: int) -> None:
-        self.do(Load(identify(manifest), threads, places))
+        self.do(OpenShare(identify(manifest), threads, places))
 
     def do(self, message: Message) -> Any:
         with self._speaking:
@@ -129,7 +134,7 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
     """
     refuse_other_mpi()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until they have met: one that left would be waited for
-    world = World(directory)
+    world = World.meet(directory)
     if not world.is_leader():
         world.serve()
         return
@@ -166,7 +171,7 @@ def main(directory: str, socket: str, log: str) -> int:
     """A rank of a `Group`: rank 0 takes calls from the socket until it closes. What a rank prints goes to the log."""
     with open(log, "ab") as file:  # not by way of mpiexec, which may drop a rank's last words when it aborts
         os.dup2(file.fileno(), sys.stderr.fileno())
-    world = World(Path(directory))
+    world = World.meet(Path(directory))
     if not world.is_leader():
         world.serve()
         return 0

@@ -67,6 +67,16 @@ class Tokenizer:
             self._said[prompt.stop] = SaidText(self._library, control)
         return self._said[prompt.stop].encode(prompt.parts)
 
+    def encode_behind(self, before: str, text: str) -> list[int]:
+        """The ids of a text that follows another one; none where the two share a token."""
+        start, whole = (self._library.encode(one, add_special_tokens=False).ids for one in (before, before + text))
+        return whole[len(start) :] if whole[: len(start)] == start else []
+
+    def spells_alike(self, other: "Tokenizer", ids: Iterable[int]) -> bool:
+        """Whether these ids are the same tokens for another tokenizer."""
+        tokens = ((self._library.id_to_token(number), other._library.id_to_token(number)) for number in ids)
+        return all(ours is not None and ours == theirs for ours, theirs in tokens)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, without special tokens."""
         parts: list[bytes] = []

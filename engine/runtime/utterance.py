@@ -16,13 +16,23 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished answer; tokens, probabilities and entropies include the token that ended it."""
+    """One finished answer; tokens, probabilities and entropies include the token that ended it.
+
+    drafted: tokens that the model was shown behind its prompt; accepted: how many of them, from the first, it would
+    have said, each of which spared it a step.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     entropies: tuple[float, ...]
     finish_reason: FinishReason
+    drafted: int = 0
+    accepted: int = 0
+
+    def to_check(self) -> tuple[int, ...]:
+        """Its tokens that another model may be shown: behind the one that ended it, nothing follows."""
+        return self.token_ids[:-1] if self.finish_reason is FinishReason.STOP else self.token_ids
 
 
 class Utterance:

@@ -3,7 +3,7 @@
 Shapes: B slots of one step, R scored rows of a call, V visual tokens, L layers, W query width of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,20 @@ from engine.runtime.executor import Executor
 from engine.runtime.slots import Shared, Slot, Slots
 
 
+def _nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A run that scores rows. One of the two is called after it.
+
+    collect: it went well, and the next one overwrites what it wrote; undo: it failed, and may be tried again.
+    """
+
+    collect: Callable[[], None] = _nothing
+    undo: Callable[[], None] = _nothing
+
+
 class VisualScores(Protocol):
     """The attention that the visual tokens of each slot received so far."""
 
@@ -24,14 +38,11 @@ class VisualScores(Protocol):
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
         """Let the next run, which appends to this slot, score these of its rows."""
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
         """Let the next run, of one row of each of these slots (by place), score those of `scored` [B] bool."""
-
-    def collect(self) -> None:
-        """The run went well; what it wrote is overwritten by the next."""
 
     def finish(self, number: int) -> None:
         """Before keys of a slot are overwritten."""
@@ -47,11 +58,11 @@ class NoVisualScores:
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None: ...
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
+        return Pending()
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None: ...
-
-    def collect(self) -> None: ...
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
+        return Pending()
 
     def finish(self, number: int) -> None: ...
 
@@ -81,19 +92,17 @@ class InEngineScores:
 
     def close(self, number: int) -> None: ...
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
         slot = self._slots[number]
         padded = rows if len(rows) else np.zeros(1, np.int64)
         weight = np.full((1, len(padded)), bool(len(rows)), np.float32)
-        self._bind(slice(slot.place, slot.place + 1), [slot], padded[None], weight)
+        return self._bind(slice(slot.place, slot.place + 1), [slot], padded[None], weight)
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
         places = slice(0, len(numbers))
         self._weight[places, 0] = scored
         slots = [self._slots[number] for number in numbers]
-        self._bind(places, slots, self._row[places], self._weight[places])
-
-    def collect(self) -> None: ...
+        return self._bind(places, slots, self._row[places], self._weight[places])
 
     def finish(self, number: int) -> None: ...
 
@@ -101,7 +110,7 @@ class InEngineScores:
         slot = self._slots[number]
         return self._total.array[slot.place, :, : slot.need.num_columns()]
 
-    def _bind(self, places: slice, slots: Sequence[Slot], row: Array, weight: np.ndarray) -> None:
+    def _bind(self, places: slice, slots: Sequence[Slot], row: Array, weight: np.ndarray) -> Pending:
         total = self._total.array[places]
         columns = np.zeros((len(slots), total.shape[2]), np.int64)
         for target, slot in zip(columns, slots, strict=True):
@@ -112,6 +121,14 @@ class InEngineScores:
         self._engine.bind_input(names.VISUAL_COLUMN, columns)
         self._engine.bind_input(names.VISUAL_SCORES, total)
         self._engine.bind_output(names.VISUAL_SCORES_OUT, total)
+        if not weight.any():
+            return Pending()
+        held = concat([total])
+
+        def undo() -> None:
+            total[...] = held
+
+        return Pending(undo=undo)
 
 
 @dataclass
@@ -138,8 +155,6 @@ class DeferredScores:
         self._num_layers, self._width = num_layers, width
         self._layers_at_once = limits.scored_layers(num_layers)
         self._waiting: dict[int, _Waiting] = {}
-        self._scored: list[tuple[int, Array, list[int]]] = []
-        """What the next run writes: slot, where its queries will lie, their places in the cache."""
         self._row = engine.put(names.SCORE_ROW, np.zeros((slots.places, 1), np.int64))
         self._query: Array = None
 
@@ -151,16 +166,16 @@ class DeferredScores:
     def close(self, number: int) -> None:
         self._waiting.pop(number, None)
 
-    def bind_rows(self, number: int, rows: np.ndarray) -> None:
+    def bind_rows(self, number: int, rows: np.ndarray) -> Pending:
         self.finish(number, SCORED_AT_ONCE)
         padded = rows if len(rows) else np.zeros(1, np.int64)
         query = self._engine.zeros(names.SCORED_QUERY, (1, len(padded), self._num_layers * self._width))
         self._engine.bind_input(names.SCORE_ROW, padded[None])
         self._engine.bind_output(names.SCORED_QUERY, query)
         past = self._slots[number].lengths[0]
-        self._scored = [(number, query, [past + int(row) for row in rows])] if len(rows) else []
+        return self._pending([(number, query, [past + int(row) for row in rows])] if len(rows) else [])
 
-    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> None:
+    def bind_step(self, numbers: Sequence[int], scored: np.ndarray) -> Pending:
         if self._query is None:
             # One for all steps: runs with the same buffers may be recorded.
             shape = self._slots.places, 1, self._num_layers * self._width
@@ -169,17 +184,13 @@ class DeferredScores:
             self.finish(number, SCORED_AT_ONCE)
         self._engine.bind_input(names.SCORE_ROW, self._row[: len(numbers)])
         self._engine.bind_output(names.SCORED_QUERY, self._query[: len(numbers)])
-        self._scored = [
-            (number, self._query[place : place + 1], [self._slots[number].lengths[0]])
-            for place, (number, counts) in enumerate(zip(numbers, scored, strict=True))
-            if counts
-        ]
-
-    def collect(self) -> None:
-        for number, query, positions in self._scored:
-            self._waiting[number].queries.append(concat([query]))
-            self._waiting[number].positions += positions
-        self._scored = []
+        return self._pending(
+            [
+                (number, self._query[place : place + 1], [self._slots[number].lengths[0]])
+                for place, (number, counts) in enumerate(zip(numbers, scored, strict=True))
+                if counts
+            ]
+        )
 
     def finish(self, number: int, at_least: int = 1) -> None:
         waiting = self._waiting.get(number)
@@ -203,6 +214,16 @@ class DeferredScores:
         self.finish(number)
         waiting, columns = self._waiting[number], self._slots[number].need.num_columns()
         return waiting.total[:, 0, :columns]
+
+    def _pending(self, written: Sequence[tuple[int, Array, list[int]]]) -> Pending:
+        """written: by slot, queries [1,R,L*W] of its scored rows and their places in the cache."""
+
+        def collect() -> None:
+            for number, query, positions in written:
+                self._waiting[number].queries.append(concat([query]))
+                self._waiting[number].positions += positions
+
+        return Pending(collect)
 
     def _bind(self, name: str, array: np.ndarray) -> None:
         """What all layers read."""

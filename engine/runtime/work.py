@@ -3,10 +3,10 @@
 Shapes: R wanted rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -80,21 +80,19 @@ class Extend:
 
 
 class Encode:
-    """The visual features of one picture, some tiles in each run. Result: [V,C]"""
+    """The visual features of one picture, some tiles in each run. Result: [V,C] of those that are wanted"""
 
-    def __init__(self, model: VisionLanguageModel, pixel_values: np.ndarray) -> None:
-        """pixel_values: float32 [N,3,P,P]."""
-        self.model, self._pixels = model, pixel_values
+    def __init__(self, model: VisionLanguageModel, pixel_values: np.ndarray, wanted: np.ndarray) -> None:
+        """pixel_values: float32 [N,3,P,P]; wanted: which of these tiles, sorted."""
+        self.model, self._pixels, self._wanted = model, pixel_values, wanted
         self._parts: list[Array] = []
         self._done, self._key = 0, b""
 
     def advance(self) -> bool:
         """One run -> whether it was the last; then there is `result`. Raises what the engine raises."""
-        if not self._done:
-            self._key = self.model.features.key(self._pixels)
-            if (known := self.model.features.get(self._key)) is not None:
-                self.result = known
-                return True
+        if not self._done and (known := self._find()) is not None:
+            self.result = known
+            return True
         vision = self.model.vision
         part = self._pixels[self._done : self._done + vision.tiles_per_call]
         self._parts.append(vision.encode(part))
@@ -105,11 +103,28 @@ class Encode:
         self.model.features.keep(self._key, self.result)
         return True
 
+    def _find(self) -> Array | None:
+        """What is known of an earlier question about the picture; if nothing is, only what is wanted is left of it."""
+        features, count = self.model.features, len(self._pixels)
+        self._key = features.key(self._pixels)
+        known = features.get(self._key)
+        if len(self._wanted) == count:
+            return known
+        if known is not None:
+            each = len(known) // count
+            return concat([known[tile * each : (tile + 1) * each] for tile in self._wanted.tolist()])
+        self._pixels = self._pixels[self._wanted]
+        self._key = features.key(self._pixels)
+        return features.get(self._key)
+
 
 Unit = Extend | Encode
 """Work that takes several runs, of which the scheduler does one at a time."""
 Work = Outside | Open | Step | Unit
 """All but the first are of a `model`."""
+Result = TypeVar("Result")
+Asking = Generator[Work, Any, Result]
+"""What yields work, is sent the result of each, and has one itself."""
 
 
 def step(works: Sequence[Step]) -> list[np.ndarray | Exception]:

@@ -1,1 +1,1 @@
-"""How questions come in from elsewhere: the models of servers."""
+"""How questions come in from elsewhere: over HTTP, and by models of a server."""

@@ -55,7 +55,11 @@ METRICS = (
     Metric("early_exits_total", "Questions that the small model answered"),
     Metric("visual_tokens_total", "Visual tokens that the model that answered saw"),
     Metric("visual_tokens_kept_total", "Visual tokens that it used to the end"),
+    Metric("tiles_total", "Tiles of their pictures that the large model could have been shown"),
+    Metric("tiles_skipped_total", "Those of them that it was not, as nothing of them was kept"),
     Metric("generated_tokens_total", "Tokens of answers"),
+    Metric("drafted_tokens_total", "Tokens of the small model's answers that the large one checked"),
+    Metric("accepted_tokens_total", "Those of them that it would have said, each of which spared it a step"),
     Metric("pieces_total", "Pieces of answers, as they came"),
     Metric("failures_total", "Questions that ended in an error", label="kind", values=tuple(Failure)),
     Metric("running", "Questions that are being answered", Kind.GAUGE),
@@ -92,7 +96,11 @@ def count_answer(sink: Sink, answer: Answer, first: float, last: float) -> None:
         "early_exits_total": int(answer.early_exit),
         "visual_tokens_total": answer.visual_tokens,
         "visual_tokens_kept_total": answer.num_kept(),
+        "tiles_total": answer.tiles if answer.answered_by is AnsweredBy.LARGE else 0,
+        "tiles_skipped_total": answer.tiles_skipped,
         "generated_tokens_total": len(answer.token_ids),
+        "drafted_tokens_total": answer.drafted,
+        "accepted_tokens_total": answer.accepted,
     }
     for name, amount in counted.items():
         sink.count(name, amount)

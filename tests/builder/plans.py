@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.bindings import SCORING_ENGINE, language_bindings, scoring_bindings
-from engine.build.compiler import Part
+from engine.build.compiler import DeclaredEngine
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.scoring import scoring_graph
@@ -15,10 +15,10 @@ from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig
 from engine.dims import Limits
-from engine.manifest import read_json
+from engine.engine_directory import read_json
 from engine.model_config import LanguageConfig, RopeConfig
-from engine.parallel import Mapping
-from engine.plugins.lowering import TENSORRT
+from engine.parallel import Shard
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 
 LIMITS = Limits(max_tokens=1024, max_batch=2, max_tiles=13, planned=True)
@@ -49,10 +49,10 @@ def compile_language(
     reader: WeightReader | None = None,
 ) -> LayerReport:
     settings = config, LIMITS, prune_layers
-    dtype = precision.activations(Target.TENSORRT_RTX)
-    part = Part(
-        language_graph(*settings, scores, Mapping(), TENSORRT, dtype),
-        language_bindings(*settings, TENSORRT.scoring(scores), Mapping(), dtype),
+    dtype = Target.TENSORRT_RTX.activations(precision)
+    part = DeclaredEngine(
+        language_graph(*settings, scores, Shard(), TENSORRT_RTX, dtype),
+        language_bindings(*settings, TENSORRT_RTX.scoring(scores), Shard(), dtype),
         reader or RandomReader(),
         calibrate=dict,
         previous=directory,
@@ -61,14 +61,14 @@ def compile_language(
 
 
 def compile_scoring(directory: Path, config: LanguageConfig, limits: Limits) -> LayerReport:
-    settings, dtype = (config, limits, (), Mapping()), Precision.BF16.activations(Target.TENSORRT_RTX)
-    graph, bound = scoring_graph(*settings, TENSORRT, dtype), scoring_bindings(*settings, dtype)
-    part = Part(graph, bound, RandomReader(), calibrate=dict, previous=directory)
+    settings, dtype = (config, limits, (), Shard()), Target.TENSORRT_RTX.activations(Precision.BF16)
+    graph, bound = scoring_graph(*settings, TENSORRT_RTX, dtype), scoring_bindings(*settings, dtype)
+    part = DeclaredEngine(graph, bound, RandomReader(), calibrate=dict, previous=directory)
     return _compile(part, Precision.BF16, directory, SCORING_ENGINE)
 
 
-def _compile(part: Part, precision: Precision, directory: Path, name: str) -> LayerReport:
-    TensorRtRtxCompiler(precision).write(part, directory, name, lambda fraction: None)
+def _compile(part: DeclaredEngine, precision: Precision, directory: Path, name: str) -> LayerReport:
+    TensorRtRtxCompiler(precision, library="").write(part, directory, name, lambda fraction: None)
     assert sorted(path.name for path in directory.iterdir()) == [f"{name}.layers.json", f"{name}.plan"]
     return read_json(directory / f"{name}.layers.json", LayerReport)
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from engine.build import checkpoint_names
 from engine.build.checkpoint import WEIGHTS, Checkpoint
-from engine.build.role import check_weights
+from engine.build.read_role import check_weights
 from engine.errors import CheckpointError
 from engine.families import family_of
 from tools.make_random_pair import SMALL

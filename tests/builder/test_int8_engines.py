@@ -17,14 +17,14 @@ from engine.build.builder import build_pair
 from engine.build.calibrate import language_inputs, vision_inputs
 from engine.build.checkpoint import Checkpoint
 from engine.build.language import language_graph
-from engine.build.quantize import Kernel, pack
+from engine.build.quantize import MatrixKernel, pack
 from engine.build.scoring import scoring_graph
 from engine.build.targets.onnxruntime import write_engine, write_scoring_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, SamplingConfig
+from engine.engine_directory import read_manifest
 from engine.families import family_of
-from engine.manifest import read_manifest
 from engine.runtime.answer import AnsweredBy
 from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load
@@ -161,8 +161,8 @@ def test_report_is_true_of_the_whole_engine(built: Built) -> None:
     assert report["fidelity"]["relative_error"] == pytest.approx(errors.mean(), abs=5e-4)
 
 
-@pytest.mark.parametrize("kernel", [Kernel.PER_ROW, Kernel.PER_BLOCK])
-def test_report_is_true_of_a_matrix(built: Built, kernel: Kernel) -> None:
+@pytest.mark.parametrize("kernel", [MatrixKernel.PER_ROW, MatrixKernel.PER_BLOCK])
+def test_report_is_true_of_a_matrix(built: Built, kernel: MatrixKernel) -> None:
     """The second layer's fc1: its input tapped from the whole float32 engine, its kernels recomputed in float64."""
     name = "encoder.layers.1.mlp.fc1.weight"
     model = onnx.load(built.directory / "float32.onnx")

@@ -13,7 +13,7 @@ from engine.dims import Limits
 from engine.errors import EngineError
 from engine.families import by_name
 from engine.model_config import LanguageConfig, RopeConfig
-from engine.parallel import Mapping, check_shards
+from engine.parallel import Shard, check_shards
 from engine.plugins.all_reduce import NAME, cut
 from tests.families.fixtures import SIZES, published, read_size
 from tools.random_checkpoint import tensor_shapes
@@ -36,23 +36,23 @@ def expected_parameters(config: LanguageConfig) -> int:
 def test_every_size_and_world_size(size: str, world_size: int) -> None:
     config = read_size(size).language
     points = default_prune_layers(config.num_layers)
-    mappings = [Mapping(rank, world_size) for rank in range(world_size)]
+    shards = [Shard(rank, world_size) for rank in range(world_size)]
     if (size, world_size) in REFUSED:
         with pytest.raises(EngineError, match=f"the model: {REFUSED[size, world_size]} does not divide by world_size"):
-            check_shards(config, mappings[0], "the model")
+            check_shards(config, shards[0], "the model")
         with pytest.raises(EngineError, match=REFUSED[size, world_size]):
-            language_graph(config, LIMITS, points, mapping=mappings[0])
+            language_graph(config, LIMITS, points, shard=shards[0])
         return
-    check_shards(config, mappings[0], "the model")
+    check_shards(config, shards[0], "the model")
     total = 0
-    for mapping in (mappings[0], mappings[-1]):
-        model = language_graph(config, LIMITS, points, scores=mapping.rank == 0, mapping=mapping)
-        scoring = Scoring.DEFERRED if mapping.rank == 0 else Scoring.OFF
-        bound = language_bindings(config, LIMITS, points, scoring, mapping)
+    for shard in (shards[0], shards[-1]):
+        model = language_graph(config, LIMITS, points, scores=shard.rank == 0, shard=shard)
+        scoring = Scoring.DEFERRED if shard.rank == 0 else Scoring.OFF
+        bound = language_bindings(config, LIMITS, points, scoring, shard)
         assert [value.name for value in model.graph.inputs] == [binding.name for binding in bound.inputs]
         assert [value.name for value in model.graph.outputs] == [binding.name for binding in bound.outputs]
         check_products(model)
-        if world_size == 2 and mapping.rank == 1:
+        if world_size == 2 and shard.rank == 1:
             check_stages(model, bound)
         total = sum(math.prod(weight.shape) for _, weight in parameters(model))
     if world_size == 1:
@@ -75,7 +75,7 @@ def test_shards_cover_the_model_once(num_heads: int, num_kv_heads: int, world_si
     config = LanguageConfig(num_heads * 8, 1, num_heads, num_kv_heads, 8, 96, 101, 1e-6, RopeConfig(1e4, 64), True)
     held: dict[str, set[tuple[range | None, range | None]]] = {}
     for rank in range(world_size):
-        for name, weight in parameters(language_graph(config, LIMITS, mapping=Mapping(rank, world_size))):
+        for name, weight in parameters(language_graph(config, LIMITS, shard=Shard(rank, world_size))):
             held.setdefault(name, set()).add((weight.part.rows, weight.part.columns))
             for axis, part in enumerate((weight.part.rows, weight.part.columns)):
                 if part is not None:

@@ -16,12 +16,16 @@ from onnxscript import nn
 from engine.bindings import Binding, Bindings
 from engine.build.graph import declare, finish
 from engine.build.layers import Linear, Weight
-from engine.build.quantize import MAX_ERROR, Fidelity, Kernel, choose, fidelity, pack
+from engine.build.quantize import MAX_ERROR, Fidelity, MatrixKernel, choose, fidelity, pack
 from engine.build.targets.onnxruntime import write_engine
 from engine.dims import Dim
 from engine.plugins.function import OPSET
 
-KERNELS = {"MatMulIntegerToFloat": Kernel.PER_ROW, "MatMulNBits": Kernel.PER_BLOCK, "MatMul": Kernel.FLOAT32}
+KERNELS = {
+    "MatMulIntegerToFloat": MatrixKernel.PER_ROW,
+    "MatMulNBits": MatrixKernel.PER_BLOCK,
+    "MatMul": MatrixKernel.FLOAT32,
+}
 
 
 class Arrays:
@@ -96,23 +100,23 @@ def initializers(path: Path) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if not name.startswith("quantized_rows.")}
 
 
-def kernels(path: Path) -> list[Kernel]:
+def kernels(path: Path) -> list[MatrixKernel]:
     """What multiplies by parameters in an engine."""
     return [KERNELS[node.op_type] for node in onnx.load(path).graph.node if node.op_type in KERNELS]
 
 
-def quantize_activations(kernel: Kernel, x: np.ndarray) -> np.ndarray:
+def quantize_activations(kernel: MatrixKernel, x: np.ndarray) -> np.ndarray:
     """What is left of activations, float64: a symmetric scale for each row, or for each 64 numbers of it."""
-    size = x.shape[-1] if kernel is Kernel.PER_ROW else 64
+    size = x.shape[-1] if kernel is MatrixKernel.PER_ROW else 64
     blocks = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % size)]).reshape(*x.shape[:-1], -1, size)
     scale = np.maximum(np.abs(blocks).max(-1, keepdims=True) / np.float32(127), 1e-30)
     numbers = np.rint(blocks / scale).astype(np.float64)
     return (numbers * scale).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
 
 
-def dequantize(kernel: Kernel, data: np.ndarray, scale: np.ndarray, inputs: int) -> np.ndarray:
+def dequantize(kernel: MatrixKernel, data: np.ndarray, scale: np.ndarray, inputs: int) -> np.ndarray:
     """-> float64 [K,N]"""
-    if kernel is Kernel.PER_ROW:
+    if kernel is MatrixKernel.PER_ROW:
         return data.astype(np.float64) * scale
     blocks = (data.astype(np.float64) - 128) * scale[:, :, None]
     return blocks.reshape(len(data), -1)[:, :inputs].T
@@ -122,21 +126,25 @@ def bell(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def needing(kernel: Kernel, matrix: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def needing(kernel: MatrixKernel, matrix: np.ndarray, activations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same such that this kernel is the fastest that is close enough: what is huge in a row leads nowhere.
 
     In a row's first place it costs the row digits, in every block's also the blocks.
     """
-    every, huge = {Kernel.PER_ROW: (1, 1), Kernel.PER_BLOCK: (len(matrix), 15), Kernel.FLOAT32: (64, 1000)}[kernel]
+    every, huge = {
+        MatrixKernel.PER_ROW: (1, 1),
+        MatrixKernel.PER_BLOCK: (len(matrix), 15),
+        MatrixKernel.FLOAT32: (64, 1000),
+    }[kernel]
     if huge > 1:
         matrix, activations = matrix.copy(), activations.copy()
         matrix[::every], activations[..., ::every] = 0, huge
     return matrix, activations
 
 
-@pytest.mark.parametrize("kernel", [Kernel.PER_ROW, Kernel.PER_BLOCK])
+@pytest.mark.parametrize("kernel", [MatrixKernel.PER_ROW, MatrixKernel.PER_BLOCK])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 123), (123, 5), (128, 33), (130, 2050), (384, 64)])
-def test_packed_matrix_is_within_half_a_step(kernel: Kernel, shape: tuple[int, int]) -> None:
+def test_packed_matrix_is_within_half_a_step(kernel: MatrixKernel, shape: tuple[int, int]) -> None:
     matrix = bell(*shape)
     matrix[:, 0] = 0
     packed = pack(kernel, matrix)
@@ -147,15 +155,15 @@ def test_packed_matrix_is_within_half_a_step(kernel: Kernel, shape: tuple[int, i
     assert (packed.scale > 0).all()
 
 
-@pytest.mark.parametrize("kernel", [Kernel.PER_ROW, Kernel.PER_BLOCK])
+@pytest.mark.parametrize("kernel", [MatrixKernel.PER_ROW, MatrixKernel.PER_BLOCK])
 @pytest.mark.parametrize("batch", [(1, 1), (1, 7), (3, 5)])
 @pytest.mark.parametrize("shape", [(40, 17), (123, 5), (200, 64), (384, 131)])
 def test_kernel_equals_dequantised_float64(
-    tmp_path: Path, kernel: Kernel, batch: tuple[int, int], shape: tuple[int, int]
+    tmp_path: Path, kernel: MatrixKernel, batch: tuple[int, int], shape: tuple[int, int]
 ) -> None:
     path = build_matrix(tmp_path, *needing(kernel, bell(*shape), bell(1, 30, shape[0])))
     assert kernels(path) == [kernel]
-    assert ("Add" in [node.op_type for node in onnx.load(path).graph.node]) == (kernel is Kernel.PER_ROW)
+    assert ("Add" in [node.op_type for node in onnx.load(path).graph.node]) == (kernel is MatrixKernel.PER_ROW)
     weights = initializers(path)
     assert weights.keys() == {"proj.weight.int8", "proj.weight.scale", "proj.bias"}
     x = bell(*batch, shape[0], seed=1)
@@ -171,11 +179,11 @@ def test_sums_do_not_saturate(tmp_path: Path) -> None:
     assert_allclose(run(path, x=x), np.full((1, 3, 8), 1024), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [Kernel.PER_ROW, Kernel.PER_BLOCK])
+@pytest.mark.parametrize("kernel", [MatrixKernel.PER_ROW, MatrixKernel.PER_BLOCK])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(123, 5), (640, 130), (1000, 2050)])
 def test_a_row_does_not_depend_on_the_others(
-    tmp_path: Path, kernel: Kernel, threads: int, shape: tuple[int, int]
+    tmp_path: Path, kernel: MatrixKernel, threads: int, shape: tuple[int, int]
 ) -> None:
     """Bit by bit: alone, in any company and at any place, beside rows that are huge, tiny, zero and not finite."""
     session = open_session(build_matrix(tmp_path, *needing(kernel, bell(*shape), bell(1, 30, shape[0]))), threads)
@@ -204,21 +212,21 @@ def test_matrices_that_read_the_same_share_its_quantization(tmp_path: Path) -> N
 
     a, b = bell(40, 7), bell(40, 7, seed=1)
     path = build_module(tmp_path, Two(), {"a.weight": a, "b.weight": b}, (40, 7), bell(1, 30, 40))
-    assert kernels(path) == [Kernel.PER_ROW] * 2
+    assert kernels(path) == [MatrixKernel.PER_ROW] * 2
     assert [node.op_type for node in onnx.load(path).graph.node].count("QuantizeLinear") == 1
     x = bell(2, 3, 40, seed=2)
     assert_allclose(run(path, x=x), x @ (a + b), rtol=0, atol=0.5)
 
 
 def test_calibration_decides_which_kernel(tmp_path: Path) -> None:
-    for expected in Kernel:
+    for expected in MatrixKernel:
         weights, activations = needing(expected, bell(384, 64), bell(1, 50, 384, seed=1))
         path = build_matrix(tmp_path, weights, activations)
         entry = read_report(path)["matrices"]["proj.weight"]
         assert entry["kernel"] == expected
         assert kernels(path) == [expected]
         assert entry["fidelity"].keys() == {"per_row", "per_block"}
-        if expected is Kernel.FLOAT32:
+        if expected is MatrixKernel.FLOAT32:
             assert initializers(path).keys() == {"proj.weight", "proj.bias"}
             exact = activations @ weights + np.arange(64)
             assert_allclose(run(path, x=activations), exact, rtol=1e-4, atol=1e-3)
@@ -236,13 +244,13 @@ def test_a_huge_row_costs_the_others_nothing(tmp_path: Path) -> None:
 
 
 def test_choice_at_its_limits() -> None:
-    def measured(per_row: float, per_block: float) -> dict[Kernel, Fidelity]:
-        return {Kernel.PER_ROW: Fidelity(1, per_row), Kernel.PER_BLOCK: Fidelity(1, per_block)}
+    def measured(per_row: float, per_block: float) -> dict[MatrixKernel, Fidelity]:
+        return {MatrixKernel.PER_ROW: Fidelity(1, per_row), MatrixKernel.PER_BLOCK: Fidelity(1, per_block)}
 
-    fast, accurate = MAX_ERROR[Kernel.PER_ROW], MAX_ERROR[Kernel.PER_BLOCK]
-    assert choose(measured(fast, 0)) is Kernel.PER_ROW
-    assert choose(measured(np.nextafter(fast, 1), accurate)) is Kernel.PER_BLOCK
-    assert choose(measured(1, np.nextafter(accurate, 1))) is Kernel.FLOAT32
+    fast, accurate = MAX_ERROR[MatrixKernel.PER_ROW], MAX_ERROR[MatrixKernel.PER_BLOCK]
+    assert choose(measured(fast, 0)) is MatrixKernel.PER_ROW
+    assert choose(measured(np.nextafter(fast, 1), accurate)) is MatrixKernel.PER_BLOCK
+    assert choose(measured(1, np.nextafter(accurate, 1))) is MatrixKernel.FLOAT32
 
 
 def test_fidelity_counts_every_row_the_same() -> None:
@@ -253,7 +261,7 @@ def test_fidelity_counts_every_row_the_same() -> None:
 
 
 def test_weights_take_a_quarter_of_float32(tmp_path: Path) -> None:
-    for kernel, most in ((Kernel.PER_ROW, 0.26), (Kernel.PER_BLOCK, 0.27)):
+    for kernel, most in ((MatrixKernel.PER_ROW, 0.26), (MatrixKernel.PER_BLOCK, 0.27)):
         matrix, calibration = needing(kernel, bell(896, 640), bell(1, 20, 896))
         path = build_matrix(tmp_path, matrix, calibration)
         assert kernels(path) == [kernel]

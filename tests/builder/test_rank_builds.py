@@ -18,10 +18,10 @@ from engine.build.staging import BuildReport, Component, build_components
 from engine.build.weights import WeightReader, parameters
 from engine.config import BuildConfig
 from engine.dims import Limits
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
 from engine.families import family_of
-from engine.manifest import read_manifest
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.verification import verify
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest
 from tools.make_random_pair import write_pair
@@ -183,10 +183,10 @@ def test_a_rank_reads_its_own_part_only(config: Callable[..., BuildConfig], monk
 
     monkeypatch.setattr(checkpoint, "read", counting)
     sizes = []
-    for mapping in (Mapping(), Mapping(3, 4)):
+    for shard in (Shard(), Shard(3, 4)):
         counts.clear()
         limits = Limits(max_tokens=64, max_batch=1, max_tiles=1)
-        for name, weight in parameters(language_graph(model.language, limits, mapping=mapping)):
+        for name, weight in parameters(language_graph(model.language, limits, shard=shard)):
             data = reader.read(name, weight)
             assert counts[-1] == data.size, name
         sizes.append(sum(counts))

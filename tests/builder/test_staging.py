@@ -11,8 +11,9 @@ import pytest
 
 from engine.build.staging import BuildReport, Component, build_components, component_key
 from engine.config import GuidanceConfig
+from engine.engine_directory import STAMP, read_manifest
 from engine.errors import EngineError
-from engine.manifest import FORMAT_VERSION, STAMP, ComponentRecord, Manifest, read_manifest
+from engine.manifest import FORMAT_VERSION, ComponentRecord, Manifest
 from engine.verification import verify
 from tests.manifests import example_manifest
 

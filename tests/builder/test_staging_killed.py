@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from engine.build.staging import build_components
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
-from engine.manifest import read_manifest
 from engine.verification import verify
 from tests.builder.test_staging import NAMES, assert_engine, component, components, forbid, make_manifest, tree
 

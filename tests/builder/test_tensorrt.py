@@ -17,11 +17,12 @@ from engine.build.targets import tensorrt, tensorrt_compiler
 from engine.build.targets.tensorrt_compiler import Job, compile_plan
 from engine.config import BuildConfig
 from engine.dims import Limits
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
-from engine.manifest import read_manifest
 from engine.model_config import LanguageConfig, RopeConfig
-from engine.plugins import lowering
 from engine.plugins.function import uses_plugins
+from engine.plugins.lowerings import LOWERINGS
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 from tools.make_random_pair import write_pair
 
@@ -39,7 +40,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: GPU)
     monkeypatch.setattr(tensorrt, "triton_version", lambda: "some")
     # TensorRT-RTX takes no plugins.
-    monkeypatch.setitem(lowering.LOWERINGS, Target.TENSORRT, lowering.TENSORRT)
+    monkeypatch.setitem(LOWERINGS, Target.TENSORRT, TENSORRT_RTX)
 
 
 def test_manifest_names_the_gpu_and_measurements_are_kept(stand_in: None, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_graphs_of_full_tensorrt_use_plugins(scores: bool, prune_layers: tuple[i
     config = LanguageConfig(64, 2, 4, 2, 16, 160, 96, 1e-5, RopeConfig(1e6, 8192))
     limits = Limits(max_tokens=64, max_batch=2, max_tiles=4, planned=True)
     for target in Target:
-        bodies = lowering.LOWERINGS[target]
+        bodies = LOWERINGS[target]
         graph = language_graph(config, limits, prune_layers, scores, lowering=bodies)
         assert uses_plugins(graph) is (target is Target.TENSORRT)
 
@@ -139,7 +140,7 @@ def test_fingerprint_is_name_and_capability(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_gpu_without_kernels(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu.Gpu("Tesla T4", 7, 5))
     with pytest.raises(EngineError, match=r"^target tensorrt has no kernels for the GPU here, Tesla T4 \(7.5\); build"):
-        tensorrt.TensorRtCompiler(Precision.BF16)
+        tensorrt.open_compiler(BuildConfig(Path(), Path(), Path(), target=Target.TENSORRT, precision=Precision.BF16))
 
 
 def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader
 from engine.dims import Limits
 from engine.families import family_of
-from engine.plugins.lowering import TENSORRT, TENSORRT_PLUGINS, Lowering
+from engine.plugins.lowering import Lowering
+from engine.plugins.targets.tensorrt import TENSORRT
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.runtime.language import LanguageModel
 from engine.runtime.prompt import PromptTokens, Pruning
 from engine.target import Precision
@@ -52,7 +54,11 @@ def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def lower(
-    twins: Twins, precision: Precision, path: Path, lowering: Lowering = TENSORRT, plugins: Sequence[type[OpRun]] = ()
+    twins: Twins,
+    precision: Precision,
+    path: Path,
+    lowering: Lowering = TENSORRT_RTX,
+    plugins: Sequence[type[OpRun]] = (),
 ) -> LanguageModel:
     """The engine of the lowered graph in float32, so that what differs is the lowering and the stored weights."""
     family, published = family_of(twins.directory)
@@ -121,7 +127,7 @@ def test_with_our_kernels_as_plugins(twins: Twins, tmp_path: Path) -> None:
     if reason := missing():
         pytest.skip(reason)
     with plugin_ops(tmp_path) as plugins:
-        model = lower(twins, Precision.BF16, tmp_path, TENSORRT_PLUGINS, plugins)
+        model = lower(twins, Precision.BF16, tmp_path, TENSORRT, plugins)
         for pruning in (None, PRUNED):
             (logits, scores), (expected, expected_scores) = (answer(x, pruning) for x in (model, twins.pair.engine))
             assert_allclose(logits, expected, **TOLERANCE["fp32"])

@@ -6,14 +6,14 @@ import pytest
 
 from engine.bindings import language_bindings
 from engine.build.builder import build_pair
-from engine.build.compiler import Part
+from engine.build.compiler import DeclaredEngine
 from engine.build.language import language_graph
 from engine.build.layer_report import LayerReport
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
-from engine.manifest import read_json, read_manifest
-from engine.parallel import Mapping
-from engine.plugins.lowering import TENSORRT
+from engine.engine_directory import read_json, read_manifest
+from engine.parallel import Shard
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 from tests.builder.plans import DECODE, LIMITS, PREFILL, RandomReader, num_fused, tiny
 from tools.make_random_pair import LARGE, SMALL, write_checkpoint, write_tokenizer
@@ -27,21 +27,19 @@ def num_all_reduces(report: LayerReport, profile: int) -> int:
     return sum(layer.kind == ALL_REDUCE for layer in report.of_profile(profile))
 
 
-@pytest.mark.parametrize("mapping", [Mapping(0, 2), Mapping(3, 4)])
+@pytest.mark.parametrize("shard", [Shard(0, 2), Shard(3, 4)])
 @pytest.mark.parametrize("scores", [False, True])
-def test_a_rank_meets_the_others_after_embedding_attention_and_mlp(
-    tmp_path: Path, mapping: Mapping, scores: bool
-) -> None:
+def test_a_rank_meets_the_others_after_embedding_attention_and_mlp(tmp_path: Path, shard: Shard, scores: bool) -> None:
     config = tiny(num_heads=16, num_kv_heads=8)
     settings = config, LIMITS, (1,)
-    part = Part(
-        language_graph(*settings, scores, mapping, TENSORRT, "bfloat16"),
-        language_bindings(*settings, TENSORRT.scoring(scores), mapping, "bfloat16"),
+    part = DeclaredEngine(
+        language_graph(*settings, scores, shard, TENSORRT_RTX, "bfloat16"),
+        language_bindings(*settings, TENSORRT_RTX.scoring(scores), shard, "bfloat16"),
         RandomReader(),
         calibrate=dict,
         previous=tmp_path,
     )
-    TensorRtRtxCompiler(Precision.BF16).write(part, tmp_path, "language", lambda fraction: None)
+    TensorRtRtxCompiler(Precision.BF16, library="").write(part, tmp_path, "language", lambda fraction: None)
     report = read_json(tmp_path / "language.layers.json", LayerReport)
     for profile in (PREFILL, DECODE):
         assert num_fused(report, profile) == config.num_layers

@@ -10,8 +10,8 @@ import torch
 from engine.build.builder import build_pair
 from engine.build.layer_report import LayerReport
 from engine.cli.__main__ import main
+from engine.engine_directory import read_json, read_manifest
 from engine.errors import EngineError
-from engine.manifest import read_json, read_manifest
 from engine.runtime.pipeline import SglPipeline
 from engine.target import Precision, Target
 from tests.builder.plans import (
@@ -67,12 +67,12 @@ def test_attention_is_fused_in_both_phases(engine: Path, model: str, layers: int
 
 @of_engine
 def test_scores_are_few_kernels(engine: Path) -> None:
-    """For rows of a prompt and for generated ones: one softmax, masked while it is computed, and one sum."""
+    """One softmax, masked while it is computed, and one sum, for rows of a prompt and generated ones alike."""
     report = read_json(engine / "small" / "rank0" / "scoring.layers.json", LayerReport)
-    for profile in (PREFILL, DECODE):
-        assert len(report.of_profile(profile)) <= 8
-        assert any(any("Where" in node for node in nodes) for nodes in users(report, profile, "Softmax"))
-        assert len(users(report, profile, "ReduceSum")) <= 2
+    assert len(report.scratch_bytes) == 1
+    assert len(report.of_profile(PREFILL)) <= 8
+    assert any(any("Where" in node for node in nodes) for nodes in users(report, PREFILL, "Softmax"))
+    assert len(users(report, PREFILL, "ReduceSum")) <= 2
 
 
 @of_engine

@@ -10,13 +10,13 @@ import pytest
 
 from engine.bindings import Bindings, Scoring, language_bindings
 from engine.build.builder import build_pair
-from engine.build.compiler import Part
+from engine.build.compiler import DeclaredEngine
 from engine.build.graph import declare
 from engine.build.targets.tensorrt_rtx import TensorRtRtxCompiler
 from engine.config import BuildConfig
 from engine.errors import EngineError
-from engine.parallel import Mapping
-from engine.plugins.lowering import TENSORRT
+from engine.parallel import Shard
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.target import Precision, Target
 from tests.builder.plans import (
     LIMITS,
@@ -68,9 +68,9 @@ def test_a_missing_library_is_named(
         build_pair(config)
 
 
-def one_node(op_type: str, domain: str) -> Part:
+def one_node(op_type: str, domain: str) -> DeclaredEngine:
     """A graph that cannot be compiled."""
-    builder, _ = declare("bad", Bindings((), ()), TENSORRT.opset)
+    builder, _ = declare("bad", Bindings((), ()), TENSORRT_RTX.opset)
     graph = builder.graph
     value = ir.val("x", dtype=ir.DataType.FLOAT, shape=[2])
     graph.inputs.append(value)
@@ -78,12 +78,15 @@ def one_node(op_type: str, domain: str) -> Part:
     graph.append(node)
     node.outputs[0].name, node.outputs[0].dtype = "y", ir.DataType.FLOAT
     graph.outputs.append(node.outputs[0])
-    return Part(ir.Model(graph, ir_version=11), Bindings((), ()), RandomReader(), calibrate=dict, previous=Path())
+    return DeclaredEngine(
+        ir.Model(graph, ir_version=11), Bindings((), ()), RandomReader(), calibrate=dict, previous=Path()
+    )
 
 
 def test_what_the_compiler_says_is_passed_on(tmp_path: Path) -> None:
+    compiler = TensorRtRtxCompiler(Precision.BF16, library="")
     with pytest.raises(EngineError, match=r"target tensorrt_rtx cannot compile bad \(.*NoSuchOp.*\)"):
-        TensorRtRtxCompiler(Precision.BF16).write(one_node("NoSuchOp", ""), tmp_path, "bad", lambda fraction: None)
+        compiler.write(one_node("NoSuchOp", ""), tmp_path, "bad", lambda fraction: None)
 
 
 def test_a_compiler_that_dies_is_one_sentence(tmp_path: Path, make_dying: Callable[[], None]) -> None:
@@ -104,7 +107,7 @@ def make_dying(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 def test_a_bound_on_kept_tokens_shortens_caches() -> None:
     """After the first prune point only, and no longer than asked."""
     limits = replace(LIMITS, max_kept_tokens=300)
-    bound = language_bindings(tiny(), limits, (1,), Scoring.OFF, Mapping())
+    bound = language_bindings(tiny(), limits, (1,), Scoring.OFF, Shard())
     lengths = {binding.name: binding.dims[2] for binding in bound.inputs if binding.name.startswith("past_key")}
     assert lengths == {"past_key_0": 1024, "past_key_1": 300}
     assert limits.kept(1).max == 300

@@ -44,6 +44,35 @@ def without_decoder(data: bytes) -> bytes:
     return json.dumps(json.loads(data) | {"decoder": None}).encode()
 
 
+def with_step(part: str, step: dict[str, Any]) -> Callable[[Path], None]:
+    """Of a `tokenizer.json`, behind its own."""
+
+    def edit(data: bytes) -> bytes:
+        held = json.loads(data)
+        kind, name = {
+            "normalizer": ("Sequence", "normalizers"),
+            "pre_tokenizer": ("Sequence", "pretokenizers"),
+            "post_processor": ("Sequence", "processors"),
+            "decoder": ("Sequence", "decoders"),
+        }[part]
+        steps = [*filter(None, [held[part]]), step]
+        return json.dumps(held | {part: {"type": kind, name: steps}}).encode()
+
+    return break_file(write_llama3, "tokenizer.json", edit)
+
+
+def split(words: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": words}, "behavior": "Isolated", "invert": False}
+
+
+def replace_by(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+TWICE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+TWICE |= {"single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2}
+
+
 def half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -87,6 +116,20 @@ def half(data: bytes) -> bytes:
             "contradict each other",
         ),
         (break_llama(lambda config: config["added_tokens_decoder"].update({"900": flags("<s>")})), "against another"),
+        (
+            with_step("pre_tokenizer", split(r"(a|aa)+$")),
+            r"cuts text by the regular expression '\(a\|aa\)\+\$', which is",
+        ),
+        (with_step("normalizer", replace_by({"Regex": r"(a|aa)+$"}, "")), "cuts text by the regular expression"),
+        (with_step("decoder", replace_by({"Regex": r"\s+"}, "")), "makes text longer in its step 'Replace'"),
+        (with_step("normalizer", replace_by({"String": "a"}, "aa")), "makes text longer in its step 'Replace'"),
+        (with_step("normalizer", replace_by({"String": ""}, "a")), "makes text longer in its step 'Replace'"),
+        (with_step("normalizer", {"type": "Prepend", "prepend": "x" * 17}), "makes text longer in its step 'Prepend'"),
+        (with_step("post_processor", TWICE), "makes text longer in its step 'TemplateProcessing'"),
+        (
+            with_step("normalizer", {"type": "Sequence", "normalizers": [{"type": "Lowercase"}] * 64}),
+            "has more than 64 steps to a token",
+        ),
         (sentencepiece_of(model_type="unigram", vocab_size=320), "a model type other than BPE"),
         (sentencepiece_of(normalization_rule_name="nmt_nfkc"), "the normalisation nmt_nfkc"),
         (sentencepiece_of(remove_extra_whitespaces=True), "removal of extra whitespace"),

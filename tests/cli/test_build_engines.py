@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import build_engines
 from engine.cli.build import RESUME
-from engine.manifest import read_manifest
+from engine.engine_directory import read_manifest
 from engine.verification import verify
 from tests.cli.conftest import Run
 from tests.cli.test_user_errors import fails

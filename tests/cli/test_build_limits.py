@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.manifest import read_manifest
+from engine.engine_directory import read_manifest
 from tests.cli.conftest import Run
 from tests.cli.test_build_engines import options
 from tests.cli.test_user_errors import fails

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from engine.cli.__main__ import main
-from engine.config import ExitCriterion
+from engine.config import Draft, ExitCriterion
+from engine.engine_directory import read_manifest
 from engine.evaluation import run as runs
 from engine.evaluation.benchmarks import BENCHMARKS
 from engine.evaluation.record import read_run
-from engine.manifest import read_manifest
+from engine.evaluation.summary import steps_saved
 from tools.miniature.benchmark import MINIATURE
 
 
@@ -121,3 +122,20 @@ def test_the_device_is_that_of_the_engine(engine: Path, tmp_path: Path, capsys: 
         in capsys.readouterr().err
     )
     assert not out.exists()
+
+
+def test_drafts_and_tiles_are_counted(measure: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """And a run with another draft is another run, of the same answers."""
+    options = ("--limit", 5, "--no-early-exit", "--schedule", "flat", "--retention", 0.02)
+    drafted = measure(*options)
+    _, records = read_run(tmp_path / "run.jsonl")
+    assert drafted["steps_saved"] == steps_saved(records)
+    assert drafted["tiles_skipped"] > 0
+    assert sum(record.drafted_tokens for record in records) > 0
+    (tmp_path / "run.jsonl").rename(tmp_path / "drafted.jsonl")
+    plain = measure(*options, "--draft", "none")
+    settings, others = read_run(tmp_path / "run.jsonl")
+    assert settings.draft is Draft.NONE
+    assert [record.prediction for record in others] == [record.prediction for record in records]
+    assert (plain["steps_saved"], sum(record.drafted_tokens for record in others)) == (0, 0)
+    assert plain["tiles_skipped"] == drafted["tiles_skipped"]

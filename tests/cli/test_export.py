@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import GuidanceSource
-from engine.manifest import interface_of, read_manifest, write_manifest
+from engine.engine_directory import read_manifest, write_manifest
+from engine.manifest import interface_of
 from engine.serve.triton.serve_config import ServeConfig
 from engine.serve.triton.tensors import MODEL
 from engine.target import Precision

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import engine
-from engine.manifest import FileRecord, read_manifest, write_manifest
+from engine.engine_directory import read_manifest, write_manifest
+from engine.manifest import FileRecord
 from engine.units import size_text
 from engine.verification import file_sha256
 from tests.cli.conftest import Run

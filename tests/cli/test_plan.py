@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.planning.fit import Fit, fit
-from engine.planning.pair_plan import PairPlan
+from engine.planning.pair_plan import PairPlan, plan_pair
 from engine.planning.plan_config import PlanConfig
 from engine.planning.workload import Workload
 from tests.cli.conftest import Run
@@ -79,7 +79,7 @@ def test_a_checkpoint_needs_nothing_but_its_configuration(pair: Path, tmp_path: 
 
 @pytest.fixture(scope="module")
 def plan(pair: Path) -> PairPlan:
-    return PairPlan(PlanConfig(pair / "small", pair / "large", feature_cache=0))
+    return plan_pair(PlanConfig(pair / "small", pair / "large", feature_cache=0))
 
 
 def test_what_fits_is_the_most_that_does(plan: PairPlan) -> None:

@@ -32,7 +32,7 @@ def test_every_reachable_entry_is_what_its_threshold_does(run: Labelled) -> None
     for exits in np.flatnonzero(cascade.reachable):
         exit = run.values >= cascade.threshold[exits]
         assert exit.sum() == exits
-        assert cascade.score[exits] == pytest.approx(np.where(exit, run.small, run.large).mean())
+        assert cascade.grade[exits] == pytest.approx(np.where(exit, run.small, run.large).mean())
         seconds = run.small_seconds + np.where(exit, 0, run.large_seconds)
         assert cascade.seconds[exits] == pytest.approx(seconds.mean())
     assert cascade.reachable.sum() == len(np.unique(run.values)) + 1

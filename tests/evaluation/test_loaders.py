@@ -155,9 +155,9 @@ def test_published_files_are_read(tmp_path: Path, name: str) -> None:
     for example in examples:
         assert open_image(example.picture()).size == SIZE
         assert example.question
-        if benchmark.score is not None and right:
-            assert benchmark.score(right, example) >= 0.9
-            assert benchmark.score(wrong, example) == 0
+        if benchmark.grade is not None and right:
+            assert benchmark.grade(right, example) >= 0.9
+            assert benchmark.grade(wrong, example) == 0
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -197,7 +197,7 @@ def test_mme_questions_go_in_pairs(tmp_path: Path) -> None:
 
 def test_the_miniature_knows_its_own_answers() -> None:
     examples: list[Example] = MINIATURE.load(Path())[:12]
-    assert MINIATURE.score is not None
-    assert [MINIATURE.score(example.answers[0], example) for example in examples] == [1.0] * 12
-    assert [MINIATURE.score("?", example) for example in examples] == [0.0] * 12
+    assert MINIATURE.grade is not None
+    assert [MINIATURE.grade(example.answers[0], example) for example in examples] == [1.0] * 12
+    assert [MINIATURE.grade("?", example) for example in examples] == [0.0] * 12
     assert open_image(examples[0].picture()).size == (336, 336)

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
 from engine.build.checkpoint import Checkpoint
-from engine.build.role import check_weights, read_ends
+from engine.build.read_role import check_weights, read_ends
 from engine.build.tokenizer import read_tokenizer, write_tokenizer
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader, parameters

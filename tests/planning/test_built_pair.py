@@ -21,13 +21,13 @@ from engine.build.weights import WeightReader
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig, default_prune_layers
 from engine.dims import Limits
 from engine.families import family_of
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning.graph_cost import peak_activation_bytes
-from engine.planning.pair_plan import PairPlan, read_config
+from engine.planning.pair_plan import PairPlan, plan_pair, read_config
 from engine.planning.plan_config import PlanConfig
 from engine.planning.storage import storage_of
 from engine.planning.workload import Workload
-from engine.plugins.lowering import TENSORRT
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from engine.runtime.executor import HostBuffers
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import Need
@@ -40,7 +40,7 @@ LIMITS = Limits(1024, 1, 13)
 
 
 def plan_for(pair: Path, world_size: int = 1, guidance: GuidanceConfig = GuidanceConfig()) -> PairPlan:  # noqa: B008
-    return PairPlan(
+    return plan_pair(
         PlanConfig(pair / "small", pair / "large", Target.ONNXRUNTIME, Precision.FP32, world_size, guidance)
     )
 
@@ -62,7 +62,7 @@ def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path:
         assert (out / "large" / f"rank{rank}" / "language.weights").stat().st_size == plan.language_bytes
     workload, config, points = Workload(7, 2, 30, 9), plan.config.language, (1, 2, 3, 4)
     full, kept = 7 * 16 + 30 + 9, 22 + 30 + 9
-    heads = len(Mapping(0, world_size).kv_heads(config.num_kv_heads))
+    heads = len(Shard(0, world_size).kv_heads(config.num_kv_heads))
     assert sum(plan.kv_bytes(workload)) == 2 * Slots(HostBuffers(), config, heads, points, 2).nbytes(
         Need((full, full, kept, kept, kept))
     )
@@ -71,11 +71,11 @@ def test_every_rank_has_the_planned_sizes(pair: Path, world_size: int, tmp_path:
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
 def test_weights_for_tensorrt_have_the_planned_size(pair: Path, tmp_path: Path, precision: Precision) -> None:
     """To the byte where nothing is quantized; else but for the scales of narrow matrices."""
-    plan = PairPlan(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
+    plan = plan_pair(PlanConfig(pair / "small", pair / "large", Target.TENSORRT, precision)).large
     config, (family, _) = read_config(pair / "large"), family_of(pair / "large")
     checkpoint = Checkpoint(pair / "large")
     reader = WeightReader(checkpoint, family.language_sources(config, checkpoint.names()))
-    graph = language_graph(config.language, LIMITS, lowering=TENSORRT, dtype=precision.activations(Target.TENSORRT))
+    graph = language_graph(config.language, LIMITS, lowering=TENSORRT_RTX, dtype=Target.TENSORRT.activations(precision))
     with WeightFile(tmp_path / "weights") as file:
         write_weights(graph, reader, file, precision, lambda fraction: None)
     is_quantized = precision not in (Precision.BF16, Precision.FP16)

@@ -6,7 +6,7 @@ import pytest
 
 from engine.config import GuidanceConfig
 from engine.families import published
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning.chip import Chip
 from engine.planning.model_plan import ModelPlan
 from engine.planning.pair_plan import read_config
@@ -26,7 +26,7 @@ PROMPT = 3 * 256 + 40
 
 
 def make_plan(world_size: int = 1, guidance: GuidanceConfig | None = None, points: tuple[int, ...] = ()) -> ModelPlan:
-    return ModelPlan(CONFIG, BF16, Mapping(0, world_size), points, guidance)
+    return ModelPlan(CONFIG, BF16, Shard(0, world_size), points, guidance)
 
 
 def test_decode_reads_the_weights_and_the_cache_once_and_multiplies_by_each_weight() -> None:
@@ -78,7 +78,7 @@ def test_pruning_shortens_what_comes_after_the_prune_layer() -> None:
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
 def test_a_precision_changes_the_matrices_only(precision: Precision) -> None:
     storage = storage_of(Target.TENSORRT, precision)
-    plan = ModelPlan(CONFIG, storage, Mapping())
+    plan = ModelPlan(CONFIG, storage, Shard())
     head, rest = C * VOCABULARY, C * VOCABULARY + (2 * LAYERS + 1) * C
     expected = (MATRICES * storage.matrix + head * storage.head) / 8 + rest * 2
     assert plan.language_bytes == pytest.approx(expected, rel=1e-3)
@@ -100,8 +100,8 @@ def test_latency_is_the_slower_of_computing_and_reading_and_then_the_sums() -> N
 
 def test_where_memory_is_planned_a_batch_is_fed_prompt_by_prompt() -> None:
     """At most two prompts a call: more questions add what they decode, little beside a prompt."""
-    plan = ModelPlan(CONFIG, BF16, Mapping(), scores=True, planned=True)
+    plan = ModelPlan(CONFIG, BF16, Shard(), scores=True, planned=True)
     few, many = (plan.activation_bytes(replace(WORKLOAD, batch=batch)) for batch in (1, 16))
-    assert few == many == ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(WORKLOAD)
+    assert few == many == ModelPlan(CONFIG, BF16, Shard(), scores=True).activation_bytes(WORKLOAD)
     long = replace(WORKLOAD, text_tokens=4000)
-    assert plan.activation_bytes(long) < 0.3 * ModelPlan(CONFIG, BF16, Mapping(), scores=True).activation_bytes(long)
+    assert plan.activation_bytes(long) < 0.3 * ModelPlan(CONFIG, BF16, Shard(), scores=True).activation_bytes(long)

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from engine.plugins import cached_attention, received_attention, visual_attention
-from engine.plugins.lowering import ONNXRUNTIME
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 from tests.plugins.run_function import attention_session, run_function
 from tests.tolerance import TOLERANCE
 from tools.gpu_check.parity import valid_rows

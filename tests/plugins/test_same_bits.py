@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from onnxruntime import InferenceSession
 
 from engine.plugins import received_attention
-from engine.plugins.lowering import ONNXRUNTIME
+from engine.plugins.targets.onnxruntime import ONNXRUNTIME
 from tests.plugins.run_function import attention_session, run_function
 
 BUFFERS = (512, 768, 1024, 2048)

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx.reference.op_run import OpRun
 
 from engine.plugins import prune_visual_tokens, visual_attention
-from engine.plugins.lowering import TENSORRT_PLUGINS
+from engine.plugins.targets.tensorrt import TENSORRT
 from tests.plugins.tensorrt_stub import missing
 from tests.plugins.test_tensorrt_rtx import run
 from tests.tolerance import TOLERANCE
@@ -38,7 +38,7 @@ def test_visual_attention(plugins: list[type[OpRun]], name: str) -> None:
     shape = replace(ATTENTION_SHAPES[name], num_heads=8, num_kv_heads=2, head_dim=64)
     inputs = attention_inputs(shape)
     expected = visual_attention.reference(*inputs.values(), shape.num_heads, shape.num_kv_heads)
-    function = TENSORRT_PLUGINS.visual_attention(shape.num_heads, shape.num_kv_heads, shape.head_dim)
+    function = TENSORRT.visual_attention(shape.num_heads, shape.num_kv_heads, shape.head_dim)
     output, key, value, received = run(function, inputs, [np.empty_like(array) for array in expected], plugins)
     valid = valid_rows(inputs)
     assert_allclose(output[valid], expected[0][valid], **TOLERANCE["op"])
@@ -55,7 +55,5 @@ def test_prune_visual_tokens(plugins: list[type[OpRun]]) -> None:
     inputs["keep_index"] = np.array([[0, 2, 4, 8], [1, 2, 3, 5]])
     expected = prune_visual_tokens.reference(*inputs.values())
     outputs = [np.empty_like(array) for array in expected]
-    for ours, theirs in zip(
-        run(TENSORRT_PLUGINS.prune_visual_tokens(), inputs, outputs, plugins), expected, strict=True
-    ):
+    for ours, theirs in zip(run(TENSORRT.prune_visual_tokens(), inputs, outputs, plugins), expected, strict=True):
         assert_array_equal(ours, theirs)

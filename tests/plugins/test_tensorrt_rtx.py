@@ -11,8 +11,8 @@ from onnx.reference.op_run import OpRun
 from engine.build.graph import IR_VERSION
 from engine.plugins import cached_attention, full_attention, prune_visual_tokens, received_attention
 from engine.plugins.function import DOMAIN
-from engine.plugins.lowering import TENSORRT
-from engine.plugins.received_attention import tensorrt_rtx as received_attention_tensorrt
+from engine.plugins.received_attention import tensorrt as received_attention_tensorrt
+from engine.plugins.targets.tensorrt_rtx import TENSORRT_RTX
 from tests.plugins.test_attention import CALLS, HEADS, Call, make, make_received
 from tests.plugins.test_full_attention import make as make_full
 from tests.reference_executor import ReferenceExecutor
@@ -35,7 +35,7 @@ def run(
     node = ir.node(function.name, values, domain=DOMAIN, num_outputs=len(function.outputs))
     for index, output in enumerate(node.outputs):
         output.name, output.dtype = f"output_{index}", ir.DataType.FLOAT
-    graph = ir.Graph(values, node.outputs, nodes=[node], name="one_op", opset_imports={**TENSORRT.opset, DOMAIN: 1})
+    graph = ir.Graph(values, node.outputs, nodes=[node], name="one_op", opset_imports={**TENSORRT_RTX.opset, DOMAIN: 1})
     executor = ReferenceExecutor(ir.Model(graph, ir_version=IR_VERSION, functions=[function]), plugins)
     for name, array in inputs.items():
         executor.bind_input(name, array)
@@ -50,7 +50,7 @@ def run(
 def test_cached_attention(heads: tuple, call: Call) -> None:
     inputs = make(heads, call)
     expected = cached_attention.reference(*inputs.values(), heads[0], heads[1])
-    actual = run(TENSORRT.cached_attention(*heads), inputs, [np.empty_like(array) for array in expected])
+    actual = run(TENSORRT_RTX.cached_attention(*heads), inputs, [np.empty_like(array) for array in expected])
     for ours, theirs in zip(actual, expected, strict=True):
         assert_allclose(ours, theirs, **TOLERANCE["op"])
 
@@ -69,7 +69,7 @@ def test_received_attention(heads: tuple, batch: int, cache: int, rows: int, col
 def test_full_attention(batch: int, num_heads: int, dim: int) -> None:
     inputs = make_full(batch, 17, num_heads, dim)
     expected = full_attention.reference(**inputs, num_heads=num_heads)
-    (actual,) = run(TENSORRT.full_attention(num_heads), inputs, [np.empty_like(expected)])
+    (actual,) = run(TENSORRT_RTX.full_attention(num_heads), inputs, [np.empty_like(expected)])
     assert_allclose(actual, expected, **TOLERANCE["op"])
 
 
@@ -80,6 +80,6 @@ def test_prune_visual_tokens(keep: list[list[int]]) -> None:
     inputs = {name: rng.standard_normal((len(keep), 5, width), dtype=np.float32) for name, width in widths}
     inputs["keep_index"] = np.array(keep)
     expected = prune_visual_tokens.reference(*inputs.values())
-    actual = run(TENSORRT.prune_visual_tokens(), inputs, [np.empty_like(array) for array in expected])
+    actual = run(TENSORRT_RTX.prune_visual_tokens(), inputs, [np.empty_like(array) for array in expected])
     for ours, theirs in zip(actual, expected, strict=True):
         assert_array_equal(ours, theirs)

@@ -12,7 +12,7 @@ import torch
 from engine.cli.__main__ import main
 from engine.errors import EngineError
 from engine.manifest import Manifest
-from engine.runtime import executor_tensorrt, loading
+from engine.runtime import backend, executor_tensorrt
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.executor_tensorrt import require_runtime
 from engine.runtime.loading import resolve_device
@@ -81,7 +81,7 @@ def test_no_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_tensorrt", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(loading, "has_driver", lambda: False)
+    monkeypatch.setattr(backend, "has_driver", lambda: False)
     sentence = (
         "engines/pair was to run on an NVIDIA GPU, and no driver of one is here (libcuda.so.1 is missing); use a "
         "machine with a GPU, or "
@@ -89,7 +89,7 @@ def test_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(RTX, None) == f"{sentence}rebuild with --target onnxruntime to run it on a CPU"
     monkeypatch.delitem(sys.modules, "engine.runtime.executor_onnxruntime_cuda", raising=False)
     assert refused(FP16, Device.CUDA) == f"{sentence}give device cpu to run it on a CPU"
-    monkeypatch.setattr(loading, "has_driver", lambda: True)
+    monkeypatch.setattr(backend, "has_driver", lambda: True)
     assert (
         refused(RTX, None) == "target tensorrt_rtx runs on a GPU with torch, which is not installed; pip install torch"
     )
@@ -140,7 +140,7 @@ def test_a_cuda_provider_that_does_not_load(engine_directory: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed")
     with pytest.raises(EngineError, match=r"^device cuda needs a GPU with NVIDIA's driver, CUDA and cuDNN, and CUDA"):
-        CudaExecutor(engine_directory / "small" / "vision.onnx", threads=1)
+        CudaExecutor.load(engine_directory / "small" / "vision.onnx", threads=1)
 
 
 def test_a_float32_engine_runs_on_the_cpu(engine_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

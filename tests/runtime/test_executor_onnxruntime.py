@@ -14,8 +14,8 @@ from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import EngineError
 from engine.runtime import loading, model
-from engine.runtime.executor_onnxruntime import CPU
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
+from engine.runtime.executor_onnxruntime_session import CPU, open_session
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.target import Precision, Target
@@ -67,9 +67,9 @@ def put_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """All engines on the GPU's executor, with the buffers of a device of torch that is none."""
 
     def load(target: Target, path: Path, *_: object, records: bool = True) -> CudaExecutor:
-        cuda = CudaExecutor(path.with_suffix(".onnx"), 1, device, (CPU,))
-        monkeypatch.setattr(cuda, "_binding", OnHost(cuda._binding))
-        return cuda
+        session = open_session(path.with_suffix(".onnx"), 1, (CPU,))
+        monkeypatch.setattr(session, "binding", OnHost(session.binding))
+        return CudaExecutor(session, device)
 
     for module in (model, loading):
         monkeypatch.setattr(module, "load", load)
@@ -145,8 +145,9 @@ def test_host_arrays_are_read_at_every_run_in_the_type_of_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
 ) -> None:
     (tmp_path / "sums.onnx").write_bytes(pickle.loads(make_plan())[0])
-    cuda = CudaExecutor(tmp_path / "sums.onnx", 1, "cpu", (CPU,))
-    monkeypatch.setattr(cuda, "_binding", CopyingBinding(cuda._binding, "x"))
+    session = open_session(tmp_path / "sums.onnx", 1, (CPU,))
+    monkeypatch.setattr(session, "binding", CopyingBinding(session.binding, "x"))
+    cuda = CudaExecutor(session, "cpu")
     x, total, cache = bind(cuda, 2)
     x = x.astype(dtype)
     cuda.bind_input("x", x)

@@ -44,7 +44,7 @@ def _host_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def executor() -> TensorRtExecutor:
-    return TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
+    return TensorRtExecutor.open(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
 
 
 def bind(executor: Executor, rows: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
@@ -98,7 +98,7 @@ def test_a_host_array_never_lands_in_a_buffer_of_the_caller(executor: TensorRtEx
 def test_a_plan_that_the_library_refuses() -> None:
     reason = r"^other.plan is refused by tests.fake_tensorrt 1.7.fake on this GPU \(MALFORMED_ENGINE\); "
     with pytest.raises(ManifestError, match=reason):
-        TensorRtExecutor(fake_tensorrt, b"not a plan", "other.plan", device="cpu")
+        TensorRtExecutor.open(fake_tensorrt, b"not a plan", "other.plan", device="cpu")
 
 
 def test_parts_of_buffers_may_lie_anywhere(executor: TensorRtExecutor) -> None:
@@ -144,7 +144,7 @@ def test_kernels_are_compiled_once_for_a_plan(tmp_path: Path) -> None:
     kernels = tmp_path / "sums.kernels"
 
     def compilations() -> int:
-        engine = TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)._engine
+        engine = TensorRtExecutor.open(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)._engine
         return int(engine.compilations)
 
     assert (compilations(), compilations()) == (1, 0), "one of two contexts, and then none"
@@ -155,7 +155,7 @@ def test_kernels_are_compiled_once_for_a_plan(tmp_path: Path) -> None:
 
 def test_what_was_compiled_later_is_kept_when_the_engine_ends(tmp_path: Path) -> None:
     kernels = tmp_path / "sums.kernels"
-    executor = TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
+    executor = TensorRtExecutor.open(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
     kernels.unlink()
     del executor
     assert kernels.read_bytes() == fake_tensorrt.RuntimeCache.COMPILED
@@ -163,7 +163,7 @@ def test_what_was_compiled_later_is_kept_when_the_engine_ends(tmp_path: Path) ->
 
 def test_a_read_only_engine_directory_opens_without_its_kernels(tmp_path: Path) -> None:
     kernels = tmp_path / "missing" / "sums.kernels"
-    TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
+    TensorRtExecutor.open(fake_tensorrt, make_plan(), "sums.plan", device="cpu", kernels=kernels)
 
 
 def test_a_full_gpu_is_one_sentence(executor: TensorRtExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_full_gpu_is_one_sentence(executor: TensorRtExecutor, monkeypatch: pyt
     with pytest.raises(EngineError, match=r"^the GPU has too little memory free for past_0; .* --max-batch$"):
         executor.zeros("past_0", (4, 2))
     with pytest.raises(EngineError, match=r"^the GPU has too little memory free for sums.plan; "):
-        TensorRtExecutor(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
+        TensorRtExecutor.open(fake_tensorrt, make_plan(), "sums.plan", device="cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -195,7 +195,7 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     plan = bytes(builder.build_serialized_network(network, config))
     kernels = tmp_path / "sums.kernels"
     for records in (False, True):
-        executor = TensorRtExecutor(library, plan, "sums.plan", records=records, kernels=kernels)
+        executor = TensorRtExecutor.open(library, plan, "sums.plan", records=records, kernels=kernels)
         assert kernels.stat().st_size
         for rows in (3, 1):
             x, total, cache = bind(executor, rows)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import LlamaConfig, LlamaModel
 
-from engine.config import GuidanceConfig, ScoreRows
+from engine.config import GuidanceConfig, Schedule, ScoreRows
 from engine.errors import EngineError
 from engine.runtime.guidance import counts_decode, importance, keep_rows, resample, score_rows, select
 
@@ -67,6 +67,7 @@ def test_all_prompt_text_counts(attentions: np.ndarray, visual: np.ndarray, laye
         (ScoreRows.PROMPT, range(8, 14), [5, 6, 11, 12, 13]),
         (ScoreRows.RELEASED, range(7, 14), [10, 11, 12, 13]),
         (ScoreRows.LAST_PROMPT, [13], [13]),
+        (ScoreRows.QUESTION, range(8, 14), [11, 12, 13]),
         (ScoreRows.GENERATED, [], []),
     ],
 )
@@ -90,9 +91,20 @@ def test_rows_against_the_words_that_define_them(visual: list[bool], shuffled: b
         ScoreRows.BEHIND_LAST: behind_last,
         ScoreRows.LAST_PROMPT: behind_first[-1:],
         ScoreRows.GENERATED: [],
+        ScoreRows.QUESTION: behind_last,
         ScoreRows.RELEASED: last + behind_last,
     }
     assert {rows: score_rows(given, len(visual), rows).tolist() for rows in ScoreRows} == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [([10, 11], [10, 11, 13]), ([6, 7, 8, 9], [8, 9, 13]), ([13], [13]), ([], range(8, 14)), ([2, 3], range(8, 14))],
+)
+def test_rows_of_the_question_and_the_last(question: list[int], expected: list[int]) -> None:
+    """Of what stands behind the picture; all of that where no question does."""
+    rows = score_rows(ONE_IMAGE, LENGTH, ScoreRows.QUESTION, np.array(question, np.int64))
+    assert rows.tolist() == list(expected)
 
 
 def test_the_authors_count_from_the_last_visual_token_on() -> None:
@@ -121,6 +133,12 @@ def test_rows_behind_the_last_picture_are_fair_to_all() -> None:
 @pytest.mark.parametrize("rows", ScoreRows)
 def test_a_prompt_without_pictures_scores_nothing(rows: ScoreRows) -> None:
     assert len(score_rows(np.zeros(0, np.int64), LENGTH, rows)) == 0
+
+
+def test_norms_weigh_what_was_received() -> None:
+    scores, norms = np.array([[1, 2, 4], [3, 0, 4]], np.float32), np.array([2, 1, 0.5], np.float32)
+    assert importance(scores, GuidanceConfig(), norms).tolist() == [8, 2, 4]
+    assert importance(scores, GuidanceConfig(score_layers=0.5), norms).tolist() == [2, 2, 2]
 
 
 def test_which_rows_count_generated_tokens() -> None:
@@ -299,3 +317,23 @@ def test_what_was_looked_at_is_kept() -> None:
     resampled = resample(np.array([0, 0, 1, 0], np.float32), source, target, one_picture(source), one_picture(target))
     corner = [row * 6 + column for row in (3, 4, 5) for column in (0, 1, 2)]
     assert select(resampled, 9).tolist() == corner
+
+
+@pytest.mark.parametrize("retention", [0.03, 0.09, 0.35, 1.0])
+def test_a_flat_schedule_prunes_before_the_first_layer(retention: float) -> None:
+    """Of the same average, from any prune points; the paper's needs a layer for it."""
+    asked = GuidanceConfig(average_retention=retention, schedule=Schedule.FLAT)
+    for points in ((), (1, 4), (2, 4, 9)):
+        flat = asked.resolve(24, points)
+        assert (flat.prune_layer, flat.retention_ratio) == (0, pytest.approx(retention))
+        assert flat.average(24) == pytest.approx(retention)
+    ratio = GuidanceConfig(retention_ratio=retention, schedule=Schedule.FLAT).resolve(24, (1, 4))
+    assert (ratio.prune_layer, ratio.retention_ratio) == (0, retention)
+
+
+def test_the_papers_schedule_is_the_default() -> None:
+    paper = GuidanceConfig(average_retention=0.09).resolve(24, (1, 2, 4))
+    assert (paper.prune_layer, paper.average(24)) == (1, pytest.approx(0.09))
+    assert GuidanceConfig(retention_ratio=0.1).resolve(24, (1, 2, 4)).prune_layer == 2
+    named = GuidanceConfig(retention_ratio=0.1, prune_layer=4, schedule=Schedule.FLAT)
+    assert named.resolve(24, (1, 2, 4)).prune_layer == 4

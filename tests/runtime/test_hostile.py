@@ -198,7 +198,7 @@ def test_lists_are_as_good_as_tuples(pipeline: SglPipeline, picture: Image.Image
 
 
 def test_stop_that_is_one_text_is_not_many() -> None:
-    with pytest.raises(RequestError, match="stop 'abc' is one text; give a tuple, or each of its letters is one"):
+    with pytest.raises(RequestError, match="stop cannot be a str; give a tuple, each a text"):
         SamplingConfig(stop="abc")  # type: ignore[arg-type]
 
 

@@ -118,7 +118,7 @@ def test_a_question_has_its_time_and_no_more(one: SglPipeline, short: Answer) ->
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
 def test_a_timeout_that_is_none(timeout: float) -> None:
-    with pytest.raises(RequestError, match=f"timeout {timeout} is not a number above 0"):
+    with pytest.raises(RequestError, match=f"timeout {float(timeout)} is not a number above 0"):
         ask(timeout=timeout)
 
 

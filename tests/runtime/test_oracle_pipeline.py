@@ -4,6 +4,7 @@ Vision through InternVLModel, language through eager models; importance from ful
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import InternVLConfig, InternVLModel, InternVLVisionConfig, LlamaConfig
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
+from engine.families import Turn
 from engine.runtime.guidance import keep_rows
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning
+from engine.runtime.speaker import Scored
 from tests.oracle import embed, load_oracle, pruned_logits
 from tests.tolerance import TOLERANCE
 
@@ -69,6 +72,14 @@ class Oracle:
         rows = np.setdiff1d(np.arange(len(ids)), prompt.visual_positions)
         total = torch.stack(attentions).double()[:, 0, :, rows][..., prompt.visual_positions]
         return total.sum((0, 1, 2)).numpy()
+
+    @torch.no_grad()
+    def value_norms(self, prompt: PromptTokens) -> np.ndarray:
+        """[V]: of the values that transformers caches, a mean over layers and heads."""
+        embeds = embed(self.language, prompt.ids, prompt.visual_positions, prompt.features)
+        cache = self.language(inputs_embeds=embeds, use_cache=True).past_key_values
+        values = torch.stack([layer.values for layer in cache.layers])[:, 0, :, prompt.visual_positions]
+        return values.double().norm(dim=-1).mean((0, 1)).numpy()
 
 
 def load_vision(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
@@ -168,3 +179,31 @@ def test_the_pipeline_is_sgl(pipeline: SglPipeline, pair: Path, picture: Image.I
     tokens, probabilities = large.generate(prompt, Pruning(answer.guidance.prune_layer, rows), stop)
     assert answer.token_ids == tuple(tokens)
     assert_allclose(answer.probabilities, probabilities, **TOLERANCE["fp32"])
+
+
+def test_importance_by_the_length_of_values(pipeline: SglPipeline, pair: Path, picture: Image.Image) -> None:
+    guidance, sampling = GuidanceConfig(retention_ratio=0.1, value_norm=True), SamplingConfig(max_new_tokens=NEW_TOKENS)
+    plain = replace(guidance, value_norm=False)
+    weighed, received = (
+        pipeline.answer(picture, QUESTION, guidance=one, exit=ExitConfig(enabled=False), sampling=sampling).importance
+        for one in (guidance, plain)
+    )
+    assert weighed is not None and received is not None
+    small = Oracle(pair / "small")
+    norms = small.value_norms(small.prompt(pipeline.small, picture))
+    assert norms.std() > 0
+    assert_allclose(weighed, received * norms, rtol=1e-4)
+
+
+@pytest.mark.parametrize("history", [(), (Turn("Before?", "Yes."),)])
+def test_the_rows_of_a_question(pipeline: SglPipeline, picture: Image.Image, history: tuple[Turn, ...]) -> None:
+    """All of its tokens and little else, wherever the pictures stand."""
+    for text in (QUESTION, f"Of <image>, {QUESTION}"):
+        seen = pipeline.small.look((picture,), text, NEW_TOKENS, history)
+        said = pipeline.small.tokenizer.decode(seen.encoded.ids[seen.encoded.question].tolist())
+        assert said.endswith(QUESTION) and len(said) < len(QUESTION) + 8
+        prompt = seen.prompt([], 1)
+        scored = Scored.of(prompt, ScoreRows.QUESTION)
+        assert not scored.generated
+        behind = seen.encoded.question[seen.encoded.question > seen.encoded.visual_positions[-1]]
+        assert scored.prompt.tolist() == [*behind, len(prompt.ids) - 1]

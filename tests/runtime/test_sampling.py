@@ -1,5 +1,8 @@
 """Sampling against transformers' warpers and torch's float64 softmax."""
 
+from collections import Counter
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +160,58 @@ def test_token_probabilities(count: int, vocab: int, seed: int, scale: float) ->
     exact = torch.log_softmax(torch.from_numpy(logits.astype(np.float64)), -1).numpy()[np.arange(count), tokens]
     assume(exact.min() > -600)
     np.testing.assert_allclose(np.log(token_probabilities(logits, tokens)), exact, rtol=1e-5, atol=1e-5)
+
+
+TINY = SamplingConfig(temperature=0.9)
+TINY_VOCAB = 12
+DRAWS = 20_000
+
+
+@cache
+def tiny_logits(before: tuple[int, ...]) -> np.ndarray:
+    """[TINY_VOCAB] behind these tokens."""
+    return np.random.default_rng((7, *before)).normal(scale=1.2, size=TINY_VOCAB).astype(np.float32)
+
+
+def draw_with_draft(sampler: Sampler, draft: tuple[int, ...]) -> tuple[int, ...]:
+    """A token more than are drafted, as the cascade takes them."""
+    length = len(draft)
+    rows = np.stack([tiny_logits(draft[:count]) for count in range(length + 1)])
+    said = [read(choice).token for choice in to_host(sampler.choose_each(rows)).tolist()]
+    accepted = next((count for count in range(length) if said[count] != draft[count]), length)
+    tokens = tuple(said[: accepted + 1])
+    sampler.take_back(length - accepted)
+    return draw(sampler, length + 1, tokens)
+
+
+def draw(sampler: Sampler, length: int, tokens: tuple[int, ...] = ()) -> tuple[int, ...]:
+    while len(tokens) < length:
+        tokens = (*tokens, choose(sampler, tiny_logits(tokens)).token)
+    return tokens
+
+
+def test_with_a_draft_a_seed_draws_what_it_draws_without() -> None:
+    drafted, plain = Sampler(TINY), Sampler(TINY)
+    for number in range(500):
+        draft = (number % TINY_VOCAB, number % 5, 3)[: number % 4]
+        assert draw_with_draft(drafted, draft) == draw(plain, len(draft) + 1)
+
+
+def test_a_draft_leaves_the_distribution_as_it_is() -> None:
+    """By a chi-square test of pairs, whose first is drafted; a pair's second follows from its first."""
+    (draft,) = np.argsort(-tiny_logits(()))[1:2]  # wrong more often than not
+    sampler = Sampler(TINY)
+    counts = Counter(draw_with_draft(sampler, (int(draft),)) for _ in range(DRAWS))
+    expected = {
+        (one, two): DRAWS * warped(tiny_logits(()), TINY)[one] * warped(tiny_logits((one,)), TINY)[two]
+        for one in range(TINY_VOCAB)
+        for two in range(TINY_VOCAB)
+    }
+    likely = {tokens: number for tokens, number in expected.items() if number >= 5}
+    assert sum(likely.values()) > 0.98 * DRAWS
+    statistic = sum((counts[tokens] - number) ** 2 / number for tokens, number in likely.items())
+    freedom = len(likely) - 1
+    assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])

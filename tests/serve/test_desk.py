@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.engine_directory import read_manifest
 from engine.errors import (
     EngineError,
     ImageError,
@@ -23,7 +24,6 @@ from engine.errors import (
     RequestError,
     Setting,
 )
-from engine.manifest import read_manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.image_url import EVERY_HOST, Hosts
 from engine.runtime.question import Question, Stage
@@ -50,6 +50,9 @@ def make_answer(text: str) -> Answer:
         small_text=None,
         prompt_tokens=9,
         visual_tokens=4,
+        tiles=5,
+        tiles_skipped=1,
+        budget=None,
         guidance=None,
         kept=np.arange(2),
         importance=np.arange(4, dtype=np.float32),
@@ -57,6 +60,8 @@ def make_answer(text: str) -> Answer:
         images=np.zeros(4, np.int64),
         token_ids=(5, 6, 7),
         probabilities=(0.5, 0.25, 1.0),
+        drafted=4,
+        accepted=2,
         num_layers=2,
         seconds={Stage.LARGE_PREFILL: 0.5, Stage.LARGE_DECODE: 1.0},
         engine_seconds={},
@@ -324,6 +329,8 @@ def test_metrics_add_up(service: Service) -> None:
     assert counted("pieces_total") == 6
     assert (counted("visual_tokens_total"), counted("visual_tokens_kept_total")) == (12, 6)
     assert counted("generated_tokens_total") == 9
+    assert (counted("tiles_total"), counted("tiles_skipped_total")) == (15, 3)
+    assert (counted("drafted_tokens_total"), counted("accepted_tokens_total")) == (12, 6)
     wait_for(lambda: counted("running") == counted("waiting") == 0)
     assert (counted("kv_memory_used_bytes"), counted("kv_memory_free_bytes")) == (10, 90)
     (decode,) = (

@@ -1,6 +1,8 @@
-"""Requests as strangers send them: a question, or one sentence about what is wrong with it."""
+"""Requests as strangers send them: a question, or one sentence about what is wrong with it.
 
-import random
+`tools.fuzz` has the ones that chance makes.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,10 @@ import numpy as np
 import pytest
 
 from engine.config import GuidanceConfig
+from engine.engine_directory import read_manifest
 from engine.errors import RequestError
-from engine.manifest import read_manifest
-from engine.serve.triton.inquiry import DTYPES, Inquiry, Reader
+from engine.serve.triton.inquiry import Reader
 from engine.serve.triton.serve_config import ServeConfig
-from engine.serve.triton.tensors import INPUTS
-
-CASES = 3000
 
 
 @pytest.fixture
@@ -106,38 +105,3 @@ def test_a_request_is_over_the_repository_and_that_over_the_engine(engine_direct
     asked = Reader(serve, manifest).read(ASK | {"retention_ratio": one(0.29, np.float32)}, "").config
     assert asked.guidance == GuidanceConfig(retention_ratio=0.29)
     assert asked.exit == plain.exit
-
-
-def test_any_request_is_read_or_refused(reader: Reader) -> None:
-    """Names, types, shapes and values at random, most of them nearly right."""
-    chance, outcomes = random.Random(3), []
-    for _ in range(CASES):
-        tensors = dict(ASK) if chance.random() < 0.9 else {}
-        for _ in range(chance.randrange(4)):
-            declared = chance.choice(INPUTS)
-            shape = [size if size > 0 else chance.randrange(4) for size in (1, *declared.dims)]
-            if chance.random() < 0.1:
-                shape = [chance.randrange(3) for _ in range(chance.randrange(6))]
-            kind = DTYPES[declared.kind] if chance.random() < 0.9 else chance.choice([*DTYPES.values()])
-            tensors[declared.name] = draw(chance, tuple(shape), kind)
-        parameters = chance.choice(["", "", "", "{}", '{"x": 1}'])
-        try:
-            outcomes.append(reader.read(tensors, parameters))
-        except RequestError as error:
-            outcomes.append(error)
-    read = sum(isinstance(outcome, Inquiry) for outcome in outcomes)
-    assert CASES // 10 < read < CASES
-
-
-def draw(chance: random.Random, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray:
-    count = int(np.prod(shape))
-    if kind.kind == "O":
-        values: list[Any] = [chance.choice([b"What?", b"", b"\xff\x00", b"x" * 50]) for _ in range(count)]
-    elif kind == np.float32:
-        values = [chance.choice([0.5, 1.0, 0.0, -1.0, np.nan, np.inf, 1e38]) for _ in range(count)]
-    else:
-        limits = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        values = [chance.choice([0, 1, *limits]) for _ in range(count)]
-    array = np.empty(count, kind)
-    array[:] = values
-    return array.reshape(shape)

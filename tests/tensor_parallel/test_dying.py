@@ -28,8 +28,8 @@ from engine.runtime.tensor_parallel import (
     CloseSlot,
     Encode,
     Extend,
-    Load,
     Message,
+    OpenShare,
     OpenSlot,
     RanksDiedError,
     Step,
@@ -283,4 +283,4 @@ def test_all_ranks_are_told_the_same_in_the_same_order(engines: Engines, picture
     opened = [message for message in group.said if isinstance(message, OpenSlot)]
     closed = [message.slot for message in group.said if isinstance(message, CloseSlot)]
     assert sorted(closed) == list(range(1, len(opened) + 1))
-    assert not any(isinstance(message, Load) for message in group.said)
+    assert not any(isinstance(message, OpenShare) for message in group.said)

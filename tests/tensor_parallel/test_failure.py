@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from engine.config import ExitConfig, SamplingConfig
+from engine.engine_directory import MANIFEST, read_manifest, write_manifest
 from engine.errors import EngineError
-from engine.manifest import MANIFEST, read_manifest, write_manifest
 from engine.runtime import tensor_parallel_group
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline

@@ -18,8 +18,8 @@ from PIL import Image
 from engine.build.builder import build_pair
 from engine.cli.export import write_repository
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError
-from engine.manifest import read_manifest
 from engine.runtime import tensor_parallel_group
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question

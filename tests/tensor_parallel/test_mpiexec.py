@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.manifest import read_manifest, write_manifest
+from engine.engine_directory import read_manifest, write_manifest
 from tests.tensor_parallel.conftest import Engines
 from tests.tensor_parallel.test_failure import PATIENCE_SECONDS
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from engine.bindings import SCORING_ENGINE
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
-from engine.manifest import Manifest, read_manifest
+from engine.engine_directory import read_manifest
+from engine.manifest import Manifest
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.answer import Answer
@@ -34,9 +35,9 @@ class LanguageEngine:
     threads: int
 
     def __call__(self) -> "EngineRunner":
-        executor, scoring = OnnxRuntimeExecutor(self.path, self.threads), None
+        executor, scoring = OnnxRuntimeExecutor.load(self.path, self.threads), None
         if self.scores:
-            scoring = OnnxRuntimeExecutor(self.path.with_name(f"{SCORING_ENGINE}.onnx"), self.threads)
+            scoring = OnnxRuntimeExecutor.load(self.path.with_name(f"{SCORING_ENGINE}.onnx"), self.threads)
         language = LanguageModel(executor, self.config, self.prune_layers, self.scores, scoring=scoring)
         return EngineRunner(language, self.prune_layers, self.scores)
 
@@ -50,7 +51,7 @@ class VisionEngine:
     threads: int
 
     def __call__(self) -> VisionEncoder:
-        return VisionEncoder(OnnxRuntimeExecutor(self.path, self.threads), self.config)
+        return VisionEncoder(OnnxRuntimeExecutor.load(self.path, self.threads), self.config)
 
 
 class EngineRunner:

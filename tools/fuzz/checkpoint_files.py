@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import pre_tokenizers
 
-from engine.build.role import language_shapes, vision_shapes
+from engine.build.read_role import language_shapes, vision_shapes
 from engine.families import Source, family_of
 from tools.make_random_pair import SMALL
 

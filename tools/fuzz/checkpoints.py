@@ -6,7 +6,7 @@ import struct
 from functools import cache
 from typing import Any
 
-from engine.build.role import read_role, settle_tokens
+from engine.build.read_role import read_role, settle_tokens
 from engine.build.tokenizer import FILE, write_tokenizer
 from engine.config import BuildConfig
 from engine.errors import ManifestError

@@ -12,18 +12,9 @@ from engine.build.layer_report import Layer, LayerReport
 from engine.cli.describe_layers import describe_layers, read_layers
 from engine.cli.info import describe, read_quantization, to_json
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
+from engine.engine_directory import CONVERTER, MANIFEST, STAMP, read_manifest
 from engine.families import family_of, published
-from engine.manifest import (
-    CONVERTER,
-    FORMAT_VERSION,
-    MANIFEST,
-    MODELS,
-    STAMP,
-    EngineModel,
-    Manifest,
-    interface_of,
-    read_manifest,
-)
+from engine.manifest import FORMAT_VERSION, MODELS, EngineModel, Manifest, interface_of
 from engine.remedy import rebuild
 from engine.runtime.tokenizer import Tokenizer
 from engine.target import Precision, Target

@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.build.builder import language_part, open_compiler
 from engine.build.compiler import Compiler
+from engine.build.engines import language_engine
 from engine.build.language import language_graph
-from engine.build.role import read_role
+from engine.build.read_role import read_role
+from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig
 from engine.dims import UNBOUNDED
 from engine.errors import EngineError
 from engine.manifest import limits_of
 from engine.model_config import LanguageConfig
-from engine.parallel import Mapping
+from engine.parallel import Shard
 from engine.planning import graph_cost
 from engine.planning.storage import storage_of
-from engine.plugins.lowering import LOWERINGS
+from engine.plugins.lowerings import LOWERINGS
 from engine.runtime.arrays import to_host
 from engine.runtime.language import LanguageModel
 from engine.runtime.loading import load, load_scoring
@@ -116,9 +117,10 @@ def build(work: Path, checkpoint: Path, target: Target, compiler: Compiler) -> L
     """Raises EngineError."""
     config = BuildConfig(checkpoint, checkpoint, work, target=target, precision=Precision.BF16, max_tokens=4096)
     role = read_role(config, "small", checkpoint, (), True, lambda name, fraction: None)
-    compiler.write(language_part(config, role, Mapping()), work, "language", lambda fraction: None)
+    lowering = LOWERINGS[target]
+    compiler.write(language_engine(config, role, lowering, Shard()), work, "language", lambda fraction: None)
     executor, limits = load(target, work / "language", threads=1), limits_of(config, role.config, ())
-    scoring = load_scoring(LOWERINGS[target].scoring(True), target, work, threads=1)
+    scoring = load_scoring(lowering.scoring(True), target, work, threads=1)
     return LanguageModel(executor, role.config.language, (), True, limits=limits, scoring=scoring)
 
 

@@ -20,12 +20,12 @@ def load(data: Path) -> list[Example]:
     ]
 
 
-def score(prediction: str, example: Example) -> float:
+def grade(prediction: str, example: Example) -> float:
     """Exact match; a box by its overlap."""
     question = questions.Question(questions.Kind(example.kind), example.question, example.answers[0])
     return questions.score(question, prediction)
 
 
 MINIATURE = Benchmark(
-    "miniature-vqa", "exact match, IoU of boxes", "nothing: scenes are drawn", load, score, max_new_tokens=8
+    "miniature-vqa", "exact match, IoU of boxes", "nothing: scenes are drawn", load, grade, max_new_tokens=8
 )

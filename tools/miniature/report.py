@@ -130,7 +130,7 @@ def exits_table(curves: Sequence[Mapping[ExitCriterion, Labelled]]) -> Table:
         cascade = first.cascade()
         areas = [of_pair[name].cascade().area() for of_pair in curves]
         aucs = [auc for of_pair in curves if (auc := of_pair[name].auc()) is not None]
-        scores = [percent(100 * float(cascade.score[round(share * (len(cascade.score) - 1))])) for share in EXITS]
+        scores = [percent(100 * float(cascade.grade[round(share * (len(cascade.grade) - 1))])) for share in EXITS]
         rows.append([name, spread(areas, 3), spread(aucs, 3), *scores])
     return [["criterion", "area", "AUC", *(f"{share:.0%} exit" for share in EXITS)], *rows]
 

@@ -9,7 +9,7 @@ from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig
 from engine.evaluation.benchmark import TOTAL, Benchmark, mean
 from engine.evaluation.example import Example
 from engine.evaluation.record import Record
-from engine.evaluation.run import OnProgress, Way, answer_benchmark
+from engine.evaluation.run import OnRecords, Way, answer_benchmark
 from engine.runtime.pipeline import SglPipeline
 
 ALONE = GuidanceConfig(enabled=False)
@@ -26,7 +26,7 @@ class Study:
     benchmark: Benchmark
     examples: Sequence[Example]
     directory: Path
-    progress: Callable[[str], AbstractContextManager[OnProgress]]
+    progress: Callable[[str], AbstractContextManager[OnRecords]]
 
     def records(self, name: str, guidance: GuidanceConfig, exit: ExitConfig = LARGE_ANSWERS) -> list[Record]:
         """Raises EngineError."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from engine.build.tokenizer_steps import MINIATURE_SPACE, MINIATURE_WORDS
 from tools.miniature.scenes import CELL, COLOURS, NUMBERS, SHAPES, SIDE
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>")
@@ -29,8 +30,8 @@ def make_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab, [], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\s+"), "removed"),
-            pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}+|[^\p{L}\p{N}]"), "isolated"),
+            pre_tokenizers.Split(Regex(MINIATURE_SPACE), "removed"),
+            pre_tokenizers.Split(Regex(MINIATURE_WORDS), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -1,6 +1,7 @@
 """Target `onnxruntime`: an ONNX file beside one file of weights, which the runtime maps into memory."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -8,23 +9,28 @@ import numpy as np
 import onnx_ir as ir
 
 from engine.bindings import SCORING_ENGINE
-from engine.build.compiler import Part, Progress
+from engine.build.compiler import DeclaredEngine, Progress, Toolchain
+from engine.build.quantize import BLOCK
+from engine.build.storage import BITS, Storage, activation_bits
 from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
-from engine.manifest import write_json
+from engine.build_flags import BuildFlag
+from engine.config import BuildConfig
+from engine.engine_directory import write_json
+from engine.errors import EngineError
 from engine.parallel import stage_path
 from engine.plugins.all_reduce import cut
-from engine.target import Precision
+from engine.target import Precision, Target
 
 REPORT_SUFFIX = ".quantization.json"
 
 
+@dataclass(frozen=True)
 class OnnxRuntimeCompiler:
     """There is nothing to compile: ONNX Runtime optimises a graph when it loads it."""
 
-    def __init__(self, precision: Precision) -> None:
-        self._precision = precision
+    precision: Precision
 
     def versions(self) -> Mapping[str, str]:
         return {"onnxruntime": version("onnxruntime")}
@@ -32,15 +38,35 @@ class OnnxRuntimeCompiler:
     def gpu(self) -> None:
         return None
 
-    def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
-        path = directory / f"{name}.onnx"
-        if self._precision is Precision.INT8:
-            whole = part.whole() if part.whole is not None else part.graph
-            write_engine(part.graph, part.reader, path, on_progress, part.calibrate(), whole)
+    def write(self, declared: DeclaredEngine, directory: Path, name: str, on_progress: Progress) -> None:
+        path = (directory / name).with_suffix(Target.ONNXRUNTIME.traits.suffix)
+        if self.precision is Precision.INT8:
+            whole = declared.whole() if declared.whole is not None else declared.graph
+            write_engine(declared.graph, declared.reader, path, on_progress, declared.calibrate(), whole)
         else:
-            write_engine(part.graph, part.reader, path, on_progress)
-        if part.scoring is not None:
-            write_scoring_engine(part.scoring.graph, directory)
+            write_engine(declared.graph, declared.reader, path, on_progress)
+        if declared.scoring is not None:
+            write_scoring_engine(declared.scoring.graph, directory)
+
+
+def open_compiler(build: BuildConfig) -> OnnxRuntimeCompiler:
+    """Raises EngineError for what its ranks could not run."""
+    if build.precision is Precision.FP16 and build.world_size > 1:
+        raise EngineError(
+            f"precision {build.precision} of target {build.target} is for one GPU, and its ranks run on CPUs; "
+            f"leave out {BuildFlag.TP}, or choose another precision"
+        )
+    return OnnxRuntimeCompiler(build.precision)
+
+
+def storage(precision: Precision) -> Storage:
+    """int8: the larger of its two kernels' forms, with a float32 scale for each block."""
+    matrix = BITS[precision] + (32 / BLOCK if precision is Precision.INT8 else 0)
+    activation = activation_bits(Target.ONNXRUNTIME, precision)
+    return Storage(matrix, matrix, activation, activation)
+
+
+TOOLCHAIN = Toolchain(open_compiler, storage)
 
 
 def write_engine(

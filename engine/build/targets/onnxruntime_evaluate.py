@@ -9,13 +9,13 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from engine.build.compiler import Progress
 from engine.build.graph import IR_VERSION
 from engine.build.layers import Weight
 from engine.build.weights import WeightReader
 from engine.plugins.function import DOMAIN, OPSET
 
 Data = TypeVar("Data")
-Progress = Callable[[float], None]
 
 
 def interpret(

@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.convenience import replace_nodes_and_values
 
+from engine.build.compiler import Progress
 from engine.build.layers import Weight
 from engine.build.quantize import (
     MAX_ERROR,
     Fidelity,
-    Kernel,
+    MatrixKernel,
     MatrixReport,
     Packed,
     QuantizationReport,
@@ -27,8 +28,14 @@ from engine.build.quantize import (
     fidelity,
     pack,
 )
-from engine.build.targets.onnxruntime_evaluate import Progress, interpret, load_initializer, run_node, run_nodes
-from engine.build.targets.onnxruntime_kernels import Constants, Rows, multiply_blocks, multiply_rows, quantize_rows
+from engine.build.targets.onnxruntime_evaluate import interpret, load_initializer, run_node, run_nodes
+from engine.build.targets.onnxruntime_kernels import (
+    Constants,
+    QuantizedRows,
+    multiply_blocks,
+    multiply_rows,
+    quantize_rows,
+)
 from engine.build.weight_file import WeightFile
 from engine.build.weights import WeightReader, parameters
 
@@ -78,7 +85,7 @@ class _Quantizer:
         # Made at the end, in the order of the graph, which stays as it is while it is walked.
         self.replacements: list[Callable[[], None]] = []
         self._constants = Constants()
-        self._rows: dict[ir.Value, Rows] = {}
+        self._rows: dict[ir.Value, QuantizedRows] = {}
         """By the activations: matrices that read the same share them."""
 
     def load(self, value: ir.Value) -> Twin:
@@ -119,28 +126,28 @@ class _Quantizer:
         assert weight.name is not None
         (exact,) = self._run(node, [activations.exact, matrix])
         forms = {kernel: pack(kernel, matrix) for kernel in MAX_ERROR}
-        measured: dict[Kernel, Fidelity] = {}
+        measured: dict[MatrixKernel, Fidelity] = {}
         for kernel, packed in forms.items():
             measured[kernel] = fidelity(self._run_kernel(kernel, packed, activations.exact, matrix.shape), exact)
         kernel = choose(measured)
         self.matrices[weight.name] = MatrixReport(kernel, measured)
-        if kernel is Kernel.FLOAT32:
+        if kernel is MatrixKernel.FLOAT32:
             (quantized,) = self._run(node, [activations.quantized, matrix])
         else:
             quantized = self._run_kernel(kernel, forms[kernel], activations.quantized, matrix.shape)
         share = self._share(weight)
         if share is not weight:
             forms, matrix = {}, self._read(share)
-        if kernel is Kernel.FLOAT32:
+        if kernel is MatrixKernel.FLOAT32:
             self._write(share, matrix)
         else:
             (used,) = share.consumers()
             self._replace(used, share, kernel, forms.get(kernel) or pack(kernel, matrix), matrix.shape)
         return Twin(exact, quantized)
 
-    def _run_kernel(self, kernel: Kernel, packed: Packed, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _run_kernel(self, kernel: MatrixKernel, packed: Packed, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         activations, data, scale = (ir.Value(name=name) for name in ("x", "data", "scale"))
-        if kernel is Kernel.PER_ROW:
+        if kernel is MatrixKernel.PER_ROW:
             rows = quantize_rows(activations, Constants())
             nodes = [*rows.nodes, *multiply_rows(rows, data, scale)]
         else:
@@ -149,7 +156,9 @@ class _Quantizer:
         (result,) = run_nodes(nodes, nodes[-1].outputs, {activations: x}, weights)
         return result
 
-    def _replace(self, node: ir.Node, weight: Weight, kernel: Kernel, packed: Packed, shape: tuple[int, ...]) -> None:
+    def _replace(
+        self, node: ir.Node, weight: Weight, kernel: MatrixKernel, packed: Packed, shape: tuple[int, ...]
+    ) -> None:
         """Remember to put the kernel in the place of a MatMul, and of the bias after it if the kernel adds one."""
         data, scale = (
             ir.Value(name=f"{weight.name}.{part}", const_value=self._file.add(f"{weight.name}.{part}", array))
@@ -161,7 +170,7 @@ class _Quantizer:
             assert x is not None
             for value in (data, scale):
                 graph.register_initializer(value)
-            if kernel is Kernel.PER_ROW:
+            if kernel is MatrixKernel.PER_ROW:
                 new = [*self._quantize_rows(x), *multiply_rows(self._rows[x], data, scale)]
             else:
                 add = _bias_after(node)

@@ -32,7 +32,7 @@ class Constants:
 
 
 @dataclass(frozen=True)
-class Rows:
+class QuantizedRows:
     """Activations [...,K], every row divided by its largest magnitude: one fixed scale then serves all of them.
 
     nodes: compute numbers, uint8 [...,K], and magnitude, [...,1].
@@ -44,7 +44,7 @@ class Rows:
     constants: Constants
 
 
-def quantize_rows(x: ir.Value, constants: Constants) -> Rows:
+def quantize_rows(x: ir.Value, constants: Constants) -> QuantizedRows:
     """[...,K] -> the same in 8 bits. The extremes cost less than the maximum of `Abs`, which is as large as x."""
     largest, smallest = (
         ir.node(reduce, [x, constants.last_axis], {"keepdims": 1}) for reduce in ("ReduceMax", "ReduceMin")
@@ -54,10 +54,10 @@ def quantize_rows(x: ir.Value, constants: Constants) -> Rows:
     divided = ir.node("Div", [x, *magnitude.outputs])
     numbers = ir.node("QuantizeLinear", [*divided.outputs, constants.step, constants.middle])
     nodes = [largest, smallest, opposite, magnitude, divided, numbers]
-    return Rows(nodes, numbers.outputs[0], magnitude.outputs[0], constants)
+    return QuantizedRows(nodes, numbers.outputs[0], magnitude.outputs[0], constants)
 
 
-def multiply_rows(rows: Rows, data: ir.Value, scale: ir.Value) -> Sequence[ir.Node]:
+def multiply_rows(rows: QuantizedRows, data: ir.Value, scale: ir.Value) -> Sequence[ir.Node]:
     """[...,K] times a matrix packed for PER_ROW [K,N] -> [...,N]
 
     A bias is added by another node: here it would come before the row's magnitude.

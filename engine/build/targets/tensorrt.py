@@ -1,46 +1,56 @@
 """Target `tensorrt`: plans that are tuned on the GPU of this machine, for GPUs of that kind."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine.build.compiler import Part, Progress
+from engine.build.compiler import DeclaredEngine, Progress, Toolchain
 from engine.build.targets.tensorrt_plan import write_plan
+from engine.build.targets.tensorrt_weights import storage
+from engine.config import BuildConfig
 from engine.errors import EngineError
 from engine.gpu import CAPABILITIES, find_gpu
-from engine.target import Precision, Target
+from engine.target import Device, Precision, Target, targets_for
 from engine.tensorrt_library import load_library
 
 TIMING_CACHE_SUFFIX = ".timing"
 
 
+@dataclass(frozen=True)
 class TensorRtCompiler:
     """What was measured while it tuned is kept beside each plan, so that the next build measures only what is new.
 
-    Raises EngineError when the library or the compiler of our plugins is not installed, or no GPU is there.
+    library, triton: versions of the library and of the compiler of our plugins; tuned_for: the kind of GPU.
     """
 
-    def __init__(self, precision: Precision) -> None:
-        self._precision = precision
-        self._version = load_library(Target.TENSORRT).__version__
-        self._triton = triton_version()
-        self._gpu = find_gpu()
-        if self._gpu.capability() not in CAPABILITIES:
-            raise EngineError(
-                f"target {Target.TENSORRT} has no kernels for the GPU here, {self._gpu}; build for target "
-                f"{Target.TENSORRT_RTX}, or for target {Target.ONNXRUNTIME} in {Precision.FP16}"
-            )
+    precision: Precision
+    library: str
+    triton: str
+    tuned_for: str
 
     def versions(self) -> Mapping[str, str]:
-        return {"tensorrt": self._version, "triton": self._triton}
+        return {Target.TENSORRT.value: self.library, "triton": self.triton}
 
     def gpu(self) -> str:
-        return str(self._gpu)
+        return self.tuned_for
 
-    def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
+    def write(self, declared: DeclaredEngine, directory: Path, name: str, on_progress: Progress) -> None:
         file = f"{name}{TIMING_CACHE_SUFFIX}"
-        timing = part.previous / file, directory / file
-        write_plan(Target.TENSORRT, self._precision, part, directory, name, on_progress, timing)
+        timing = declared.previous / file, directory / file
+        write_plan(Target.TENSORRT, self.precision, declared, directory, name, on_progress, timing=timing)
+
+
+def open_compiler(build: BuildConfig) -> TensorRtCompiler:
+    """Raises EngineError when the library or the compiler of our plugins is not installed, or there is no such GPU."""
+    library, triton, gpu = load_library(Target.TENSORRT).__version__, triton_version(), find_gpu()
+    if gpu.capability() not in CAPABILITIES:
+        raise EngineError(
+            f"target {Target.TENSORRT} has no kernels for the GPU here, {gpu}; build for target "
+            f"{targets_for(Device.CUDA)[0]}, or for target {targets_for(Device.CPU)[0]} in {Precision.FP16}"
+        )
+    return TensorRtCompiler(build.precision, library, triton, str(gpu))
 
 
 def triton_version() -> str:
@@ -52,3 +62,6 @@ def triton_version() -> str:
             f"target {Target.TENSORRT} compiles kernels with triton, which is not installed; "
             "pip install 'sgl-engine[tensorrt]'"
         ) from None
+
+
+TOOLCHAIN = Toolchain(open_compiler, partial(storage, Target.TENSORRT))

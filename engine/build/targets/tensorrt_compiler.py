@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.build.layer_report import parse_log
+from engine.engine_directory import read_json, write_json
 from engine.errors import EngineError
 from engine.gpu import find_gpu
-from engine.manifest import read_json, write_json
 from engine.target import Target
 from engine.tensorrt_library import load_library
 
@@ -35,7 +35,7 @@ class Profile:
 class Job:
     """onnx, weights: the graph in two files; plan, report: files to write.
 
-    timing: measurements of an earlier build, if they are there, and the file to write them to.
+    timing: measurements of an earlier build, if they are there, and the file to write them to; flags: of the builder.
     """
 
     target: Target
@@ -46,6 +46,7 @@ class Job:
     profiles: tuple[Profile, ...]
     plugins: bool
     timing: tuple[Path, Path] | None = None
+    flags: tuple[str, ...] = ()
 
 
 def compile_plan(job: Job) -> None:
@@ -64,9 +65,8 @@ def compile_plan(job: Job) -> None:
         raise failure(job, log.errors or [parser.get_error(0).desc()])
     config = builder.create_builder_config()
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
-    if job.target is Target.TENSORRT_RTX:
-        # Plans that allocate while they run cannot be recorded as CUDA graphs.
-        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    for flag in job.flags:
+        config.set_flag(getattr(library.BuilderFlag, flag))
     if job.plugins:
         config.set_preview_feature(library.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     for profile in job.profiles:

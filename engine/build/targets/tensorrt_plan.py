@@ -10,19 +10,18 @@ import onnx_ir as ir
 
 import engine
 from engine.bindings import Bindings
-from engine.build.compiler import Part, Progress
+from engine.build.compiler import DeclaredEngine, Progress
 from engine.build.layer_report import REPORT_SUFFIX
 from engine.build.targets import tensorrt_compiler
 from engine.build.targets.tensorrt_compiler import FAILED, OS_ERROR, Job, Profile
 from engine.build.targets.tensorrt_weights import write_weights
 from engine.build.weight_file import WeightFile
 from engine.dims import Dim, Phase, Size
+from engine.engine_directory import write_json
 from engine.errors import EngineError
-from engine.manifest import write_json
 from engine.plugins.function import uses_plugins
 from engine.target import Precision, Target
 
-PLAN_SUFFIX = ".plan"
 WEIGHTS_SHARE = 0.5
 """Of the progress, about; the builder reports none."""
 
@@ -30,31 +29,35 @@ WEIGHTS_SHARE = 0.5
 def write_plan(
     target: Target,
     precision: Precision,
-    part: Part,
+    declared: DeclaredEngine,
     directory: Path,
     name: str,
     on_progress: Progress,
+    *,
     timing: tuple[Path, Path] | None = None,
+    flags: tuple[str, ...] = (),
 ) -> None:
     """Write `name`.plan and `name`.layers.json. Raises EngineError, OSError.
 
-    timing: file of an earlier build's measurements, if it is there, and the file to write them to.
+    timing: file of an earlier build's measurements, if it is there, and the file to write them to; flags: of the
+    builder, by name.
     """
-    part.reader.check(part.graph)
+    declared.reader.check(declared.graph)
     onnx, weights = directory / f"{name}.onnx", directory / f"{name}.weights"
     job_file = directory / f"{name}.job.json"
     with WeightFile(weights) as file:
-        write_weights(part.graph, part.reader, file, precision, lambda done: on_progress(WEIGHTS_SHARE * done))
-    ir.save(part.graph, onnx)
+        write_weights(declared.graph, declared.reader, file, precision, lambda done: on_progress(WEIGHTS_SHARE * done))
+    ir.save(declared.graph, onnx)
     job = Job(
         target=target,
         onnx=onnx,
         weights=weights,
-        plan=directory / f"{name}{PLAN_SUFFIX}",
+        plan=(directory / name).with_suffix(target.traits.suffix),
         report=directory / f"{name}{REPORT_SUFFIX}",
-        profiles=make_profiles(part.bindings),
-        plugins=uses_plugins(part.graph),
+        profiles=make_profiles(declared.bindings),
+        plugins=uses_plugins(declared.graph),
         timing=timing,
+        flags=flags,
     )
     write_json(job_file, job)
     run_compiler(job, job_file)

@@ -1,32 +1,44 @@
 """Target `tensorrt_rtx`: plans that are built on any machine and finished on the GPU that runs them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.bindings import SCORING_ENGINE
-from engine.build.compiler import Part, Progress
+from engine.build.compiler import DeclaredEngine, Progress, Toolchain
 from engine.build.targets.tensorrt_plan import write_plan
+from engine.build.targets.tensorrt_weights import storage
+from engine.config import BuildConfig
 from engine.target import Precision, Target
 from engine.tensorrt_library import load_library
 
-LEAST_HEADS = 4
-"""Query heads of a rank: for fewer the library has no kernel of causal attention."""
+FLAGS = ("REQUIRE_USER_ALLOCATION",)
+"""Plans that allocate while they run cannot be recorded as CUDA graphs."""
 
 
+@dataclass(frozen=True)
 class TensorRtRtxCompiler:
-    """Raises EngineError when the library is not installed."""
+    """library: its version."""
 
-    def __init__(self, precision: Precision) -> None:
-        self._precision = precision
-        self._version = load_library(Target.TENSORRT_RTX).__version__
+    precision: Precision
+    library: str
 
     def versions(self) -> Mapping[str, str]:
-        return {"tensorrt_rtx": self._version}
+        return {Target.TENSORRT_RTX.value: self.library}
 
     def gpu(self) -> None:
         return None
 
-    def write(self, part: Part, directory: Path, name: str, on_progress: Progress) -> None:
-        write_plan(Target.TENSORRT_RTX, self._precision, part, directory, name, on_progress)
-        if part.scoring is not None:
-            write_plan(Target.TENSORRT_RTX, self._precision, part.scoring, directory, SCORING_ENGINE, on_progress)
+    def write(self, declared: DeclaredEngine, directory: Path, name: str, on_progress: Progress) -> None:
+        engines = {name: declared} | ({} if declared.scoring is None else {SCORING_ENGINE: declared.scoring})
+        for file, engine in engines.items():
+            write_plan(Target.TENSORRT_RTX, self.precision, engine, directory, file, on_progress, flags=FLAGS)
+
+
+def open_compiler(build: BuildConfig) -> TensorRtRtxCompiler:
+    """Raises EngineError when the library is not installed."""
+    return TensorRtRtxCompiler(build.precision, load_library(Target.TENSORRT_RTX).__version__)
+
+
+TOOLCHAIN = Toolchain(open_compiler, partial(storage, Target.TENSORRT_RTX))

@@ -8,15 +8,22 @@ from onnx_ir.convenience import replace_all_uses_with
 
 from engine.build.compiler import Progress
 from engine.build.layers import Weight
+from engine.build.storage import BITS, Storage, activation_bits
 from engine.build.weight_file import WeightFile
 from engine.build.weight_only import Quantized, quantize
 from engine.build.weights import WeightReader, parameters
-from engine.target import Precision
+from engine.target import Precision, Target
 
 HEAD = "lm_head.weight"
 """Turns what a model knows into words: never less than INT8."""
 ALIGNMENT = 16
 """Of the outputs of a matrix in few bits: one of odd width is turned back in a kernel of its own, on every call."""
+
+
+def storage(target: Target, precision: Precision) -> Storage:
+    """How large numbers are in plans."""
+    activation = activation_bits(target, precision)
+    return Storage(BITS[precision], max(BITS[precision], BITS[Precision.INT8]), activation, activation)
 
 
 def write_weights(

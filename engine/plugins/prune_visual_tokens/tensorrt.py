@@ -1,17 +1,12 @@
-"""Lowering of `sgl::prune_visual_tokens` for full TensorRT: our kernel as a plugin."""
-
-from typing import Any
+"""Lowering of `sgl::prune_visual_tokens` for both TensorRT targets: row gathers."""
 
 import onnx_ir as ir
 
-from engine.plugins.function import DOMAIN, PLUGIN, PLUGIN_OPSET, sgl_function
+from engine.plugins.function import TENSORRT_OPSET, sgl_function
 from engine.plugins.prune_visual_tokens.contract import INPUTS
+from engine.plugins.prune_visual_tokens.gather import gather_rows
 
 
 def prune_visual_tokens() -> ir.Function:
     """The op."""
-
-    def body(op: Any, *inputs: ir.Value) -> tuple[ir.Value, ...]:
-        return op.prune_rows(*inputs, **PLUGIN, _domain=DOMAIN, _outputs=3)
-
-    return sgl_function("prune_visual_tokens", body, INPUTS, PLUGIN_OPSET)
+    return sgl_function("prune_visual_tokens", gather_rows, INPUTS, TENSORRT_OPSET)

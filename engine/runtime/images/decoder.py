@@ -66,7 +66,7 @@ class Decoders:
             with self._lock:
                 decoder = self._idle.pop() if self._idle else None
             if decoder is None or not decoder.lives():
-                decoder = Decoder(self._budget, self._program)
+                decoder = Decoder.start(self._budget, self._program)
             try:
                 return decoder.decode(stored, format, picture)
             finally:
@@ -96,15 +96,19 @@ def decoders() -> Decoders:
 class Decoder:
     """One process. fit: whether it waits for the next picture; false while it decodes."""
 
-    def __init__(self, budget: Budget, program: str) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", budget: Budget) -> None:
+        self._process, self._budget = process, budget
+        self.fit = True
+
+    @classmethod
+    def start(cls, budget: Budget, program: str) -> "Decoder":
         """Raises EngineError."""
-        self._budget = budget
         places = dict.fromkeys(str(Path(str(module.__file__)).parents[1]) for module in NEEDED)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OPENBLAS_NUM_THREADS": "1"}
         # In a server that embeds Python, `sys.executable` is the server.
         python = shutil.which("python3", path=f"{sys.prefix}/bin") or sys.executable
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [python, "-P", "-m", program, str(budget.seconds), str(budget.bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -117,7 +121,7 @@ class Decoder:
             raise EngineError(
                 f"a process that decodes pictures cannot be started ({error.strerror}); see that {python} runs"
             ) from None
-        self.fit = True
+        return cls(process, budget)
 
     def lives(self) -> bool:
         return self._process.poll() is None

@@ -27,7 +27,8 @@ LARGE_BODY = 1 << 18
 HEALTH_SECONDS = 30.0
 GONE_STATUS = 499
 """Of an answer that nobody waits for any more; seen by nobody but a log."""
-PAGE = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+SCRIPTS = ("page.js", "api.js", "element.js", "overlay.js", "pictures.js", "report.js")
+PAGE = {"/": "index.html", "/page.css": "page.css"} | {f"/{script}": script for script in SCRIPTS}
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -109,7 +109,12 @@ class Completion:
             visual_tokens_kept=answer.num_kept(),
             average_retention=answer.average_retention(),
             prune_layer=None if pruning is None else pruning.prune_layer,
-            retention_ratio=None if pruning is None else pruning.retention_ratio,
+            retention_ratio=answer.retention_ratio(),
+            budget=answer.budget,
+            tiles=answer.tiles,
+            tiles_skipped=answer.tiles_skipped,
+            drafted_tokens=answer.drafted,
+            accepted_tokens=answer.accepted,
             seconds=answer.seconds,
         )
         if self.return_kept:

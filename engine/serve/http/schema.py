@@ -196,6 +196,11 @@ class Report(BaseModel):
     average_retention: float
     prune_layer: int | None
     retention_ratio: float | None
+    budget: str | None
+    tiles: int
+    tiles_skipped: int
+    drafted_tokens: int
+    accepted_tokens: int
     seconds: dict[str, float]
     kept: list[int] | None = None
     importance: list[float] | None = None

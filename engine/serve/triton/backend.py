@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from engine.engine_directory import read_manifest
 from engine.errors import EngineError, ImageError, ModelFailed, QuestionCancelled, RequestError
-from engine.manifest import read_manifest
 from engine.runtime.pipeline import SglPipeline
 from engine.serve.triton.inquiry import Reader
 from engine.serve.triton.placement import take_gpus

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tools.benchmark.bench import Bench
 from tools.benchmark.questions.consistency import measure_consistency
+from tools.benchmark.questions.doors import measure_doors
 from tools.benchmark.questions.int8 import measure_int8
 from tools.benchmark.questions.memory import measure_memory
 from tools.benchmark.questions.peers import measure_peers
@@ -22,4 +23,5 @@ QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "tensor_parallel": measure_tensor_parallel,
     "plans": measure_plans,
     "serving": measure_serving,
+    "doors": measure_doors,
 }

@@ -1,7 +1,8 @@
 """Peak memory of the pair in one process, next to the large model's alone."""
 
 from engine.config import ExitConfig, ExitCriterion, GuidanceConfig, SamplingConfig
-from engine.manifest import Manifest, read_manifest
+from engine.engine_directory import read_manifest
+from engine.manifest import Manifest
 from engine.runtime.answer import Answer
 from engine.runtime.executor import HostBuffers
 from engine.runtime.prompt import Need

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.build.builder import language_part, open_compiler, vision_part
+from engine.build.engines import language_engine, vision_engine
 from engine.build.layer_report import REPORT_SUFFIX, LayerReport
-from engine.build.role import read_role
-from engine.build.targets.tensorrt_plan import PLAN_SUFFIX
+from engine.build.read_role import read_role
+from engine.build.toolchains import open_compiler
 from engine.config import BuildConfig
-from engine.manifest import read_json
-from engine.parallel import Mapping
+from engine.engine_directory import read_json
+from engine.parallel import Shard
+from engine.plugins.lowerings import LOWERINGS
 from engine.target import Precision, Target
 from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import spread
@@ -80,13 +81,15 @@ class PlanBuild:
             self.checkpoint, self.checkpoint, self.out, target=Target.TENSORRT_RTX, precision=case.precision
         )
         role = read_role(config, "small", self.checkpoint, (), case.scores, lambda name, fraction: None)
-        declare = partial(language_part, mapping=Mapping()) if case.part == LANGUAGE else vision_part
+        declare = partial(language_engine, shard=Shard()) if case.part == LANGUAGE else vision_engine
         self.out.mkdir()
-        open_compiler(config).write(declare(config, role), self.out, case.part, lambda fraction: None)
+        open_compiler(config).write(
+            declare(config, role, LOWERINGS[config.target]), self.out, case.part, lambda fraction: None
+        )
         seconds = time.monotonic() - started
         reports = [read_json(path, LayerReport) for path in self.out.glob(f"*{REPORT_SUFFIX}")]
         phases = zip(*(report.scratch_bytes for report in reports), strict=True)
-        plans = list(self.out.glob(f"*{PLAN_SUFFIX}"))
+        plans = list(self.out.glob(f"*{config.target.traits.suffix}"))
         plan_bytes = sum(plan.stat().st_size for plan in plans)
         for plan in plans:
             plan.unlink()

@@ -7,8 +7,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from engine.plugins.cached_attention.tensorrt_rtx import append
 from engine.plugins.function import DOMAIN, PLUGIN, PLUGIN_OPSET, sgl_function
+from engine.plugins.tensorrt_caches import append
 from engine.plugins.visual_attention.contract import INPUTS
 
 

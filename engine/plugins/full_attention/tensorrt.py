@@ -1,4 +1,4 @@
-"""Lowering of `sgl::full_attention` for TensorRT: the standard `Attention`, which it runs as one kernel."""
+"""Lowering of `sgl::full_attention` for both TensorRT targets: the standard `Attention`, one kernel of theirs."""
 
 from typing import Any
 

@@ -1,6 +1,5 @@
-"""Lowering of `sgl::cached_attention` for TensorRT: KV caches that are updated in place, and its fused attention.
+"""Lowering of `sgl::cached_attention` for both TensorRT targets: caches updated in place, and its fused attention.
 
-The caches are as long as they may become. TensorRT wants them as inputs of the network and, updated, as its outputs.
 Its attention knows no padding among the query rows: all S rows of each request are valid.
 """
 
@@ -11,21 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from engine.plugins.cached_attention.contract import INPUTS
-from engine.plugins.function import TENSORRT, TENSORRT_OPSET, sgl_function
-
-
-def split_heads(op: Any, x: ir.Value, num_heads: int, head_dim: int) -> ir.Value:
-    """[B,S,H*D] -> [B,H,S,D]"""
-    return op.Transpose(op.Reshape(x, [0, 0, num_heads, head_dim]), perm=[0, 2, 1, 3])
-
-
-def append(op: Any, cache: ir.Value, new: ir.Value, past: ir.Value, num_kv_heads: int, head_dim: int) -> ir.Value:
-    """[B,Hkv,T,D], [B,S,Hkv*D], int32 [B] -> [B,Hkv,T,D]: the cache with this call's keys or values in it.
-
-    Padding is written, too, behind a request's end: the cache has room for past + S.
-    """
-    write_index = op.Cast(past, to=ir.DataType.INT64)
-    return op.TensorScatter(cache, split_heads(op, new, num_kv_heads, head_dim), write_index, axis=2)
+from engine.plugins.function import TENSORRT_DOMAIN, TENSORRT_OPSET, sgl_function
+from engine.plugins.tensorrt_caches import append, split_heads
 
 
 def fused_attention(
@@ -48,7 +34,7 @@ def fused_attention(
         kv_length,
         # The last row of a request sees all of its tokens.
         causal_kind="lower_right",
-        _domain=TENSORRT,
+        _domain=TENSORRT_DOMAIN,
     )
     output = op.Reshape(op.Transpose(output, perm=[0, 2, 1, 3]), [0, 0, num_heads * head_dim])
     return output, present_key, present_value

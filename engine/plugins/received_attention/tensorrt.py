@@ -1,13 +1,13 @@
-"""Lowering of `sgl::received_attention` for TensorRT. A full attention matrix is never made."""
+"""Lowering of `sgl::received_attention` for both TensorRT targets. A full attention matrix is never made."""
 
 import math
 from typing import Any
 
 import onnx_ir as ir
 
-from engine.plugins.cached_attention.tensorrt_rtx import split_heads
 from engine.plugins.function import TENSORRT_OPSET, sgl_function
 from engine.plugins.received_attention.contract import INPUTS
+from engine.plugins.tensorrt_caches import split_heads
 
 
 def received_attention(num_heads: int, num_kv_heads: int, head_dim: int) -> ir.Function:

@@ -1,0 +1,167 @@
+"""One checkpoint of a pair, opened and checked, before anything slow: its files against each other and the options."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from engine.build.checkpoint import Checkpoint
+from engine.build.checkpoint_names import check_names
+from engine.build.language import language_graph
+from engine.build.role import Role
+from engine.build.tokenizer import check_tokenizer, read_tokenizer
+from engine.build.vision import vision_graph
+from engine.build.weights import WeightReader, parameters
+from engine.build_flags import BuildFlag
+from engine.config import BuildConfig, default_prune_layers
+from engine.dims import Limits
+from engine.errors import EngineError, Setting
+from engine.families import Family, family_of
+from engine.model_config import LanguageConfig, ModelConfig, VisionConfig
+from engine.parallel import check_shards
+
+OnProgress = Callable[[str, float], None]
+MOST_NUMBERS = 1 << 31
+"""Of one tensor, for TensorRT; on a CPU, caches that large are of no use either."""
+
+
+def settle_tokens(build: BuildConfig) -> tuple[BuildConfig, tuple[str, ...]]:
+    """The same with `max_tokens` settled, and sentences about that. Raises EngineError.
+
+    A model whose positions are not scaled with the length answers wrongly beyond those that it was published for.
+    """
+    tokens, notes = build.tokens(), []
+    for name, directory in (("small", build.small), ("large", build.large)):
+        family, published = family_of(directory)
+        longest = family.read_config(directory, published).language.rope.longest()
+        if longest is None or longest >= tokens:
+            continue
+        if build.max_tokens is not None:
+            raise EngineError(
+                Setting("max_tokens"),
+                f" {tokens} is more than the {longest} positions that the {name} model {directory} was "
+                f"published for (max_position_embeddings); give at most {longest}",
+            )
+        tokens = longest
+        notes = [
+            f"max_tokens is {longest}: the {name} model {directory} was published for no more positions "
+            "(max_position_embeddings)"
+        ]
+    return replace(build, max_tokens=tokens), tuple(notes)
+
+
+def read_role(
+    build: BuildConfig,
+    name: str,
+    directory: Path,
+    prune_layers: tuple[int, ...] | None,
+    scores: bool,
+    on_progress: OnProgress,
+) -> Role:
+    """Open one checkpoint and settle what its engines will be able to do."""
+    family, published = family_of(directory)
+    config = family.read_config(directory, published)
+    if build.max_tiles is not None:
+        tiling = replace(
+            config.tiling, max_tiles=build.max_tiles, min_tiles=min(config.tiling.min_tiles, build.max_tiles)
+        )
+        config = replace(config, tiling=tiling)
+    layers = config.language.num_layers
+    points = default_prune_layers(layers) if prune_layers is None else tuple(sorted(set(prune_layers) - {0}))
+    for point in points:
+        if not 0 < point < layers:
+            raise EngineError(f"prune layer {point} is outside 0..{layers - 1} of the {name} model {directory}")
+    check_shards(config.language, build.shards(name)[0], f"the {name} model {directory}")
+    ranks = len(build.shards(name))
+    heads = config.language.num_heads // ranks
+    if heads < (least := build.target.traits.least_heads):
+        raise EngineError(
+            f"{'a rank of ' * (ranks > 1)}the {name} model {directory} has {heads} query heads, but target "
+            f"{build.target} needs {least}; choose {f'a smaller {BuildFlag.TP} or ' * (ranks > 1)}another target"
+        )
+    check_sizes(build, config, name, directory)
+    checkpoint = Checkpoint(directory)
+    check_weights(checkpoint, family, config)
+    config, notes = read_ends(family, config, directory)
+    fingerprint = checkpoint.fingerprint(lambda fraction: on_progress(f"{name}/checkpoint", fraction))
+    return Role(name, checkpoint, fingerprint, family, config, points, scores, notes)
+
+
+def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The tokenizer is right, and answers end where the checkpoint says; sentences about what cannot be.
+
+    Raises CheckpointError.
+    """
+    tokenizer = read_tokenizer(directory)
+    prompt = family.render_prompt(config, "", ())
+    check_tokenizer(tokenizer, directory, config.language.vocab_size, prompt.image_token)
+    added, ids = tokenizer.get_added_tokens_decoder(), family.end_ids(directory)
+    special = [number for number in ids if number in added and added[number].special]
+    stop = [token for token in (added[number].content for number in special) if token not in prompt.stop]
+    notes = [
+        f"{directory / 'generation_config.json'} ends answers at token {number}, which is no special token of the "
+        "tokenizer; it ends none here"
+        for number in ids
+        if number not in special
+    ]
+    return replace(config, prompt=replace(config.prompt, stop=tuple(stop))), tuple(notes)
+
+
+def check_sizes(build: BuildConfig, config: ModelConfig, name: str, directory: Path) -> None:
+    """Raises EngineError for limits that no request could use, or no memory hold."""
+    smallest = config.tiling.min_tiles * config.vision.tokens_per_tile()
+    if build.tokens() <= smallest:
+        raise EngineError(
+            Setting("max_tokens"),
+            f" {build.tokens()} has no room for a question beside the {smallest} visual tokens of a small "
+            f"picture in the {name} model {directory}; give more",
+        )
+    largest = config.tiling.most_tiles() * config.vision.tokens_per_tile()
+    if build.max_tiles is not None and build.tokens() <= largest:
+        raise EngineError(
+            "a picture of ",
+            Setting("max_tiles"),
+            f" {build.max_tiles} has {largest} visual tokens in the {name} model {directory}, and ",
+            Setting("max_tokens"),
+            f" {build.tokens()} has no room for them and a question; give fewer tiles or more tokens",
+        )
+    language, shard = config.language, build.shards(name)[0]
+    cache = build.max_batch * build.tokens() * len(shard.kv_heads(language.num_kv_heads)) * language.head_dim
+    if cache >= MOST_NUMBERS:
+        width = np.dtype(build.target.activations(build.precision)).itemsize
+        size = 2 * language.num_layers * cache * width
+        raise EngineError(
+            Setting("max_batch"),
+            f" {build.max_batch} and ",
+            Setting("max_tokens"),
+            f" {build.tokens()} need {size / 1e9:,.0f} GB of KV caches in "
+            f"{'a rank of ' * (shard.world_size > 1)}the {name} model {directory}; give less of either",
+        )
+
+
+def check_weights(checkpoint: Checkpoint, family: Family, config: ModelConfig) -> None:
+    """Every parameter of both engines has its tensor, and nothing is left. Raises CheckpointError, before a build."""
+    tensors = checkpoint.names()
+    vision, language = family.vision_sources(config, tensors), family.language_sources(config, tensors)
+    check_names(checkpoint, [*vision.values(), *language.values()])
+    WeightReader(checkpoint, vision).check_shapes(vision_shapes(config.vision))
+    WeightReader(checkpoint, language).check_shapes(language_shapes(config.language))
+
+
+ONE = Limits(max_tokens=1, max_batch=1, max_tiles=1)
+"""Parameters do not depend on them."""
+
+
+# Whoever opens many checkpoints of one size declares its graphs once.
+@lru_cache(maxsize=4)
+def vision_shapes(config: VisionConfig) -> dict[str, tuple[int, ...]]:
+    """Of all parameters of a vision engine."""
+    return {name: tuple(weight.stored) for name, weight in parameters(vision_graph(config, ONE))}
+
+
+@lru_cache(maxsize=4)
+def language_shapes(config: LanguageConfig) -> dict[str, tuple[int, ...]]:
+    """Of all parameters of a language engine."""
+    return {name: tuple(weight.stored) for name, weight in parameters(language_graph(config, ONE))}

@@ -1,0 +1,1 @@
+"""One file per compile target: what each op becomes there."""
