@@ -42,6 +42,11 @@ def make_answer(text: str) -> Answer:
         num_layers=2,
         seconds={},
         engine_seconds={},
+        tiles=1,
+        tiles_skipped=0,
+        budget=None,
+        drafted=0,
+        accepted=0,
     )
 
 
