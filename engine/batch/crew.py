@@ -9,8 +9,9 @@ from typing import Protocol
 from engine.batch.answers import Answers
 from engine.batch.handout import Handout
 from engine.batch.lines import Line, Lines
-from engine.batch.request import Terms, look_at
+from engine.batch.request import look_at
 from engine.batch.tally import Tally
+from engine.batch.terms import Terms
 from engine.batch.worker import Answered, Asker, Task
 from engine.errors import EngineError
 from engine.runtime.tensor_parallel import Identity

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.batch.request import BadLine, Reply, Terms, bad_line
+from engine.batch.terms import BadLine, Reply, Terms, bad_line
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
@@ -18,7 +18,7 @@ METHOD, URL = "POST", "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class ChatLine:
-    """See `request.Request`."""
+    """See `terms.Request`."""
 
     question: Question
     pictures: tuple[str, ...]

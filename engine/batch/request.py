@@ -4,79 +4,25 @@ The short form has the question's own members; a line with `custom_id`, `url` or
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engine.batch.lines import MOST_BYTES, Line
-from engine.config import ExitConfig
+from engine.batch.short_form import read_short
+from engine.batch.terms import BadLine, Request, Terms, bad_line
 from engine.errors import EngineError, ImageError
 from engine.json_file import Unreadable, parse_json
-from engine.options import QuestionConfig
-from engine.runtime.answer import Answer
-from engine.runtime.image_url import NO_HOST, SECONDS, Hosts, fetch
+from engine.runtime.image_url import SECONDS, fetch
 from engine.runtime.images import ImageSource
 from engine.runtime.images.source import STDIN, read_source
-from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 
 MISSING = "{} line {} is of OpenAI's form, whose packages are missing ({}); pip install 'sgl-engine[serve]'"
 OPENAI_MEMBERS = ("custom_id", "url", "body")
 LEAST_SECONDS = 0.001
 """For a picture whose question has no time left: that ends it with what is wrong."""
-Reply = dict[str, Any]
-Report = Callable[[Answer, ExitConfig], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What lines are read under. report: an answer in JSON, for the short form."""
-
-    model: str
-    path: Path
-    """Of the questions; pictures' paths are relative to where it lies."""
-    report: Report
-    default: QuestionConfig = field(default_factory=QuestionConfig)
-    """Of lines that say nothing else."""
-    image_hosts: Hosts = NO_HOST
-    """From which http(s) pictures are fetched."""
-    max_pictures: int = 16
-    timeout: float | None = None
-    """Seconds for a question that names no others; None is no end."""
-    started: int = 0
-    """When the run began, in seconds since 1970."""
-
-
-class Request(Protocol):
-    """A line, read."""
-
-    @property
-    def question(self) -> Question:
-        """Without its pictures."""
-
-    @property
-    def pictures(self) -> tuple[str, ...]:
-        """Paths and URLs."""
-
-    def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply: ...
-
-    def failed(self, error: Exception) -> Reply: ...
-
-
-class BadLine(Exception):
-    """A line that asks nothing, and what is answered to it."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__()
-        self.reply = reply
-
-
-def bad_line(number: int, message: str, name: object = None) -> BadLine:
-    """number: of the line, from 1. name: the question's, where it has one."""
-    error = {"code": "invalid_line", "message": f"line {number}: {message}", "line": number}
-    custom_id = name if isinstance(name, str) else None
-    return BadLine({"id": f"batch_req_{number}", "custom_id": custom_id, "response": None, "error": error})
 
 
 def read_line(data: bytes, number: int, terms: Terms) -> Request:
@@ -86,8 +32,6 @@ def read_line(data: bytes, number: int, terms: Terms) -> Request:
         from engine.batch.openai_form import read_openai  # its packages are an extra
 
         return read_openai(value, number, terms)
-    from engine.batch.short_form import read_short
-
     return read_short(value, number, terms)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.batch.request import Reply, Report, Terms, bad_line
+from engine.batch.terms import Reply, Report, Terms, bad_line
 from engine.errors import EngineError, ImageError, QuestionTimedOut, RequestError
 from engine.options import all_over, read_given, refuse_unread
 from engine.runtime.answer import Answer
@@ -20,7 +20,7 @@ CODES: tuple[tuple[type[Exception], str], ...] = (
 
 @dataclass(frozen=True)
 class ShortRequest:
-    """See `request.Request`. name: the line's own, or its number."""
+    """See `terms.Request`. name: the line's own, or its number."""
 
     question: Question
     pictures: tuple[str, ...]

@@ -9,8 +9,9 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from engine.batch.request import BadLine, Reply, Request, Terms, read_line, with_pictures
+from engine.batch.request import read_line, with_pictures
 from engine.batch.tally import Tally
+from engine.batch.terms import BadLine, Reply, Request, Terms
 from engine.errors import EngineError, QuestionTimedOut, RequestError
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline

@@ -17,8 +17,8 @@ from engine.batch.answers import Answers, opened
 from engine.batch.crew import Alone, Crew, Left, follow
 from engine.batch.lines import Lines
 from engine.batch.progress import Rate, batch_progress, describe
-from engine.batch.request import Terms
 from engine.batch.share import Machine
+from engine.batch.terms import Terms
 from engine.batch.worker import Worker
 from engine.cli.ask import import_mpi
 from engine.cli.command_line import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.batch.request import Terms
+from engine.batch.terms import Terms
 from tests.batch.simulation import describe
 
 Write = Callable[[Sequence[Any]], Path]

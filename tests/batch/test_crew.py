@@ -11,8 +11,8 @@ import pytest
 from engine.batch.answers import Answers, opened
 from engine.batch.crew import Alone, Crew, Joined, Said
 from engine.batch.lines import Line, Lines
-from engine.batch.request import Terms
 from engine.batch.tally import Tally
+from engine.batch.terms import Terms
 from engine.batch.worker import Answered, Task
 from engine.errors import EngineError, RequestError
 from engine.runtime.tensor_parallel import Identity

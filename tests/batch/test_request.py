@@ -10,7 +10,8 @@ import pytest
 
 from engine.batch import lines as limits
 from engine.batch.lines import Line
-from engine.batch.request import BadLine, Terms, look_at, read_line, with_pictures
+from engine.batch.request import look_at, read_line, with_pictures
+from engine.batch.terms import BadLine, Terms
 from engine.batch.worker import Answered, Task, Worker
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
 from engine.errors import EngineError, ImageError, QuestionTimedOut, RequestError
@@ -120,7 +121,7 @@ def test_openais_own_example(terms: Terms) -> None:
         ({"question": "?", "label": 1}, "option 'label' is unknown"),
         ({"question": "?", "retention_ratio": 7}, "retention_ratio"),
         ({"question": "?", "top_p": 0.5}, "top_p is of drawn tokens, and temperature 0 draws none"),
-        ({"question": "?", "timeout": -1}, "timeout -1 is not a number above 0"),
+        ({"question": "?", "timeout": -1}, "timeout -1.0 is not a number above 0"),
         ({"question": "?", "timeout": True}, "timeout is not a number"),
         ({"question": "?", "system": 1}, "system of a question cannot be a int"),
         (chat("?", custom_id=3), "custom_id is missing, or no text"),
