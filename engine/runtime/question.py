@@ -30,6 +30,9 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("picture", PictureConfig, "a PictureConfig"),
 )
 """Of a question: name, type, what is one in words."""
+MOST_CHARACTERS = 32
+"""Of a token, on average over a prompt: language has about four, indented code twice as many. A text of millions takes
+minutes and gigabytes to tokenize, and would only then be too long."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Question:
         object.__setattr__(self, "images", tuple(self.images))
         object.__setattr__(self, "history", tuple(self.history))
         object.__setattr__(self, "timeout", _seconds(self.timeout))
+
+    def characters(self) -> int:
+        """Of all its texts."""
+        said = sum(len(turn.question) + len(turn.answer) for turn in self.history)
+        return said + len(self.text) + len(self.system or "")
 
 
 def _seconds(timeout: float | None) -> float | None:
@@ -118,6 +126,12 @@ def settle(question: Question, manifest: Manifest) -> Settings:
     guidance, large = question.guidance or manifest.guidance, manifest.models["large"]
     if not question.text.strip():
         raise RequestError("the question is empty; ask something")
+    length = question.characters()
+    if length > manifest.max_tokens * MOST_CHARACTERS:
+        raise RequestError(
+            f"the question, with its history and system message, has {length:,} characters, which is more than the "
+            f"engine's {manifest.max_tokens} tokens hold; ask for less, or rebuild with a larger {BuildFlag.MAX_TOKENS}"
+        )
     if guidance.enabled:
         if guidance.source.reads_large() and not large.scores:
             raise RequestError(

@@ -48,7 +48,7 @@ def test_what_is_no_request(server: HttpServer) -> None:
     refused(server.post(b"\xff\xfe"), 400, "cannot be read as JSON")
     refused(server.post(b"[" * 100_000), 400, "cannot be read as JSON")
     refused(server.post(b'{"model":' + b"[" * 40 + b"]" * 40 + b"}"), 400, "nested more than 32 levels")
-    refused(server.post(b"[" + b"{}," * 3_000_000 + b"{}]"), 400, "objects and lists")
+    refused(server.post(b"[" + b"{}," * 3_000_000 + b"{}]"), 400, "values")
     refused(server.post(b'{"model": 1e999}'), 400, "no finite number")
     refused(server.post([]), 400)
     refused(server.post({}), 400, "model")
@@ -171,7 +171,7 @@ def test_clients_that_never_end(server: HttpServer, monkeypatch: pytest.MonkeyPa
     for sock in (*silent, slow):
         sock.settimeout(SECONDS)
         with suppress(ConnectionResetError):
-            assert sock.recv(10) == b""
+            assert sock.recv(12) in (b"", b"HTTP/1.1 408")
     ended.set()
     thread.join()
     assert server.desk.in_flight.requests == 0

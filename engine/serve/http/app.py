@@ -12,9 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 import engine
-from engine.config import ExitConfig, SamplingConfig
 from engine.errors import EngineError
-from engine.runtime.question import Question
 from engine.runtime.ticket import Ticket
 from engine.serve.http.completion import Completion
 from engine.serve.http.desk import ClientGone, Desk, Served, encode
@@ -24,7 +22,6 @@ from engine.serve.http.schema import ChatChunk, ChatCompletion, ChatRequest, Err
 
 LARGE_BODY = 1 << 18
 """Bytes of a request that is read beside the loop."""
-HEALTH_SECONDS = 30.0
 GONE_STATUS = 499
 """Of an answer that nobody waits for any more; seen by nobody but a log."""
 SCRIPTS = ("page.js", "api.js", "element.js", "overlay.js", "pictures.js", "report.js")
@@ -59,19 +56,26 @@ def _add_questions(app: FastAPI, desk: Desk, access: Access) -> None:
         openapi_extra=REQUEST_SCHEMA,
     )
     async def chat(request: Request) -> Response:
-        body = await read_body(request.receive, access.max_body)
         client = request.client.host if request.client else ""
         with ExitStack() as held:
-            held.enter_context(desk.in_flight.hold(client, len(body)))
+            body = await read_body(request.receive, access.max_body, held.enter_context(desk.in_flight.hold(client)))
+            held.enter_context(desk.in_flight.count())
             read = await to_thread.run_sync(desk.read, body) if len(body) > LARGE_BODY else desk.read(body)
             wanted, asked = read
-            del body
+            del body, read
             completion = Completion(
                 desk.served.model, asked.exit_threshold, wanted.logprobs, asked.return_importance, asked.return_kept
             )
-            ticket = await desk.ask(asked)
-            if wanted.stream:
-                usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+            streams = wanted.stream
+            usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+            del wanted
+            try:
+                ticket = held.enter_context(await desk.ask(asked, request.receive))
+            except ClientGone:
+                return Response(status_code=GONE_STATUS)
+            # The pictures are in memory a second time by now.
+            del asked
+            if streams:
                 # What is held is the stream's from here on.
                 return EventStream(_events(desk, ticket, completion, request.receive, usage), held.pop_all())
             try:
@@ -85,7 +89,7 @@ def _add_questions(app: FastAPI, desk: Desk, access: Access) -> None:
     async def models() -> ModelList:
         return ModelList(data=[ModelCard(id=desk.served.model, created=desk.served.created)])
 
-    @app.get("/v1/models/{model}", response_model=ModelCard, responses={404: {"model": ErrorResponse}})
+    @app.get("/v1/models/{model:path}", response_model=ModelCard, responses={404: {"model": ErrorResponse}})
     async def model(model: str) -> ModelCard:
         if model != desk.served.model:
             raise Refusal(404, f"model {model[:80]!r} is not served here", "model", "model_not_found")
@@ -100,7 +104,7 @@ def _add_operations(app: FastAPI, desk: Desk) -> None:
             raise Refusal(503, DRAINING)
         if infer:
             try:
-                await to_thread.run_sync(_infer, desk)
+                await desk.infer()
             except EngineError as error:
                 raise Refusal(503, f"a question was not answered ({error})") from None
         return {"status": "ok"}
@@ -150,14 +154,6 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
         return refusal_of(error).response()
-
-
-def _infer(desk: Desk) -> None:
-    """Raises EngineError."""
-    exit = ExitConfig(enabled=False)
-    question = Question((), "Hi", exit=exit, sampling=SamplingConfig(max_new_tokens=1), timeout=HEALTH_SECONDS)
-    with desk.served.pipeline.submit(question) as ticket:
-        ticket.result()
 
 
 async def _events(

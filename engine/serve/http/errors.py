@@ -13,9 +13,12 @@ from engine.errors import (
     QuestionTimedOut,
     RequestError,
 )
+from engine.runtime.words import short
 from engine.serve.http.reader import ModelNotFound
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+LONGEST = 1000
+"""Characters of a message."""
 RETRY_SECONDS = 1
 """After which a question that was refused may be asked again."""
 DRAINING = "the server answers its last questions and takes no more; ask another server"
@@ -49,7 +52,9 @@ class Refusal(Exception):
     ) -> None:
         """param: the member that is wrong."""
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        # What was sent may stand in both, and is as long as somebody likes.
+        self.status, self.message, self.code = status, short(message, LONGEST), code
+        self.param = None if param is None else short(param)
         self.headers = dict(headers)
 
     def content(self) -> dict[str, object]:

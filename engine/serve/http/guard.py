@@ -63,6 +63,9 @@ class Guard:
             kind, _, key = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), self._access.api_key.encode()):
                 raise Refusal(401, "the API key is missing or wrong; send the header Authorization: Bearer KEY")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy that believes the other one would see other requests than this server.
+            raise Refusal(400, "the request has both Transfer-Encoding and Content-Length; send one of them")
         if method == "POST":
             # No form of another site's page can send it without asking first.
             if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -72,8 +75,8 @@ class Guard:
                 raise Refusal(413, f"the request has more than {self._access.max_body:,} bytes; send smaller pictures")
 
 
-async def read_body(receive: Receive, most: int) -> bytes:
-    """Raises Refusal, also for a client that leaves before it has sent all."""
+async def read_body(receive: Receive, most: int, hold: Callable[[int], None]) -> bytes:
+    """Raises Refusal, also for a client that leaves before it has sent all. hold: takes room for so many bytes more."""
     parts, size = [], 0
     while True:
         message = await receive()
@@ -84,34 +87,49 @@ async def read_body(receive: Receive, most: int) -> bytes:
         if size > most:
             headers = {"Connection": "close"}
             raise Refusal(413, f"the request has more than {most:,} bytes; send smaller pictures", headers=headers)
+        hold(len(part))
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
 
 
 class InFlight:
-    """Bytes of requests that are not answered yet, by client; of one thread."""
+    """Bytes of requests that came and are not answered yet, by client; of one thread."""
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
         self._bytes: Counter[str] = Counter()
         self.requests = 0
+        """That have come whole."""
 
     @contextmanager
-    def hold(self, client: str, size: int) -> Iterator[None]:
-        """Raises Refusal where there would be too many."""
-        for held, bodies in ((self._bytes[client], CLIENT_BODIES), (self._bytes.total(), ALL_BODIES)):
-            if held + size > bodies * self._max_body:
-                raise Refusal(429, "too many bytes of pictures wait for their answers already; ask again later")
-        self._bytes[client] += size
+    def hold(self, client: str) -> Iterator[Callable[[int], None]]:
+        """-> takes room for so many bytes more, until the end; raises Refusal where there would be too many."""
+        held = 0
+
+        def take(size: int) -> None:
+            nonlocal held
+            for now, bodies in ((self._bytes[client], CLIENT_BODIES), (self._bytes.total(), ALL_BODIES)):
+                if now + size > bodies * self._max_body:
+                    said = "too many bytes of pictures wait for their answers already; ask again later"
+                    raise Refusal(429, said, headers={"Connection": "close"})
+            self._bytes[client] += size
+            held += size
+
+        try:
+            yield take
+        finally:
+            self._bytes[client] -= held
+            if not self._bytes[client]:
+                del self._bytes[client]
+
+    @contextmanager
+    def count(self) -> Iterator[None]:
         self.requests += 1
         try:
             yield
         finally:
             self.requests -= 1
-            self._bytes[client] -= size
-            if not self._bytes[client]:
-                del self._bytes[client]
 
 
 def _is_loopback(host: str) -> bool:

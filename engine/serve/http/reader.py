@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.bounds import shown
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.options import QuestionConfig, all_over, read_given, refuse_unread
@@ -54,14 +55,18 @@ class Asked:
         """With its pictures, together within the time of one. Raises ImageError."""
         timeout = self.question.timeout
         end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
-        images = tuple(fetch(url, self.image_hosts, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls)
-        return replace(self.question, images=images)
+        # One that is shown twice comes once.
+        found = {
+            url: fetch(url, self.image_hosts, max(end - time.monotonic(), LEAST_SECONDS))
+            for url in dict.fromkeys(self.urls)
+        }
+        return replace(self.question, images=tuple(found[url] for url in self.urls))
 
 
 def read_request(request: ChatRequest, model: str, limits: Limits) -> Asked:
     """Raises RequestError."""
     if request.model != model:
-        raise ModelNotFound(f"model {request.model!r} is not served here; ask for {model!r}")
+        raise ModelNotFound(f"model {shown(request.model)} is not served here; ask for {model!r}")
     system, turns, asked = _conversation(request.messages)
     urls = tuple(part.image_url.url for message in asked for part in _pictures(message))
     if len(urls) > limits.max_pictures:

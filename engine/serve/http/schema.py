@@ -5,9 +5,11 @@ A member that is null counts as absent, one that is unknown is refused, as OpenA
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 MOST_MESSAGES = 1000
+MOST_PARTS = 1000
+"""Of a message."""
 MOST_STOPS = 16
 MOST_TOP_LOGPROBS = 20
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -69,18 +71,30 @@ class ImagePart(Model):
     image_url: ImageUrl
 
 
+TEXT, LIST = "a text", "a list"
+"""Tags of what may be either; they stand in places of errors, and no member is called so."""
+
+
+def _kind(value: Any) -> str:
+    return TEXT if isinstance(value, str) else LIST
+
+
+Text = Annotated[str, Tag(TEXT)]
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Parts = Annotated[list[Part], Field(max_length=MOST_PARTS), Tag(LIST)]
+TextParts = Annotated[list[TextPart], Field(max_length=MOST_PARTS), Tag(LIST)]
+Stops = Annotated[list[str], Field(max_length=MOST_STOPS), Tag(LIST)]
 
 
 class SystemMessage(Model):
     role: Literal["system", "developer"]
-    content: str | list[TextPart]
+    content: Annotated[Text | TextParts, Discriminator(_kind)]
     name: str | None = None
 
 
 class UserMessage(Model):
     role: Literal["user"]
-    content: str | list[Part]
+    content: Annotated[Text | Parts, Discriminator(_kind)]
     name: str | None = None
 
 
@@ -89,7 +103,7 @@ class AssistantMessage(Model):
 
     model_config = ConfigDict(extra="ignore", strict=True)
     role: Literal["assistant"]
-    content: str | list[TextPart] = ""
+    content: Annotated[Text | TextParts, Discriminator(_kind)] = ""
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
@@ -110,7 +124,7 @@ class ChatRequest(Model):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop: Annotated[Text | Stops, Discriminator(_kind)] | None = None
     logprobs: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None

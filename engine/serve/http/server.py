@@ -8,12 +8,14 @@ import time
 from dataclasses import dataclass
 from types import FrameType
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from engine.errors import EngineError, Setting
 from engine.serve.http.app import make_app
 from engine.serve.http.desk import Desk, Served
+from engine.serve.http.errors import Refusal
 from engine.serve.http.guard import Access
 
 LOG = logging.getLogger("engine.serve.http")
@@ -35,21 +37,66 @@ class Life:
 
 
 class PatientProtocol(H11Protocol):
-    """Waits for a client that sends or reads slowly, but not for ever."""
+    """Waits for a client that sends or reads slowly, but not for ever; says what is wrong as the routes do.
+
+    `_timer` runs while some of a request is still to come, `_stalled` while something waits to be sent.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(RECEIVE_SECONDS, transport.abort)
+        # Whatever the system does not take at once pauses writing, also what a closed connection leaves behind.
+        transport.set_write_buffer_limits(high=0)
+        self._timer = self.loop.call_later(RECEIVE_SECONDS, self._is_late)
 
     def data_received(self, data: bytes) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(RECEIVE_SECONDS, self.transport.abort)
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.more_body:
+        self._watch()
+        waits = self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) <= MOST_HEAD
+        if waits and self.flow.read_paused:
+            # Whoever sends the next request before this answer has ended may also leave before that.
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        self._end("_timer")
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._watch()
+
+    def _watch(self) -> None:
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._end("_timer")
+        elif self._timer is None:
+            self._timer = self.loop.call_later(RECEIVE_SECONDS, self._is_late)
+
+    def _is_late(self) -> None:
+        self._timer = None
+        if self.cycle is None and not self.conn.trailing_data[0]:
+            self.transport.abort()
+        else:
+            self._refuse(408, f"the request did not come within {RECEIVE_SECONDS:g} seconds; send it at once")
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, f"the request is no HTTP, or its head has more than {MOST_HEAD:,} bytes; mend the client")
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Is answered as if nothing else had been offered, as HTTP has it."""
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Without the routes, as the last that is said here."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        said = Refusal(status, message, headers={"Connection": "close"}).response()
+        events = (h11.Response(status_code=status, headers=said.raw_headers), h11.Data(data=bytes(said.body)))
+        for event in (*events, h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end("_timer")
@@ -124,7 +171,8 @@ def make_server(served: Served, access: Access, life: Life) -> tuple[Server, Des
         http=PatientProtocol,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        # What strangers send wrong are warnings.
+        log_level="error",
         access_log=life.access_log,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
@@ -132,4 +180,6 @@ def make_server(served: Served, access: Access, life: Life) -> tuple[Server, Des
         server_header=False,
         backlog=BACKLOG,
     )
+    if life.access_log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     return Server(config, desk, life.drain), desk
