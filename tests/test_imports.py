@@ -43,7 +43,8 @@ MAY_IMPORT = {
     "planning": {"base", "families", "plugins", "graphs", "towers", "build", "runtime", "planning"},
     "evaluation": {"base", "families", "runtime", "evaluation"},
     "serve": {"base", "families", "runtime", "serve"},
-    "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "cli"},
+    "batch": {"base", "families", "runtime", "serve", "batch"},
+    "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "batch", "cli"},
 }
 ONLY_IN = {
     "onnxruntime": (
@@ -57,7 +58,7 @@ ONLY_IN = {
         "engine/plugins/tensorrt*.py",
         "engine/tensorrt_library.py",
     ),
-    "mpi4py": ("engine/runtime/tensor_parallel*.py",),
+    "mpi4py": ("engine/runtime/tensor_parallel*.py", "engine/batch/world.py"),
     "tensorrt_rtx_bindings": ("engine/tensorrt_library.py",),
     "onnx": ("engine/build/*", "engine/plugins/*"),
     "onnx_ir": (

@@ -12,6 +12,7 @@ COMMANDS = {
     "build": "build the engine directory of a checkpoint pair",
     "ask": "ask a question about pictures",
     "chat": "ask one question after the other",
+    "batch": "answer a file of questions, on one machine or many",
     "info": "say what an engine directory holds",
     "evaluate": "run a benchmark",
     "calibrate": "choose the exit threshold from a labelled run",

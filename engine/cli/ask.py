@@ -4,7 +4,9 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from engine.cli.command_line import add_running_arguments, printable, read_device, run_command
 from engine.cli.describe import describe, to_json
@@ -59,14 +61,18 @@ def on_ranks(engine: Path, command: Callable[[Ranks | None], None]) -> None:
     if not started_by_mpiexec():
         command(None)
         return
+    import_mpi("engine.runtime.tensor_parallel_rank").with_ranks(engine, command)
+
+
+def import_mpi(module: str) -> ModuleType:
+    """A module of ours that needs MPI, in a process that mpiexec started. Raises EngineError."""
     try:
-        from engine.runtime.tensor_parallel_rank import with_ranks
+        return import_module(module)
     except (ImportError, RuntimeError) as error:  # mpi4py is missing, or the MPI library that it looks for
         reason = str(error).partition("\n")[0]
         raise EngineError(
             f"mpiexec started this, but MPI does not work in this environment ({reason}); pip install 'sgl-engine[mpi]'"
         ) from None
-    with_ranks(engine, command)
 
 
 @dataclass(frozen=True)

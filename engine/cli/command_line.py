@@ -87,11 +87,12 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
-    """The fields of ServingConfig, of a process that answers many questions."""
+def add_serving_arguments(parser: argparse.ArgumentParser, refuses: bool = True) -> None:
+    """The fields of ServingConfig, of a process that answers many questions. refuses: when more come than may wait."""
     add, default = parser.add_argument, "(default: %(default)s)"
     add("--max-running", type=positive, default=ServingConfig.max_running, help=f"questions answered at once {default}")
-    add("--max-waiting", type=int, default=ServingConfig.max_waiting, help=f"questions that may wait {default}")
+    if refuses:
+        add("--max-waiting", type=int, default=ServingConfig.max_waiting, help=f"questions that may wait {default}")
     add("--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what is free)")
     add("--prefill-chunk", type=positive, default=ServingConfig.prefill_chunk, help=f"prompt rows at once {default}")
     add_feature_cache(parser)

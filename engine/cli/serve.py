@@ -69,8 +69,7 @@ def serve(arguments: argparse.Namespace) -> None:
     if not access.is_local() and access.api_key is None:
         print(f"anybody who reaches {access.host} may ask: there is no --api-key-file", file=sys.stderr)
     given = read_options(arguments)
-    if arguments.timeout is not None and not arguments.timeout > 0:
-        raise RequestError(Setting("timeout"), f" {arguments.timeout} is not a number above 0; give seconds")
+    check_timeout(arguments.timeout)
     # Before the models are loaded, which takes time.
     sock = server.listen(arguments.host, arguments.port)
     serving = {name: getattr(arguments, name) for name in vars(ServingConfig())}
@@ -89,6 +88,12 @@ def serve(arguments: argparse.Namespace) -> None:
         print(f"{name} answers at http://{address}:{port}, its page, and /v1 (requests up to {body})", flush=True)
         life = server.Life(arguments.drain, arguments.log_requests)
         server.serve(Served(pipeline, name, limits, int(time.time())), access, life, sock)
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Raises RequestError."""
+    if seconds is not None and not seconds > 0:
+        raise RequestError(Setting("timeout"), f" {seconds} is not a number above 0; give seconds")
 
 
 def read_key(path: Path | None) -> str | None:

@@ -54,7 +54,7 @@ class World(Ranks):
     @classmethod
     def meet(cls, directory: Path, world: MPI.Comm = MPI.COMM_WORLD) -> "World":
         """Wait until all ranks are here."""
-        _forget_segments(world)
+        forget_segments(world)
         return cls(world, RankModel(world, directory), world.allgather(os.getpid()))
 
     def is_leader(self) -> bool:
@@ -132,11 +132,7 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
 
     Raises EngineError when there are more or fewer than the engine was built for, or they do not see each other.
     """
-    if MPI.COMM_WORLD.size not in (sizes := announced_sizes()):
-        raise EngineError(
-            f"mpiexec started {max(sizes)} processes, and mpi4py sees {MPI.COMM_WORLD.size}: they are of different "
-            f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
-        )
+    refuse_other_mpi()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # until they have met: one that left would be waited for
     world = World.meet(directory)
     if not world.is_leader():
@@ -154,7 +150,16 @@ def with_ranks(directory: Path, lead: Callable[[Ranks], None]) -> None:
         world.stop(status)
 
 
-def _forget_segments(world: MPI.Comm) -> None:
+def refuse_other_mpi() -> None:
+    """Raises EngineError when the processes that mpiexec started do not see each other."""
+    if MPI.COMM_WORLD.size not in (sizes := announced_sizes()):
+        raise EngineError(
+            f"mpiexec started {max(sizes)} processes, and mpi4py sees {MPI.COMM_WORLD.size}: they are of different "
+            f"MPIs; use the mpiexec of this Python environment ({sys.prefix}/bin)"
+        )
+
+
+def forget_segments(world: MPI.Comm) -> None:
     """Unlink MPICH's shared memory once every rank has mapped it: a killed rank then leaves nothing in /dev/shm."""
     world.Barrier()
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():

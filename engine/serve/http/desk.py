@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyio import to_thread
-from pydantic import ValidationError
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.errors import Overloaded, QuestionCancelled, QuestionTimedOut
@@ -20,11 +19,12 @@ from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.runtime.scheduler import TIMED_OUT
 from engine.runtime.ticket import Ticket
+from engine.serve.http.chat import read_chat
 from engine.serve.http.errors import DRAINING, Refusal, refusal_of
 from engine.serve.http.guard import InFlight, Receive
 from engine.serve.http.metrics import Metrics
-from engine.serve.http.reader import Asked, Limits, read_request
-from engine.serve.http.schema import LIST, TEXT, ChatRequest
+from engine.serve.http.reader import Asked, Limits
+from engine.serve.http.schema import ChatRequest
 from engine.serve.measures import count_answer, count_failure, set_load
 
 FETCHERS = 4
@@ -34,13 +34,6 @@ MOST_FETCHING = 64
 MOST_VALUES = 1 << 18
 """Of a request; all of them are objects here, and a text of as many commas fits into no prompt."""
 HEALTH_SECONDS = 30.0
-MESSAGES = {
-    "extra_forbidden": "unknown parameter; leave it out",
-    "model_type": "Input should be an object",
-    "model_attributes_type": "Input should be an object",
-    "dict_type": "Input should be an object",
-}
-"""Of kinds of errors, where the library's own speak of Python."""
 GONE = "the client has gone before the question was answered"
 
 
@@ -74,16 +67,10 @@ class Desk:
         if body.count(b",") > MOST_VALUES:
             raise Refusal(400, f"the request has more than {MOST_VALUES:,} values; send fewer")
         try:
-            request = ChatRequest.model_validate(parse_json(body))
+            value = parse_json(body)
         except Unreadable as error:
             raise Refusal(400, f"the request cannot be read as JSON ({error}); send an object") from None
-        except ValidationError as error:
-            raise _invalid(error) from None
-        try:
-            return request, read_request(request, self.served.model, self.served.limits)
-        except ValueError as error:
-            refusal = refusal_of(error)
-            raise Refusal(400 if refusal.status == 422 else refusal.status, str(error), refusal.param) from None
+        return read_chat(value, self.served.model, self.served.limits)
 
     async def ask(self, asked: Asked, receive: Receive) -> Ticket:
         """Raises Refusal and ClientGone."""
@@ -184,25 +171,6 @@ class Desk:
 async def _wait_until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _invalid(error: ValidationError) -> Refusal:
-    """What is wrong first, by the name of its member."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = _place(first["loc"])
-    message = MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return Refusal(400, f"{place}: {message}" if place else message, place or None, first["type"])
-
-
-def _place(parts: tuple[int | str, ...]) -> str:
-    """As OpenAI names it, without the kinds that were tried."""
-    place = ""
-    for before, part in zip(("", *parts), parts, strict=False):
-        if isinstance(part, int):
-            place += f"[{part}]"
-        elif not isinstance(before, int) and part not in (TEXT, LIST):
-            place += f".{part}" if place else part
-    return place
 
 
 def encode(event: object) -> bytes:

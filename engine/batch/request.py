@@ -1,0 +1,101 @@
+"""A line of the questions' file: what is asked, in one of two forms, and what is answered to it.
+
+The short form has the question's own members; a line with `custom_id`, `url` or `body` is of OpenAI's batch files.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.batch.lines import MOST_BYTES, Line
+from engine.batch.short_form import read_short
+from engine.batch.terms import BadLine, Request, Terms, bad_line
+from engine.errors import EngineError, ImageError
+from engine.json_file import Unreadable, parse_json
+from engine.runtime.image_url import SECONDS, fetch
+from engine.runtime.images import ImageSource
+from engine.runtime.images.source import STDIN, read_source
+from engine.runtime.question import Question
+
+MISSING = "{} line {} is of OpenAI's form, whose packages are missing ({}); pip install 'sgl-engine[serve]'"
+OPENAI_MEMBERS = ("custom_id", "url", "body")
+LEAST_SECONDS = 0.001
+"""For a picture whose question has no time left: that ends it with what is wrong."""
+
+
+def read_line(data: bytes, number: int, terms: Terms) -> Request:
+    """Raises BadLine."""
+    value = _parse(data, number)
+    if _is_openai(value):
+        from engine.batch.openai_form import read_openai  # its packages are an extra
+
+        return read_openai(value, number, terms)
+    return read_short(value, number, terms)
+
+
+def with_pictures(request: Request, terms: Terms) -> Question:
+    """The question with its pictures, of which those behind URLs have come, together within the time of one.
+    Raises ImageError."""
+    timeout = request.question.timeout
+    end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
+    images = tuple(_find(text, terms, max(end - time.monotonic(), LEAST_SECONDS)) for text in request.pictures)
+    return replace(request.question, images=images)
+
+
+def look_at(data: bytes, line: Line, terms: Terms) -> Line:
+    """With its picture, as far as that can be seen without a check. Raises EngineError where no line of this form can
+    be read."""
+    try:
+        value = _parse(data, line.place + 1)
+    except BadLine:
+        return line
+    if not _is_openai(value):
+        first = value.get("image") or next(iter(_list(value.get("images"))), None)
+        return line._replace(picture=_key(first))
+    try:
+        import engine.batch.openai_form  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise EngineError(MISSING.format(terms.path, line.place + 1, error.name)) from None
+    body = value.get("body")
+    for message in _list(body.get("messages")) if isinstance(body, dict) else []:
+        for part in _list(message.get("content")) if isinstance(message, dict) else []:
+            picture = part.get("image_url") if isinstance(part, dict) else None
+            if isinstance(picture, dict):
+                return line._replace(picture=_key(picture.get("url")))
+    return line
+
+
+def _parse(data: bytes, number: int) -> dict[str, Any]:
+    if len(data) > MOST_BYTES:
+        raise bad_line(number, f"it has more than {MOST_BYTES:,} bytes; name pictures by their paths")
+    try:
+        value = parse_json(data)
+    except Unreadable as error:
+        raise bad_line(number, f"it cannot be read as JSON ({error}); write an object in one line") from None
+    if not isinstance(value, dict):
+        raise bad_line(number, "it is no object; write one in one line")
+    return value
+
+
+def _is_openai(value: Mapping[str, Any]) -> bool:
+    return any(name in value for name in OPENAI_MEMBERS)
+
+
+def _find(text: str, terms: Terms, seconds: float) -> ImageSource:
+    """Raises ImageError."""
+    if text.lstrip().partition(":")[0].lower() in ("data", "http", "https"):
+        return fetch(text, terms.image_hosts, seconds)
+    if text == STDIN or not text:
+        raise ImageError(f"picture {text!r} is none; give its path, or a URL")
+    source = read_source(text, allow_http=False)
+    return terms.path.parent / source if isinstance(source, Path) else source
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _key(picture: object) -> int | None:
+    return hash(picture) if isinstance(picture, str) else None

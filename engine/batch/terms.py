@@ -1,0 +1,66 @@
+"""What lines are read under, what a line is once it is read, and what one that asks nothing is answered."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.config import ExitConfig
+from engine.options import QuestionConfig
+from engine.runtime.answer import Answer
+from engine.runtime.image_url import NO_HOST, Hosts
+from engine.runtime.pipeline import SglPipeline
+from engine.runtime.question import Question
+
+Reply = dict[str, Any]
+Report = Callable[[Answer, ExitConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What lines are read under. report: an answer in JSON, for the short form."""
+
+    model: str
+    path: Path
+    """Of the questions; pictures' paths are relative to where it lies."""
+    report: Report
+    default: QuestionConfig = field(default_factory=QuestionConfig)
+    """Of lines that say nothing else."""
+    image_hosts: Hosts = NO_HOST
+    """From which http(s) pictures are fetched."""
+    max_pictures: int = 16
+    timeout: float | None = None
+    """Seconds for a question that names no others; None is no end."""
+    started: int = 0
+    """When the run began, in seconds since 1970."""
+
+
+class Request(Protocol):
+    """A line, read."""
+
+    @property
+    def question(self) -> Question:
+        """Without its pictures."""
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Paths and URLs."""
+
+    def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply: ...
+
+    def failed(self, error: Exception) -> Reply: ...
+
+
+class BadLine(Exception):
+    """A line that asks nothing, and what is answered to it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+def bad_line(number: int, message: str, name: object = None) -> BadLine:
+    """number: of the line, from 1. name: the question's, where it has one."""
+    error = {"code": "invalid_line", "message": f"line {number}: {message}", "line": number}
+    custom_id = name if isinstance(name, str) else None
+    return BadLine({"id": f"batch_req_{number}", "custom_id": custom_id, "response": None, "error": error})
