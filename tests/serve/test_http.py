@@ -239,16 +239,17 @@ def test_published_examples(server: HttpServer, urls: list[str], example: str) -
 def test_sigterm_drains(engine_directory: Path) -> None:
     """What is in flight is answered, what comes is refused; the process ends by itself."""
     with process(engine_directory, "--model-name", MODEL, "--timeout", "600") as (server, url):
-        stream = requests.post(f"{url}/v1/chat/completions", json=LONG, stream=True, timeout=SECONDS)
-        lines = stream.iter_lines()
-        assert next(lines).startswith(b"data: ")
+        ask = f"{url}/v1/chat/completions"
+        # So many that the last is not answered before somebody has looked.
+        streams = [requests.post(ask, json=LONG | {"seed": n}, stream=True, timeout=SECONDS) for n in range(24)]
         server.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + SECONDS
         while (said := requests.get(f"{url}/health", timeout=SECONDS)).status_code == 200:
             assert time.monotonic() < deadline
         refused(said, 503, "takes no more")
-        refused(requests.post(f"{url}/v1/chat/completions", json=HI, timeout=SECONDS), 503)
-        assert [line for line in lines if line][-1] == b"data: [DONE]"
+        refused(requests.post(ask, json=HI, timeout=SECONDS), 503)
+        for stream in streams:
+            assert [line for line in stream.iter_lines() if line][-1] == b"data: [DONE]"
         assert server.wait(SECONDS) == 0
 
 
