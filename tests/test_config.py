@@ -31,7 +31,7 @@ def test_values_of_other_libraries_become_plain_ones() -> None:
         score_rows="prompt",  # type: ignore[arg-type]
         score_layers=1,
     )
-    assert guidance == GuidanceConfig(True, GuidanceSource.FASTV, 0.5, 3, None, ScoreRows.PROMPT, 1.0)
+    assert guidance == GuidanceConfig(True, GuidanceSource.FASTV, 0.5, 3, score_rows=ScoreRows.PROMPT, score_layers=1.0)
     assert guidance.enabled is True and guidance.source is GuidanceSource.FASTV
     assert type(guidance.prune_layer) is int and type(guidance.retention_ratio) is type(guidance.score_layers) is float
     assert guidance.num_kept(7) == 3

@@ -61,7 +61,8 @@ def test_damage_names_file_component_and_remedy(engine: Path, damage: Any, reaso
         verify(engine, manifest)
     assert "rebuild with sgl build" in str(raised.value)
     assert "only that component is rebuilt" in str(raised.value)
-    options = "--precision int8 --max-tokens 513 --max-batch 3 --max-tiles 3 --prune-layers 1,2"
+    options = "--precision int8 --max-tokens 513 --max-batch 3 --max-tiles 3"
+    options += " --min-pixels 784 --max-pixels 7840 --prune-layers 1,2"
     assert f"--out {engine} {options} (only" in str(raised.value)
     verify(engine, manifest, components=["large/tokenizer", "large/language/rank0"])
 

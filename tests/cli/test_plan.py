@@ -125,8 +125,8 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
     [
         (("--small", "1B", "--large", "1B", "--tp", "4"), "InternVL2-1B: num_heads 14 does not divide"),
         (
-            ("--small", "3B", "--large", "1B"),
-            "3B is no checkpoint directory and no published size; known: InternVL2-1B",
+            ("--small", "InternVL2-3B", "--large", "InternVL2-1B"),
+            "InternVL2-3B is no checkpoint directory and no published size; known: InternVL2-1B",
         ),
         (
             ("--small", "1B", "--large", "1B", "--precision", "fp32"),

@@ -4,6 +4,7 @@ import resource
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from engine.build.engines import language_engine, vision_engine
@@ -88,7 +89,8 @@ class PlanBuild:
         )
         seconds = time.monotonic() - started
         reports = [read_json(path, LayerReport) for path in self.out.glob(f"*{REPORT_SUFFIX}")]
-        phases = zip(*(report.scratch_bytes for report in reports), strict=True)
+        # The scoring plan has one phase.
+        phases = zip_longest(*(report.scratch_bytes for report in reports), fillvalue=0)
         plans = list(self.out.glob(f"*{config.target.traits.suffix}"))
         plan_bytes = sum(plan.stat().st_size for plan in plans)
         for plan in plans:
