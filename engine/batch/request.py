@@ -3,7 +3,6 @@
 The short form has the question's own members; a line with `custom_id`, `url` or `body` is of OpenAI's batch files.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,13 @@ from engine.batch.short_form import read_short
 from engine.batch.terms import BadLine, Request, Terms, bad_line
 from engine.errors import EngineError, ImageError
 from engine.json_file import Unreadable, parse_json
-from engine.runtime.image_url import SECONDS, fetch
+from engine.runtime.image_url import fetch, find_all
 from engine.runtime.images import ImageSource
 from engine.runtime.images.source import STDIN, read_source
 from engine.runtime.question import Question
 
 MISSING = "{} line {} is of OpenAI's form, whose packages are missing ({}); pip install 'sgl-engine[serve]'"
 OPENAI_MEMBERS = ("custom_id", "url", "body")
-LEAST_SECONDS = 0.001
-"""For a picture whose question has no time left: that ends it with what is wrong."""
 
 
 def read_line(data: bytes, number: int, terms: Terms) -> Request:
@@ -38,10 +35,9 @@ def read_line(data: bytes, number: int, terms: Terms) -> Request:
 def with_pictures(request: Request, terms: Terms) -> Question:
     """The question with its pictures, of which those behind URLs have come, together within the time of one.
     Raises ImageError."""
-    timeout = request.question.timeout
-    end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
-    images = tuple(_find(text, terms, max(end - time.monotonic(), LEAST_SECONDS)) for text in request.pictures)
-    return replace(request.question, images=images)
+    question = request.question
+    images = find_all(request.pictures, lambda text, seconds: _find(text, terms, seconds), question.timeout)
+    return replace(question, images=tuple(images))
 
 
 def look_at(data: bytes, line: Line, terms: Terms) -> Line:

@@ -7,10 +7,11 @@ import io
 import re
 import socket
 import ssl
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import engine
@@ -28,12 +29,16 @@ MAX_URL = 8192
 """Characters of any other."""
 
 MAX_REDIRECTS = 3
+Found = TypeVar("Found")
 Hosts = Collection[str] | None
 EVERY_HOST: Hosts = None
 """With a public address."""
 NO_HOST: Hosts = ()
 SECONDS = 10.0
 """For all of it: looking the host up, connecting, redirections, and the content."""
+
+LEAST_SECONDS = 0.001
+"""For a picture whose question has no time left: that ends it with what is wrong."""
 
 PORTS = {"http": 80, "https": 443}
 REDIRECTIONS = (301, 302, 303, 307, 308)
@@ -45,6 +50,13 @@ UNCHANGED = "%!#$&'()*+,/:;=?@[]~"
 
 class _Refused(Exception):
     """Why a URL is, as the sentence that its name begins."""
+
+
+def find_all(places: Sequence[str], find: Callable[[str, float], Found], timeout: float | None) -> list[Found]:
+    """What `find` gives for each place within the seconds that it is told: all of them together have the time of one,
+    and no more than `timeout`, what is left of their question's. Raises what it raises."""
+    end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
+    return [find(place, max(end - time.monotonic(), LEAST_SECONDS)) for place in places]
 
 
 def fetch(url: str, hosts: Hosts, seconds: float = SECONDS) -> bytes:

@@ -1,6 +1,5 @@
 """A chat request as a question with its settings."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,14 +8,12 @@ from engine.bounds import shown
 from engine.errors import RequestError
 from engine.families import Turn
 from engine.options import QuestionConfig, all_over, read_given, refuse_unread
-from engine.runtime.image_url import NO_HOST, SECONDS, Hosts, fetch
+from engine.runtime.image_url import NO_HOST, Hosts, fetch, find_all
 from engine.runtime.question import Question
 from engine.serve.http.schema import AssistantMessage, ChatRequest, Part, SystemMessage, TextPart, UserMessage
 
 MARK = "<image>"
 RETURNS = ("return_importance", "return_kept")
-LEAST_SECONDS = 0.001
-"""For a picture whose question has no time left: that ends it with what is wrong."""
 
 
 class ModelNotFound(RequestError):
@@ -53,13 +50,9 @@ class Asked:
 
     def fetched(self) -> Question:
         """With its pictures, together within the time of one. Raises ImageError."""
-        timeout = self.question.timeout
-        end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
-        # One that is shown twice comes once.
-        found = {
-            url: fetch(url, self.image_hosts, max(end - time.monotonic(), LEAST_SECONDS))
-            for url in dict.fromkeys(self.urls)
-        }
+        urls = list(dict.fromkeys(self.urls))  # one that is shown twice comes once
+        pictures = find_all(urls, lambda url, seconds: fetch(url, self.image_hosts, seconds), self.question.timeout)
+        found = dict(zip(urls, pictures, strict=True))
         return replace(self.question, images=tuple(found[url] for url in self.urls))
 
 

@@ -1,7 +1,6 @@
 """A request's tensors as a question with its settings."""
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
 from engine.options import OPTIONS, Given, Option, QuestionConfig, all_over, refuse_unread
-from engine.runtime.image_url import EVERY_HOST, NO_HOST, SECONDS, fetch
+from engine.runtime.image_url import EVERY_HOST, NO_HOST, fetch, find_all
 from engine.runtime.images import ImageSource
 from engine.runtime.question import Question
 from engine.serve.triton.serve_config import ServeConfig, check_timeout
@@ -30,8 +29,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
     "UINT64": np.dtype(np.uint64),
 }
-LEAST_SECONDS = 0.001
-"""For a picture whose question has no time left: that ends it with what is wrong."""
 SAMPLING = {option.name for option in OPTIONS if option.config is SamplingConfig}
 DECLARED = {tensor.name: tensor for tensor in INPUTS}
 
@@ -59,9 +56,8 @@ class Inquiry:
     def question(self, timeout: float | None) -> Question:
         """With all its pictures, which are fetched, together within the time of one. timeout: what is left of its own.
         Raises ImageError."""
-        end = time.monotonic() + (SECONDS if timeout is None else min(SECONDS, timeout))
         hosts = EVERY_HOST if self.allow_http else NO_HOST
-        fetched = [fetch(url, hosts, max(end - time.monotonic(), LEAST_SECONDS)) for url in self.urls]
+        fetched = find_all(self.urls, lambda url, seconds: fetch(url, hosts, seconds), timeout)
         images = (*self.images, *fetched)
         return Question(images, self.text, history=self.history, timeout=timeout, **vars(self.config))
 
