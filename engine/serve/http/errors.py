@@ -5,16 +5,10 @@ from types import MappingProxyType
 
 from fastapi.responses import JSONResponse
 
-from engine.errors import (
-    EngineError,
-    ImageError,
-    Overloaded,
-    QuestionCancelled,
-    QuestionTimedOut,
-    RequestError,
-)
+from engine.errors import EngineError
 from engine.runtime.words import short
 from engine.serve.http.reader import ModelNotFound
+from engine.serve.measures import Failure
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 LONGEST = 1000
@@ -22,6 +16,13 @@ LONGEST = 1000
 RETRY_SECONDS = 1
 """After which a question that was refused may be asked again."""
 DRAINING = "the server answers its last questions and takes no more; ask another server"
+STATUSES = {
+    Failure.REQUEST: 422,
+    Failure.OVERLOADED: 429,
+    Failure.CANCELLED: 503,
+    Failure.TIMED_OUT: 504,
+    Failure.MODEL: 500,
+}
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -73,14 +74,5 @@ def refusal_of(error: Exception) -> Refusal:
         return error
     if isinstance(error, ModelNotFound):
         return Refusal(404, str(error), "model", "model_not_found")
-    statuses: tuple[tuple[type[EngineError], int], ...] = (
-        (RequestError, 422),
-        (ImageError, 422),
-        (Overloaded, 429),
-        (QuestionTimedOut, 504),
-        (QuestionCancelled, 503),
-    )
-    status = next((status for kind, status in statuses if isinstance(error, kind)), 500)
-    if isinstance(error, EngineError):
-        return Refusal(status, str(error))
-    return Refusal(500, f"the server failed ({error!r}); see its log")
+    said = str(error) if isinstance(error, EngineError) else f"the server failed ({error!r}); see its log"
+    return Refusal(STATUSES[Failure.of(error)], said)

@@ -19,8 +19,6 @@ MOST_BODY = 64_000_000
 """Bytes of a request."""
 CLIENT_BODIES, ALL_BODIES = 4, 16
 """Of the largest size, as many bytes may be in flight for one client, and for all."""
-KEY_BITS = 128
-"""That a key should be drawn from; it is compared in constant time."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ MOST_MESSAGES = 1000
 MOST_PARTS = 1000
 """Of a message."""
 MOST_STOPS = 16
-MOST_TOP_LOGPROBS = 20
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0,),
