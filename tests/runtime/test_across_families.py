@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from PIL import Image
 
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.runtime.guidance import SCALE_STEP, keep_rows, resample
-from engine.runtime.model import Seen, VisionLanguageModel
+from engine.runtime.model import Seen
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Pruning
+from engine.runtime.prompt import Pruning
 from engine.runtime.question import Question
-from engine.runtime.vision import pack
 from tests import saved_internvl, saved_llava_onevision, saved_qwen2_vl
 from tests.eager import Saved, importance, pruned_answer
+from tests.whole import QUESTION, noise, read
 
-QUESTION = "How many red squares are there?"
 NEW_TOKENS = 6
 RATIO = 0.3
 FAMILIES: dict[str, Callable[[Path, int], Any]] = {
@@ -33,11 +31,6 @@ FAMILIES: dict[str, Callable[[Path, int], Any]] = {
     "llava_onevision": lambda directory, seed: saved_llava_onevision.save(directory, max_tiles=3, seed=seed),
 }
 PICTURES = {"one": [(85, 40)], "a small one": [(28, 28)], "two": [(60, 20), (33, 70)]}
-
-
-def noise(width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +51,6 @@ def pair(
     out = tmp_path_factory.mktemp("built") / "engine"
     build_pair(BuildConfig(small.directory, large.directory, out, max_tokens=512, max_batch=2, prune_layers=(2,)))
     return SglPipeline.load(out, threads=1), small, large
-
-
-def read(model: VisionLanguageModel, images: list[Image.Image]) -> tuple[Seen, PromptTokens]:
-    seen = model.look(images, QUESTION, NEW_TOKENS)
-    features = [pack(model.vision.encode(part.pixels), part.packing) for part in seen.pieces]
-    return seen, seen.prompt(features, model.config.vision.output_size)
 
 
 def scales(boxes: np.ndarray) -> Iterator[np.ndarray]:
@@ -113,8 +100,8 @@ def test_the_large_model_keeps_what_the_small_one_looked_at(
         SamplingConfig(max_new_tokens=NEW_TOKENS),
     )
     (answer,) = pipeline.answer_batch([question])
-    known, guiding = read(pipeline.small, images)
-    wanted, guided = read(pipeline.large, images)
+    known, guiding = read(pipeline.small, images, NEW_TOKENS)
+    wanted, guided = read(pipeline.large, images, NEW_TOKENS)
     everything = Pruning(0, np.arange(len(guiding.ids)))
     said = pruned_answer(small, guiding, everything, NEW_TOKENS)
     end = pipeline.small.tokenizer.token_id("<|im_end|>")
@@ -140,7 +127,7 @@ def test_an_even_look_prefers_no_token(pair: tuple[SglPipeline, Saved, Saved], s
     """Of those of one scale, each receives by as much as lies in its picture; beside it, nobody looked."""
     pipeline, *_ = pair
     known, wanted = (
-        read(model, [noise(*size) for size in sizes])[0].grid for model in (pipeline.small, pipeline.large)
+        read(model, [noise(*size) for size in sizes], NEW_TOKENS)[0].grid for model in (pipeline.small, pipeline.large)
     )
     area = np.prod(known.boxes[:, 2:].astype(np.float64) - known.boxes[:, :2], axis=1)
     spread = resample(area.astype(np.float32), known.boxes, wanted.boxes, known.images, wanted.images)

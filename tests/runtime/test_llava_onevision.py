@@ -6,25 +6,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
 from safetensors import safe_open
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig, ScoreRows
+from engine.config import BuildConfig, GuidanceConfig, GuidanceSource, ScoreRows
 from engine.families.llava_onevision.prompt import ONE_LINE
-from engine.runtime.guidance import keep_rows, score_rows
-from engine.runtime.model import Seen, VisionLanguageModel
+from engine.runtime.guidance import score_rows
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Pruning
-from engine.runtime.question import Question
-from engine.runtime.vision import pack
-from tests.eager import agreement, importance, pruned_answer
 from tests.prefilled import Prefilled
 from tests.saved_llava_onevision import GRID, Saved, save
 from tests.tolerance import TOLERANCE
+from tests.whole import NEW_TOKENS, QUESTION, ask, check_answers, check_cascade, noise, read
 
-QUESTION = "How many red squares are there?"
-NEW_TOKENS = 20
 WIDTH = 48
 CASES: dict[str, dict[str, Any]] = {
     "older names": {},
@@ -33,11 +26,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 SIZES = [(60, 20), (20, 60), (90, 90), (1, 1), (300, 3), (85, 71), (31, 30), (28, 2800)]
 """Width and height."""
-
-
-def noise(width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -51,12 +39,6 @@ def built(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> SglPipeline
     pair = BuildConfig(saved.directory, saved.directory, out, max_tokens=512, max_batch=4, prune_layers=(2,))
     build_pair(pair)
     return SglPipeline.load(out, threads=1)
-
-
-def read(model: VisionLanguageModel, images: list[Image.Image]) -> tuple[Seen, PromptTokens]:
-    seen = model.look(images, QUESTION, NEW_TOKENS)
-    features = [pack(model.vision.encode(part.pixels), part.packing) for part in seen.pieces]
-    return seen, seen.prompt(features, WIDTH)
 
 
 def test_names_are_what_the_case_says(saved: Saved, request: pytest.FixtureRequest) -> None:
@@ -101,62 +83,22 @@ def test_ends_of_lines_have_no_place(saved: Saved, built: SglPipeline, sizes: li
     assert scored[0] == prompt.feature_rows()[-1] + 1
 
 
-def generate(saved: Saved, images: list[Image.Image]) -> tuple[list[int], np.ndarray]:
-    """Greedy tokens and their probabilities."""
-    generated = saved.model.generate(
-        **saved.inputs(images, QUESTION),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        eos_token_id=saved.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=0,
-        output_scores=True,
-        return_dict_in_generate=True,
-    )
-    probabilities = [scores[0].softmax(-1).max().item() for scores in generated.scores]
-    return generated.sequences[0, -len(probabilities) :].tolist(), np.array(probabilities)
+@pytest.fixture(scope="module")
+def ends(saved: Saved) -> list[int]:
+    """Tokens that end an answer."""
+    return [saved.processor.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>",)]
 
 
-def ask(images: list[Image.Image], **settings: Any) -> Question:
-    plain = {"guidance": GuidanceConfig(enabled=False), "exit": ExitConfig(enabled=False)}
-    return Question(tuple(images), QUESTION, **(plain | settings), sampling=SamplingConfig(max_new_tokens=NEW_TOKENS))
-
-
-@torch.no_grad()
-def test_answers_are_those_of_generate_alone_and_together(saved: Saved, built: SglPipeline) -> None:
-    pictures = [[noise(60, 20)], [noise(20, 60), noise(90, 41)], [], [noise(85, 71)]]
-    expected = [generate(saved, images) for images in pictures]
-    together = built.answer_batch([ask(images) for images in pictures])
-    for images, answer, (tokens, probabilities) in zip(pictures, together, expected, strict=True):
-        assert list(answer.token_ids) == tokens
-        assert_allclose(answer.probabilities, probabilities, **TOLERANCE["fp32"])
-        (alone,) = built.answer_batch([ask(images)])
-        assert (alone.token_ids, alone.probabilities) == (answer.token_ids, answer.probabilities)
+def test_answers_are_those_of_generate_alone_and_together(saved: Saved, built: SglPipeline, ends: list[int]) -> None:
+    check_answers(saved, built, [[noise(60, 20)], [noise(20, 60), noise(90, 41)], [], [noise(85, 71)]], ends)
 
 
 @pytest.mark.parametrize("sizes", [[(85, 71)], [(20, 60), (90, 41)]], ids=str)
-def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, sizes: list[tuple[int, int]]) -> None:
-    """Importance, the consistency pass and the pruned answer, from full attention matrices and without caches."""
-    images = [noise(*size) for size in sizes]
-    guidance = GuidanceConfig(retention_ratio=0.3, prune_layer=2)
-    exit = ExitConfig(exit_threshold=2.0, consistency_retention=0.25)
-    (answer,) = built.answer_batch([ask(images, guidance=guidance, exit=exit)])
-    tokens, _ = generate(saved, images)
-    _, prompt = read(built.small, images)
-    expected = importance(saved, images, QUESTION, prompt, tokens)
+def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, ends: list[int], sizes: list[tuple[int, int]]) -> None:
+    answer, prompt, rows = check_cascade(saved, built, [noise(*size) for size in sizes], ends)
     assert answer.importance is not None
-    assert_allclose(answer.importance, expected, rtol=1e-4)
-    assert answer.visual_tokens == len(expected) < len(prompt.features)
-
-    order, length = np.argsort(-expected, kind="stable"), len(prompt.ids)
-    few = keep_rows(prompt.visual_positions, np.sort(order[: int(len(order) * 0.25)]), length)
-    assert answer.decision is not None
-    assert answer.decision.consistency == pytest.approx(agreement(saved, prompt, tokens, few), rel=1e-3)
-
-    kept = np.sort(order[: int(len(order) * 0.3)])
-    assert_array_equal(answer.kept, kept)
-    rows = keep_rows(prompt.visual_positions, kept, length)
+    assert answer.visual_tokens == len(answer.importance) < len(prompt.features)
     assert set(prompt.feature_rows()) - set(prompt.visual_positions) <= set(rows), "ends of lines stay"
-    assert list(answer.token_ids) == pruned_answer(saved, prompt, Pruning(2, rows), len(answer.token_ids))
 
 
 def test_merging_leaves_the_ends_of_lines(built: SglPipeline) -> None:

@@ -1,7 +1,6 @@
 """Qwen2-VL and Qwen2.5-VL as transformers saved them: built whole and asked, against its processor and eager model."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,20 +10,14 @@ from PIL import Image
 from safetensors import safe_open
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig, ScoreRows
-from engine.runtime.guidance import keep_rows, score_rows
-from engine.runtime.model import Seen, VisionLanguageModel
+from engine.config import BuildConfig, ScoreRows
+from engine.runtime.guidance import score_rows
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.prompt import PromptTokens, Pruning
-from engine.runtime.question import Question
-from tests.eager import agreement, importance, pruned_answer
 from tests.prefilled import Prefilled
 from tests.saved_qwen2_vl import MAX_PIXELS, SIDE, Saved, save
 from tests.tolerance import TOLERANCE
+from tests.whole import NEW_TOKENS, QUESTION, check_answers, check_cascade, noise, read
 
-QUESTION = "How many red squares are there?"
-NEW_TOKENS = 20
-WIDTH = 48
 CASES = {
     "published names": {},
     "tied": {"is_tied": True},
@@ -34,11 +27,6 @@ CASES = {
 }
 SIZES = [(1, 1), (SIDE, 100 * SIDE), (60, 20), (20, 60), (64, 64), (300, 11), (12, 12)]
 """Width and height."""
-
-
-def noise(width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -52,11 +40,6 @@ def built(saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> SglPipeline
     pair = BuildConfig(saved.directory, saved.directory, out, max_tokens=512, max_batch=4, prune_layers=(2,))
     build_pair(pair)
     return SglPipeline.load(out, threads=1)
-
-
-def read(model: VisionLanguageModel, images: list[Image.Image]) -> tuple[Seen, PromptTokens]:
-    seen = model.look(images, QUESTION, NEW_TOKENS)
-    return seen, seen.prompt([model.vision.encode(part.pixels) for part in seen.pieces], WIDTH)
 
 
 def test_names_are_what_the_case_says(saved: Saved, request: pytest.FixtureRequest) -> None:
@@ -88,60 +71,19 @@ def test_prompt_pixels_features_and_logits(saved: Saved, built: SglPipeline, siz
     assert_allclose(one.logits, saved.model(**inputs).logits[0, -1].numpy(), **TOLERANCE["fp32"])
 
 
-def generate(saved: Saved, images: list[Image.Image]) -> tuple[list[int], np.ndarray]:
-    """Greedy tokens and their probabilities."""
-    generated = saved.model.generate(
-        **saved.inputs(images, QUESTION),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        eos_token_id=[saved.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")],
-        pad_token_id=0,
-        output_scores=True,
-        return_dict_in_generate=True,
-    )
-    probabilities = [scores[0].softmax(-1).max().item() for scores in generated.scores]
-    return generated.sequences[0, -len(probabilities) :].tolist(), np.array(probabilities)
+@pytest.fixture(scope="module")
+def ends(saved: Saved) -> list[int]:
+    """Tokens that end an answer."""
+    return [saved.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
 
 
-def ask(images: list[Image.Image], **settings: Any) -> Question:
-    plain = {"guidance": GuidanceConfig(enabled=False), "exit": ExitConfig(enabled=False)}
-    return Question(tuple(images), QUESTION, **(plain | settings), sampling=SamplingConfig(max_new_tokens=NEW_TOKENS))
-
-
-@torch.no_grad()
-def test_answers_are_those_of_generate_alone_and_together(saved: Saved, built: SglPipeline) -> None:
-    pictures = [[noise(60, 20)], [noise(20, 60), noise(90, 41)], [], [noise(33, 70)]]
-    expected = [generate(saved, images) for images in pictures]
-    together = built.answer_batch([ask(images) for images in pictures])
-    for images, answer, (tokens, probabilities) in zip(pictures, together, expected, strict=True):
-        assert list(answer.token_ids) == tokens
-        assert_allclose(answer.probabilities, probabilities, **TOLERANCE["fp32"])
-        (alone,) = built.answer_batch([ask(images)])
-        assert (alone.token_ids, alone.probabilities) == (answer.token_ids, answer.probabilities)
+def test_answers_are_those_of_generate_alone_and_together(saved: Saved, built: SglPipeline, ends: list[int]) -> None:
+    check_answers(saved, built, [[noise(60, 20)], [noise(20, 60), noise(90, 41)], [], [noise(33, 70)]], ends)
 
 
 @pytest.mark.parametrize("sizes", [[(60, 20)], [(20, 60), (90, 41)]], ids=str)
-def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, sizes: list[tuple[int, int]]) -> None:
-    """Importance, the consistency pass and the pruned answer, from full attention matrices and without caches."""
-    images = [noise(*size) for size in sizes]
-    guidance = GuidanceConfig(retention_ratio=0.3, prune_layer=2)
-    exit = ExitConfig(exit_threshold=2.0, consistency_retention=0.25)
-    (answer,) = built.answer_batch([ask(images, guidance=guidance, exit=exit)])
-    tokens, _ = generate(saved, images)
-    _, prompt = read(built.small, images)
-    expected = importance(saved, images, QUESTION, prompt, tokens)
-    assert answer.importance is not None
-    assert_allclose(answer.importance, expected, rtol=1e-4)
-
-    order, length = np.argsort(-expected, kind="stable"), len(prompt.ids)
-    few = keep_rows(prompt.visual_positions, np.sort(order[: int(len(order) * 0.25)]), length)
-    assert answer.decision is not None
-    assert answer.decision.consistency == pytest.approx(agreement(saved, prompt, tokens, few), rel=1e-3)
-
-    kept = np.sort(order[: int(len(order) * 0.3)])
-    assert_array_equal(answer.kept, kept)
-    pruning = Pruning(2, keep_rows(prompt.visual_positions, kept, length))
-    assert list(answer.token_ids) == pruned_answer(saved, prompt, pruning, len(answer.token_ids))
+def test_the_cascade_is_sgl(saved: Saved, built: SglPipeline, ends: list[int], sizes: list[tuple[int, int]]) -> None:
+    check_cascade(saved, built, [noise(*size) for size in sizes], ends)
 
 
 def test_scored_rows_are_text_behind_the_pictures(saved: Saved, built: SglPipeline) -> None:
