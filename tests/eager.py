@@ -72,3 +72,16 @@ def pruned_answer(saved: Saved, prompt: PromptTokens, pruning: Pruning, length: 
     while len(said) < length:
         said.append(int(pruned_logits(saved, prompt, np.array(said, np.int64), pruning).argmax()))
     return said
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Weights that keep activations near 1 and attention neither flat nor one-hot."""
+    for name, parameter in model.named_parameters():
+        values = torch.randn_like(parameter)
+        if name.endswith(".bias"):
+            values *= 0.1
+        elif parameter.dim() == 1:
+            values = 1 + values * 0.1
+        elif "embed" not in name or "patch" in name:
+            values /= parameter[0].numel() ** 0.5
+        parameter.data = values

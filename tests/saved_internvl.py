@@ -11,6 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 
+from tests.eager import randomise
 from tools.random_checkpoint import VOCAB_SIZE, write_tokenizer
 
 CHAT_TEMPLATE = (
@@ -101,15 +102,7 @@ def save(directory: Path, text: str, vision: dict[str, Any] = VISION, older_name
         attn_implementation="eager",
     )
     model = InternVLForConditionalGeneration(config).float().eval()
-    for name, parameter in model.named_parameters():
-        values = torch.randn_like(parameter)
-        if name.endswith(".bias"):
-            values *= 0.1
-        elif parameter.dim() == 1:
-            values = 1 + values * 0.1
-        elif "embed" not in name or "patch" in name:
-            values /= parameter[0].numel() ** 0.5
-        parameter.data = values
+    randomise(model)
     model.tie_weights()
     model.save_pretrained(directory, save_original_format=older_names)
     image_processor = GotOcr2ImageProcessorPil(

@@ -17,7 +17,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
 from engine.families.llava_onevision.prompt import CHAT_TEMPLATES, DEFAULT
-from tests.saved_qwen2_vl import randomise
+from tests.eager import randomise
 from tools.random_checkpoint import VOCAB_SIZE, write_tokenizer
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from tests.eager import randomise
 from tools.random_checkpoint import VOCAB_SIZE, write_tokenizer
 
 SPECIAL_TOKENS = (
@@ -134,16 +135,3 @@ def save(
     processor = Qwen2VLImageProcessorPil(patch_size=PATCH, merge_size=MERGED, **limits)
     processor.save_pretrained(directory)
     return Saved(directory, model, processor, tokenizer)
-
-
-def randomise(model: torch.nn.Module) -> None:
-    """Weights that keep activations near 1 and attention neither flat nor one-hot."""
-    for name, parameter in model.named_parameters():
-        values = torch.randn_like(parameter)
-        if name.endswith(".bias"):
-            values *= 0.1
-        elif parameter.dim() == 1:
-            values = 1 + values * 0.1
-        elif "embed" not in name or "patch" in name:
-            values /= parameter[0].numel() ** 0.5
-        parameter.data = values

@@ -1,6 +1,7 @@
 """A checkpoint that transformers saved, built whole and asked: what holds of every family, against its eager model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.build.builder import build_pair
+from engine.config import BuildConfig, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.runtime.answer import Answer
 from engine.runtime.guidance import keep_rows
 from engine.runtime.model import Seen, VisionLanguageModel
@@ -17,6 +19,7 @@ from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning
 from engine.runtime.question import Question
 from engine.runtime.vision import pack
+from engine.target import Precision
 from tests.eager import Saved, agreement, importance, pruned_answer
 from tests.tolerance import TOLERANCE
 
@@ -94,3 +97,23 @@ def check_cascade(
     rows = keep_rows(prompt.visual_positions, kept, length)
     assert list(answer.token_ids) == pruned_answer(saved, prompt, Pruning(2, rows), len(answer.token_ids))
     return answer, prompt, rows
+
+
+def check_int8(checkpoint: Path, out: Path) -> None:
+    """Features are close to float32's, and answers the same alone and together."""
+    images = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)) for seed in range(3)]
+    features = {}
+    for precision in (Precision.FP32, Precision.INT8):
+        pair = BuildConfig(
+            checkpoint, checkpoint, out / precision, precision=precision, max_tokens=256, prune_layers=(2,)
+        )
+        build_pair(pair)
+        pipeline = SglPipeline.load(out / precision, threads=1)
+        pieces = [pipeline.large.look([image], "?", 4).pieces[0] for image in images]
+        features[precision] = [pipeline.large.vision.encode(part.pixels) for part in pieces]
+    for exact, quantized in zip(*features.values(), strict=True):
+        cosine = (exact * quantized).sum() / np.linalg.norm(exact) / np.linalg.norm(quantized)
+        assert 0.995 < cosine < 1
+    together = pipeline.answer_batch([Question((image,), "What is there?") for image in images])
+    for image, answer in zip(images, together, strict=True):
+        assert pipeline.answer(image, "What is there?").probabilities == answer.probabilities

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from PIL import Image
 
 from engine.bindings import (
     PATCH_COS,
@@ -18,19 +17,16 @@ from engine.bindings import (
     WINDOW_PATCH,
     WINDOW_PLACE,
 )
-from engine.build.builder import build_pair
 from engine.build.vision import vision_graph
 from engine.build.weights import parameters
-from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.model_config import Norm, QwenVitConfig
-from engine.runtime.pipeline import SglPipeline
-from engine.runtime.question import Question
 from engine.target import Precision
 from engine.towers.qwen2_vit import cut_patches, host_inputs, patch_places, window_inputs
 from tests.builder.plans import compile_vision, num_fused, users
 from tests.families.fixtures import read_published
 from tests.saved_qwen2_vl import save
+from tests.whole import check_int8
 
 LIMITS = Limits(max_tokens=64, max_batch=1, max_tiles=1, max_picture_tokens=64)
 TINY = QwenVitConfig(
@@ -120,17 +116,4 @@ def test_a_plan_fuses_its_attention(precision: Precision, tmp_path: Path) -> Non
 def test_int8_engines_answer_alone_as_together(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoint"
     save(directory)
-    features = {}
-    images = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)) for seed in range(3)]
-    for precision in (Precision.FP32, Precision.INT8):
-        out = tmp_path / precision
-        build_pair(BuildConfig(directory, directory, out, precision=precision, max_tokens=256, prune_layers=(2,)))
-        pipeline = SglPipeline.load(out, threads=1)
-        pieces = [pipeline.large.look([image], "?", 4).pieces[0] for image in images]
-        features[precision] = [pipeline.large.vision.encode(part.pixels) for part in pieces]
-    for exact, quantized in zip(*features.values(), strict=True):
-        cosine = (exact * quantized).sum() / np.linalg.norm(exact) / np.linalg.norm(quantized)
-        assert 0.995 < cosine < 1
-    together = pipeline.answer_batch([Question((image,), "What is there?") for image in images])
-    for image, answer in zip(images, together, strict=True):
-        assert pipeline.answer(image, "What is there?").probabilities == answer.probabilities
+    check_int8(directory, tmp_path)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,10 +11,10 @@ from engine.config import BuildConfig
 from engine.dims import Limits
 from engine.model_config import AnyResolutionConfig, SiglipConfig
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.question import Question
 from engine.target import Precision
 from tests.builder.plans import compile_vision, num_fused
 from tests.saved_llava_onevision import save
+from tests.whole import check_int8
 
 LIMITS = Limits(max_tokens=64, max_batch=1, max_tiles=7, planned=True)
 TINY = SiglipConfig(
@@ -41,20 +40,7 @@ def test_a_plan_fuses_its_attention(config: SiglipConfig, precision: Precision, 
 def test_int8_engines_answer_alone_as_together(tmp_path: Path) -> None:
     directory = tmp_path / "checkpoint"
     save(directory)
-    images = [Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)) for seed in range(3)]
-    features = {}
-    for precision in (Precision.FP32, Precision.INT8):
-        out = tmp_path / precision
-        build_pair(BuildConfig(directory, directory, out, precision=precision, max_tokens=256, prune_layers=(2,)))
-        pipeline = SglPipeline.load(out, threads=1)
-        pieces = [pipeline.large.look([image], "?", 4).pieces[0] for image in images]
-        features[precision] = [pipeline.large.vision.encode(part.pixels) for part in pieces]
-    for exact, quantized in zip(*features.values(), strict=True):
-        cosine = (exact * quantized).sum() / np.linalg.norm(exact) / np.linalg.norm(quantized)
-        assert 0.995 < cosine < 1
-    together = pipeline.answer_batch([Question((image,), "What is there?") for image in images])
-    for image, answer in zip(images, together, strict=True):
-        assert pipeline.answer(image, "What is there?").probabilities == answer.probabilities
+    check_int8(directory, tmp_path)
 
 
 def test_most_tiles_of_a_build(tmp_path: Path) -> None:
