@@ -280,6 +280,8 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
     draft: Draft = Draft.SMALL
+    speculate: Choices = 0
+    """Tokens that the small model drafts at once, time and again, from what the large one has said."""
 
     def __post_init__(self) -> None:
         _check_request(self)

@@ -190,7 +190,7 @@ def _no_limits(config: QuestionConfig) -> str | None:
 
 
 def _no_small_model(config: QuestionConfig) -> str | None:
-    asked = config.exit.enabled or config.guided_by(GuidanceSource.SMALL)
+    asked = config.exit.enabled or config.guided_by(GuidanceSource.SMALL) or config.sampling.speculate
     return None if asked else "is of the small model, which is not asked"
 
 
@@ -307,6 +307,11 @@ OPTIONS = (
         "draft",
         "what the large model checks before it answers: what the small one said, or nothing",
         unread=_no_small_model,
+    ),
+    Option(
+        SamplingConfig,
+        "speculate",
+        "tokens that the small model drafts at once where the large one has said something else; 0 is none",
     ),
     Option(SamplingConfig, "stop", "ends the answer", metavar="TEXT", tensor="stop_words"),
 )

@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "evaluate": (
         ("--engine", "engine", "--benchmark", "textvqa"),
         {option.name for option in OPTIONS if option.config in (GuidanceConfig, ExitConfig)}
-        | {"max_new_tokens", "seed", "draft"},
+        | {"max_new_tokens", "seed", "draft", "speculate"},
     ),
     "calibrate": (
         ("--engine", "engine", "--run", "run.jsonl", "--exit-ratio", "0.5"),

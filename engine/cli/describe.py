@@ -53,6 +53,8 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
         "generated_tokens": len(answer.token_ids),
         "drafted_tokens": answer.drafted,
         "accepted_tokens": answer.accepted,
+        "speculated_tokens": answer.speculated,
+        "speculated_accepted_tokens": answer.speculated_accepted,
         "visual_tokens": answer.visual_tokens,
         "num_kept": answer.num_kept(),
         "budget": answer.budget,

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, BY_NAME["max_new_tokens"], "the benchmark's")
     add_option(parser, BY_NAME["seed"])
     add_option(parser, BY_NAME["draft"])
+    add_option(parser, BY_NAME["speculate"])
     add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
     add_group(parser, GuidanceConfig)
@@ -67,7 +68,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
     refuse_unread(given, asked)
     sampling = asked.sampling
-    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft)
+    said = sampling.max_new_tokens, sampling.seed, sampling.draft, sampling.speculate
+    way = Way(asked.guidance, asked.exit, *said)
     with run_progress(arguments.json, benchmark.name) as on_progress:
         records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
     summary = summarise(benchmark, records) | {"out": str(out)}

@@ -12,7 +12,7 @@ from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from engine.config import Draft, ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig
 from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
@@ -32,6 +32,7 @@ class RunSettings:
     max_new_tokens: int
     seed: int
     draft: Draft
+    speculate: int = SamplingConfig.speculate
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Record:
     accepted_tokens: int
     seconds: dict[str, float]
     """Of the engines in each stage; those of a run for several questions are shared out among them."""
+    speculated_tokens: int = 0
+    speculated_accepted_tokens: int = 0
 
     def mark(self) -> Mark:
         assert self.grade is not None
@@ -102,6 +105,8 @@ def make_record(benchmark: Benchmark, example: Example, answer: Answer) -> Recor
         drafted_tokens=answer.drafted,
         accepted_tokens=answer.accepted,
         seconds=answer.engine_seconds,
+        speculated_tokens=answer.speculated,
+        speculated_accepted_tokens=answer.speculated_accepted,
     )
 
 

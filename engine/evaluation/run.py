@@ -26,10 +26,12 @@ class Way:
     max_new_tokens: int
     seed: int = 0
     draft: Draft = SamplingConfig.draft
+    speculate: int = SamplingConfig.speculate
 
     def settings(self, benchmark: Benchmark, manifest: Manifest) -> RunSettings:
         keys = {name: component.key for name, component in manifest.components.items()}
-        return RunSettings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed, self.draft)
+        said = self.max_new_tokens, self.seed, self.draft, self.speculate
+        return RunSettings(benchmark.name, keys, self.guidance, self.exit, *said)
 
 
 def answer_benchmark(
@@ -51,7 +53,12 @@ def answer_benchmark(
                 example.question,
                 way.guidance,
                 way.exit,
-                SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place, draft=way.draft),
+                SamplingConfig(
+                    max_new_tokens=way.max_new_tokens,
+                    seed=way.seed + place,
+                    draft=way.draft,
+                    speculate=way.speculate,
+                ),
             )
             for place, example in left
         )

@@ -26,6 +26,8 @@ def summarise(benchmark: Benchmark, records: Sequence[Record]) -> dict[str, Any]
         "average_retention": mean([record.average_retention for record in by_large]) if by_large else None,
         "tiles_skipped": share(by_large, "tiles_skipped", "tiles"),
         "steps_saved": steps_saved(by_large),
+        "acceptance": share(by_large, "accepted_tokens", "drafted_tokens"),
+        "speculative_acceptance": share(by_large, "speculated_accepted_tokens", "speculated_tokens"),
         "visual_tokens": mean([record.visual_tokens for record in records]),
         "seconds": mean([sum(record.seconds.values()) for record in records]),
     }
@@ -61,4 +63,10 @@ def table(summary: dict[str, Any]) -> str:
         + ("" if summary["steps_saved"] is None else f" · {summary['steps_saved']:.1%} of its steps saved by drafts")
         + f" · {summary['seconds']:.3f} s a question"
     )
+    if summary["acceptance"] is not None:
+        behind = summary["speculative_acceptance"]
+        lines.append(
+            f"  {summary['acceptance']:.1%} of drafted tokens accepted"
+            + ("" if behind is None else f" · {behind:.1%} of those behind what the large model had said")
+        )
     return "\n".join(lines)

@@ -50,9 +50,12 @@ class Answer:
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""
     drafted: int
-    """Tokens of the small model's answer that the large one was shown behind its prompt."""
+    """Tokens of the small model that the large one was shown before it said them."""
     accepted: int
-    """Those of them, from the first, that it would have said: so many steps were saved."""
+    """Those of them, from the first of each draft, that it would have said: so many steps were saved."""
+    speculated: int
+    """Those that were drafted from what the large model had said; the others are of the small one's own answer."""
+    speculated_accepted: int
     num_layers: int
     """Of the large model."""
     seconds: dict[str, float]

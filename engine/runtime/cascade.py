@@ -6,6 +6,7 @@ it does not know.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -16,6 +17,7 @@ from engine.config import Draft, GuidanceSource, SamplingConfig
 from engine.families import Pieces
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.drafter import Drafter
 from engine.runtime.early_exit import ExitDecision, decide
 from engine.runtime.guidance import (
     keep_rows,
@@ -51,6 +53,8 @@ class SmallSaid:
     completion: Completion
     importance: np.ndarray | None
     decision: ExitDecision | None
+    drafter: Drafter | None
+    """Where it is to go on from what the large model says."""
 
     def exits_early(self) -> bool:
         return self.decision is not None and self.decision.early_exit
@@ -68,9 +72,7 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
     """Raises EngineError. say: gets the answer piece by piece. meter: whoever runs the engines counts there."""
     settings, watch, small, large = settle(question, pair.manifest), Watch(meter), None, None
     if settings.wants_small():
-        small = yield from ask_small(question, settings.of_small(), pair.small, watch)
-        if is_cut_off(small.completion, settings.sampling):
-            small = replace(small, decision=small.decision and replace(small.decision, early_exit=False))
+        small = yield from ask_small(question, settings, pair.small, watch)
     if small is not None and small.exits_early():
         say(small.completion.text)
     else:
@@ -97,6 +99,8 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         probabilities=said.completion.probabilities,
         drafted=said.completion.drafted,
         accepted=said.completion.accepted,
+        speculated=said.completion.speculated,
+        speculated_accepted=said.completion.speculated_accepted,
         num_layers=pair.manifest.models["large"].config.language.num_layers,
         seconds=watch.seconds,
         engine_seconds=watch.engine_seconds,
@@ -108,15 +112,20 @@ def is_cut_off(said: Completion, sampling: SamplingConfig) -> bool:
     return said.finish_reason is FinishReason.LENGTH and len(said.token_ids) < sampling.max_new_tokens
 
 
-def ask_small(question: Question, settings: Settings, model: VisionLanguageModel, watch: Watch) -> Asking[SmallSaid]:
+def ask_small(question: Question, asked: Settings, model: VisionLanguageModel, watch: Watch) -> Asking[SmallSaid]:
     """Answer, score and decide. What it says is not shown before it is known to be the answer."""
+    settings, ranking, decision, drafter = asked.of_small(), None, None, None
     with watch(Stage.SMALL_VISION):
         seen = yield from open_pictures(model, question, settings)
         prompt = (yield from look(model, seen)).prompt
     speaker = Speaker(model, seen, settings, watch, (Stage.SMALL_PREFILL, Stage.SMALL_DECODE))
     rows, wants_scores = prompt_rows(prompt), settings.wants_small_scores()
-    ranking = decision = None
-    with (yield from speaker.open(rows, wants_scores)) as slot:
+    length, tokens = len(rows), settings.sampling.max_new_tokens
+    if asked.speculates():
+        tokens = max(tokens, min(asked.sampling.max_new_tokens, model.limits.max_tokens - length))
+    lease = yield from speaker.open(rows, wants_scores, tokens)
+    with ExitStack() as held:
+        slot = held.enter_context(lease)
         scored = Scored.of(prompt, settings.guidance.score_rows) if wants_scores else Scored()
         completion = yield from speaker.speak(slot, rows, scored)
         if wants_scores:
@@ -129,9 +138,17 @@ def ask_small(question: Question, settings: Settings, model: VisionLanguageModel
                 with watch(Stage.CONSISTENCY):
                     kept = select(ranking, settings.exit.num_kept(len(ranking)))
                     agreement = yield from agree(model, slot, prompt, kept, np.array(completion.token_ids))
+                    length -= len(ranking) - len(kept)
             said = np.array(completion.probabilities), np.array(completion.entropies)
             decision = decide(settings.exit, *said, agreement)
-    return SmallSaid(seen, completion, ranking, decision)
+            if is_cut_off(completion, asked.sampling):
+                decision = replace(decision, early_exit=False)
+        if asked.speculates() and not (decision and decision.early_exit):
+            held.pop_all()  # the slot ends with the question
+            lease.offer()
+            answer = list(completion.token_ids[:-1])
+            drafter = Drafter(model, lease, seen, asked.sampling, length, prompt.next_position(), answer)
+    return SmallSaid(seen, completion, ranking, decision, drafter)
 
 
 def ask_large(
@@ -157,10 +174,11 @@ def ask_large(
     if settings.guided_by(GuidanceSource.TOME):
         prompt, choice = merged(guidance, prompt)
     if small is not None and settings.sampling.draft is Draft.SMALL:
-        draft = model.draft(seen, pair.small.tokenizer, small.completion.to_check())
+        said = small.completion.to_check()
+        draft = np.array(model.read_as_own(seen.encoded.ids.tolist(), pair.small.tokenizer, said), np.int64)
     rows = pruned_rows(prompt, guidance, choice)
     with (yield from speaker.open(rows)) as slot:
-        completion = yield from speaker.speak(slot, rows, Scored(), say, draft)
+        completion = yield from speaker.speak(slot, rows, Scored(), say, draft, small.drafter if small else None)
     return LargeSaid(seen, completion, choice, looked.skipped)
 
 

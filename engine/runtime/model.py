@@ -26,7 +26,9 @@ from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
 
 CONTEXT = 8
-"""Tokens at the end of a prompt, by which it shows how what follows is tokenized."""
+"""Tokens at the end of a text, by which it shows how what follows is tokenized."""
+BROKEN = "\ufffd"
+"""What bytes that are no character are decoded to."""
 
 
 @dataclass(frozen=True)
@@ -163,12 +165,21 @@ class VisionLanguageModel:
         self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
         return Seen(tuple(cut), grid_of(cut), encoded)
 
-    def draft(self, seen: Seen, tokenizer: Tokenizer, said: Sequence[int]) -> np.ndarray:
-        """int64 [D]: what a model with that tokenizer said, in tokens of this one's as they would follow the prompt."""
-        if self.tokenizer.spells_alike(tokenizer, said):
-            return np.array(said, np.int64)
-        before = self.tokenizer.decode(seen.encoded.ids[-CONTEXT:].tolist())
-        return np.array(self.tokenizer.encode_behind(before, tokenizer.decode(said)), np.int64)
+    def read_as_own(
+        self, behind: Sequence[int], tokenizer: Tokenizer, tokens: Sequence[int], after: Sequence[int] = ()
+    ) -> list[int]:
+        """What a model with that tokenizer said behind `after`, in tokens of this one's as they would follow `behind`.
+
+        Where the tokenizers differ it goes as text; what ends within a character, or shares a token with what is
+        before it, cannot, and is nothing.
+        """
+        if self.tokenizer.spells_alike(tokenizer, tokens):
+            return list(tokens)
+        before, whole = tokenizer.decode(after), tokenizer.decode([*after, *tokens])
+        if not whole.startswith(before) or whole.endswith(BROKEN):
+            return []
+        context = self.tokenizer.decode(behind[-CONTEXT:])
+        return self.tokenizer.encode_behind(context, whole.removeprefix(before))
 
     def need(self, rows: Rows, max_new_tokens: int, visual_columns: np.ndarray | None = None) -> Need:
         """Of a slot for a prompt and its answer. visual_columns: of a prompt whose visual tokens are scored.

@@ -112,7 +112,10 @@ class Settings:
         return self.wants_guidance() and self.guidance.source is source
 
     def wants_small(self) -> bool:
-        return self.guided_by(GuidanceSource.SMALL) or self.exit.enabled
+        return self.guided_by(GuidanceSource.SMALL) or self.exit.enabled or self.speculates()
+
+    def speculates(self) -> bool:
+        return self.sampling.speculate > 0
 
     def wants_small_scores(self) -> bool:
         return self.guided_by(GuidanceSource.SMALL) or self.wants_consistency()
@@ -156,6 +159,8 @@ class Stage(StrEnum):
     """The run without pruning in which the large model ranks its own visual tokens."""
     LARGE_PREFILL = "large prefill"
     LARGE_DECODE = "large decode"
+    SPECULATION = "speculation"
+    """The small model's, while the large one decodes."""
 
 
 @dataclass

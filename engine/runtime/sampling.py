@@ -71,6 +71,11 @@ class Sampler:
         if self._config.temperature:
             self._bits.advance(2**128 - choices)
 
+    def skip(self, choices: int) -> None:
+        """Go on as if so many had been made."""
+        if self._config.temperature:
+            self._bits.advance(choices)
+
     def _draw(self, logits: Array) -> Array:
         """[vocab] -> [1]"""
         xp = array_namespace(logits)

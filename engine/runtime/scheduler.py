@@ -12,11 +12,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
+from functools import partial
 from typing import Any
 
 from engine.errors import EngineError, ModelFailed, Overloaded, QuestionTimedOut, RequestError, Setting
 from engine.runtime.answer import Answer
+from engine.runtime.lease import Lease
+from engine.runtime.model import VisionLanguageModel
 from engine.runtime.question import Meter
 from engine.runtime.work import Open, Outside, Step, Work, step
 
@@ -53,20 +55,7 @@ class Task:
     meter: Meter = field(default_factory=Meter)
     work: Work | None = None
     passed_over: int = 0
-    leases: list["Lease"] = field(default_factory=list)
-
-
-class Lease:
-    """A slot of a model, for as long as its question needs it; a context manager that gives the slot's number."""
-
-    def __init__(self, work: Open, slot: int, size: int, close: Callable[["Lease"], None]) -> None:
-        self.work, self.slot, self.size, self._close = work, slot, size, close
-
-    def __enter__(self) -> int:
-        return self.slot
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close(self)
+    leases: list[Lease] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -183,28 +172,43 @@ class Scheduler:
                 size = language.nbytes(work.need)
                 if self._kv_memory is not None and size > self._kv_memory:
                     raise _too_large(size, self._kv_memory)
-                if self._kv_memory is not None and self._kv_used + size > self._kv_memory:
+                if not self._reclaim(lambda size=size: self._fits(size)):  # type: ignore[misc]
                     break
-                if not language.has_place():
+                if not self._reclaim(language.has_place, work.model):
                     continue
                 slot = language.open(work.need)
             except Exception as error:
                 self._throw(task, error)
             else:
-                lease = Lease(work, slot, size, lambda lease, task=task: self._release(task, lease))  # type: ignore[misc]
+                close = partial(self._release, task)
+                lease = Lease(work.model, work.need, slot, size, close)
                 task.leases.append(lease)
                 self._kv_used += size
                 self._send(task, lease)
             progress = True
         return progress
 
+    def _fits(self, size: int) -> bool:
+        return self._kv_memory is None or self._kv_used + size <= self._kv_memory
+
+    def _reclaim(self, enough: Callable[[], bool], model: VisionLanguageModel | None = None) -> bool:
+        """Take away spare slots, of those that came last first, until it is enough -> whether it is."""
+        held = [(task, lease) for task in reversed(self._running) for lease in task.leases]
+        for task, lease in held:
+            if enough():
+                break
+            if lease.is_spare and model in (None, lease.model):
+                self._release(task, lease)
+        return enough()
+
     def _release(self, task: Task, lease: Lease) -> None:
-        if lease not in task.leases:
+        if not lease.is_open:
             return
+        lease.is_open = False
         task.leases.remove(lease)
         self._kv_used -= lease.size
         try:
-            lease.work.model.language.close(lease.slot)
+            lease.model.language.close(lease.slot)
         except Exception as error:  # of ranks that died, slots are gone anyway
             LOG.debug("a slot could not be closed: %s", error)
 

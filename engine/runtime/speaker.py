@@ -1,12 +1,13 @@
 """A model that answers a prompt, from its slot to its last token."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from engine.config import ScoreRows
+from engine.runtime.drafter import Drafter
 from engine.runtime.guidance import counts_decode, importance, score_rows
+from engine.runtime.lease import Lease
 from engine.runtime.model import Seen, VisionLanguageModel
 from engine.runtime.prompt import PromptTokens, Rows, answer_rows
 from engine.runtime.question import OnText, Settings, Stage, Watch
@@ -38,12 +39,12 @@ class Speaker:
     watch: Watch
     stages: tuple[Stage, Stage]
 
-    def open(self, rows: Rows, wants_scores: bool = False) -> Asking[AbstractContextManager[int]]:
-        """A slot for the prompt and its answer."""
+    def open(self, rows: Rows, wants_scores: bool = False, tokens: int | None = None) -> Asking[Lease]:
+        """A slot for the prompt and its answer. tokens: for which there is to be room; None is the answer's most."""
         columns = self.seen.encoded.visual_positions if wants_scores else None
         with self.watch(self.stages[0]):
-            need = self.model.need(rows, self.settings.sampling.max_new_tokens, columns)
-            lease: AbstractContextManager[int] = yield Open(self.model, need)
+            need = self.model.need(rows, tokens or self.settings.sampling.max_new_tokens, columns)
+            lease: Lease = yield Open(self.model, need)
         return lease
 
     def importance(self, slot: int) -> np.ndarray:
@@ -53,31 +54,91 @@ class Speaker:
         return importance(language.visual_scores(slot), guidance, norms)
 
     def speak(
-        self, slot: int, rows: Rows, scored: Scored, say: OnText = lambda piece: None, draft: np.ndarray = NONE
+        self,
+        slot: int,
+        rows: Rows,
+        scored: Scored,
+        say: OnText = lambda piece: None,
+        draft: np.ndarray = NONE,
+        drafter: Drafter | None = None,
     ) -> Asking[Completion]:
         """The answer to a prompt. The last token of an answer is never fed back.
 
         draft: int64 [D], tokens that it may begin with. They are fed behind the prompt, in the same runs; those from
-        the first on that are chosen need no step, and the others are dropped.
+        the first on that are chosen need no step, and the others are dropped. drafter: goes on with drafts behind what
+        was chosen; rows of generated tokens are not scored then.
         """
         sampling = self.settings.sampling
         draft = draft[: sampling.max_new_tokens - 1]
-        sampler, wanted = Sampler(sampling), len(rows) - 1 + np.arange(len(draft) + 1)
         utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say)
-        prefill, decode = self.stages
-        with self.watch(prefill):
+        checked = Checked(self.model, slot, utterance, Sampler(sampling))
+        with self.watch(self.stages[0]):
             fed = rows.then(answer_rows(rows.next_position(), draft)) if len(draft) else rows
-            choices = yield Extend(self.model, slot, fed, wanted, sampler.choose_each, scored.prompt)
-        with self.watch(decode):
-            accepted, goes_on = 0, utterance.push(read(choices[0]))
-            while goes_on and accepted < len(draft) and utterance.last_token() == draft[accepted]:
-                accepted += 1
-                goes_on = utterance.push(read(choices[accepted]))
-            if goes_on and accepted < len(draft):
-                self.model.language.truncate(slot, len(rows) + accepted)
-                sampler.take_back(len(draft) - accepted)
+            goes_on = yield from checked.feed(fed, draft, scored.prompt)
+        if drafter is not None:
+            assert not scored.generated, "of rows that a check feeds, those that are dropped would count, too"
+            return (yield from self._speculate(checked, drafter, rows.next_position(), goes_on))
+        with self.watch(self.stages[1]):
             while goes_on:
-                token = utterance.last_token()
-                choice = yield Step(self.model, slot, token, scored.generated, sampler.choose)
-                goes_on = utterance.push(read(choice))
-        return replace(utterance.completion(), drafted=len(draft), accepted=accepted)
+                goes_on = yield from checked.step(scored.generated)
+        return checked.completion()
+
+    def _speculate(self, checked: "Checked", drafter: Drafter, start: int, goes_on: bool) -> Asking[Completion]:
+        """The rest of an answer whose first token is at position `start`, with drafts of it."""
+        sampling, prompt = self.settings.sampling, self.seen.encoded.ids.tolist()
+        before = checked.drafted, checked.accepted
+        while goes_on:
+            said = checked.utterance.tokens()
+            most = min(sampling.speculate, sampling.max_new_tokens - len(said) - 1)
+            with self.watch(Stage.SPECULATION):
+                draft = yield from drafter.draft(self.model, prompt, said, most)
+            with self.watch(self.stages[1]):
+                if len(draft):
+                    position, tokens = start + len(said) - 1, np.array([said[-1], *draft])
+                    goes_on = yield from checked.feed(answer_rows(position, tokens), draft)
+                else:
+                    goes_on = yield from checked.step()
+        drafted, accepted = checked.drafted - before[0], checked.accepted - before[1]
+        return replace(checked.completion(), speculated=drafted, speculated_accepted=accepted)
+
+
+@dataclass
+class Checked:
+    """An answer in progress, and what of drafts was found to be its own. held: rows of the slot."""
+
+    model: VisionLanguageModel
+    slot: int
+    utterance: Utterance
+    sampler: Sampler
+    held: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    def feed(self, rows: Rows, draft: np.ndarray, scored: np.ndarray = NONE) -> Asking[bool]:
+        """Append rows, of which the last ones are a draft, and keep what is chosen of it -> whether the answer goes on.
+
+        Raises EngineError when the logits were no numbers.
+        """
+        length = len(draft)
+        wanted = len(rows) - 1 - length + np.arange(length + 1)
+        choices = yield Extend(self.model, self.slot, rows, wanted, self.sampler.choose_each, scored)
+        accepted, goes_on = 0, self.utterance.push(read(choices[0]))
+        while goes_on and accepted < length and self.utterance.last_token() == draft[accepted]:
+            accepted += 1
+            goes_on = self.utterance.push(read(choices[accepted]))
+        self.held += len(rows) - length + accepted
+        if goes_on and accepted < length:
+            self.model.language.truncate(self.slot, self.held)
+            self.sampler.take_back(length - accepted)
+        self.drafted, self.accepted = self.drafted + length, self.accepted + accepted
+        return goes_on
+
+    def step(self, scored: bool = False) -> Asking[bool]:
+        """Append the last token -> whether the answer goes on."""
+        token = self.utterance.last_token()
+        choice = yield Step(self.model, self.slot, token, scored, self.sampler.choose)
+        self.held += 1
+        return self.utterance.push(read(choice))
+
+    def completion(self) -> Completion:
+        return replace(self.utterance.completion(), drafted=self.drafted, accepted=self.accepted)

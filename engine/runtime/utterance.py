@@ -18,8 +18,9 @@ class FinishReason(StrEnum):
 class Completion:
     """One finished answer; tokens, probabilities and entropies include the token that ended it.
 
-    drafted: tokens that the model was shown behind its prompt; accepted: how many of them, from the first, it would
-    have said, each of which spared it a step.
+    drafted: tokens that the model was shown before it said them; accepted: how many of them, from the first of each
+    draft, it would have said, each of which spared it a step. speculated, speculated_accepted: those of them that were
+    drafted behind what it had said.
     """
 
     text: str
@@ -29,6 +30,8 @@ class Completion:
     finish_reason: FinishReason
     drafted: int = 0
     accepted: int = 0
+    speculated: int = 0
+    speculated_accepted: int = 0
 
     def to_check(self) -> tuple[int, ...]:
         """Its tokens that another model may be shown: behind the one that ended it, nothing follows."""
@@ -52,6 +55,10 @@ class Utterance:
             self._emit(self._stream.flush())
             return False
         return True
+
+    def tokens(self) -> list[int]:
+        """So far."""
+        return [choice.token for choice in self._choices]
 
     def last_token(self) -> int:
         return self._choices[-1].token

@@ -58,8 +58,10 @@ METRICS = (
     Metric("tiles_total", "Tiles of their pictures that the large model could have been shown"),
     Metric("tiles_skipped_total", "Those of them that it was not, as nothing of them was kept"),
     Metric("generated_tokens_total", "Tokens of answers"),
-    Metric("drafted_tokens_total", "Tokens of the small model's answers that the large one checked"),
+    Metric("drafted_tokens_total", "Tokens of the small model that the large one checked"),
     Metric("accepted_tokens_total", "Those of them that it would have said, each of which spared it a step"),
+    Metric("speculated_tokens_total", "Drafted tokens that followed from what the large model had said"),
+    Metric("speculated_accepted_tokens_total", "Those of them that it would have said"),
     Metric("pieces_total", "Pieces of answers, as they came"),
     Metric("failures_total", "Questions that ended in an error", label="kind", values=tuple(Failure)),
     Metric("running", "Questions that are being answered", Kind.GAUGE),
@@ -101,6 +103,8 @@ def count_answer(sink: Sink, answer: Answer, first: float, last: float) -> None:
         "generated_tokens_total": len(answer.token_ids),
         "drafted_tokens_total": answer.drafted,
         "accepted_tokens_total": answer.accepted,
+        "speculated_tokens_total": answer.speculated,
+        "speculated_accepted_tokens_total": answer.speculated_accepted,
     }
     for name, amount in counted.items():
         sink.count(name, amount)

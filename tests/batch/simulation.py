@@ -47,6 +47,8 @@ def make_answer(text: str) -> Answer:
         budget=None,
         drafted=0,
         accepted=0,
+        speculated=0,
+        speculated_accepted=0,
     )
 
 

@@ -31,6 +31,8 @@ KEYS = {
     "tiles",
     "tiles_skipped",
     "accepted_tokens",
+    "speculated_tokens",
+    "speculated_accepted_tokens",
     "visual_tokens",
     "num_kept",
     "guidance",

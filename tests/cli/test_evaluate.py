@@ -139,3 +139,21 @@ def test_drafts_and_tiles_are_counted(measure: Callable[..., dict[str, Any]], tm
     assert [record.prediction for record in others] == [record.prediction for record in records]
     assert (plain["steps_saved"], sum(record.drafted_tokens for record in others)) == (0, 0)
     assert plain["tiles_skipped"] == drafted["tiles_skipped"]
+
+
+def test_speculation_alone_is_a_baseline(measure: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Without guidance and exits, and without the small model's own answer as a draft."""
+    options = ("--limit", 4, "--no-early-exit", "--no-guidance")
+    speculated = measure(*options, "--draft", "none", "--speculate", 3)
+    settings, records = read_run(tmp_path / "run.jsonl")
+    assert settings.speculate == 3
+    assert all(record.drafted_tokens == record.speculated_tokens for record in records)
+    drafted = sum(record.speculated_tokens for record in records)
+    accepted = sum(record.speculated_accepted_tokens for record in records)
+    assert drafted > 0
+    assert speculated["acceptance"] == speculated["speculative_acceptance"] == accepted / drafted
+    (tmp_path / "run.jsonl").rename(tmp_path / "speculated.jsonl")
+    plain = measure(*options)
+    _, others = read_run(tmp_path / "run.jsonl")
+    assert [record.prediction for record in others] == [record.prediction for record in records]
+    assert plain["speculative_acceptance"] is None

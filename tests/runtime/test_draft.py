@@ -42,7 +42,7 @@ def ask(pipeline: SglPipeline, picture: Image.Image, monkeypatch: pytest.MonkeyP
     """An answer of the large model that was shown these tokens, whatever the small one said."""
 
     def run(draft: np.ndarray, guidance: GuidanceConfig, sampling: SamplingConfig = SAMPLING) -> Answer:
-        monkeypatch.setattr(VisionLanguageModel, "draft", lambda self, *asked: draft)
+        monkeypatch.setattr(VisionLanguageModel, "read_as_own", lambda self, *asked: draft.tolist())
         return pipeline.answer(picture, ASK, guidance=guidance, exit=NO_EXIT, sampling=sampling)
 
     return run
@@ -119,7 +119,7 @@ def test_a_draft_streams_as_its_tokens_would(
 
     expected, answer = stream(plain(SAMPLING))
     draft = np.array([*answer.token_ids[:5], WRONG, WRONG])
-    monkeypatch.setattr(VisionLanguageModel, "draft", lambda self, *asked: draft)
+    monkeypatch.setattr(VisionLanguageModel, "read_as_own", lambda self, *asked: draft.tolist())
     found, _ = stream(SAMPLING)
     assert "".join(found) == "".join(expected)
 
@@ -133,7 +133,7 @@ def test_a_draft_longer_than_a_run(
         expected = pipeline.answer(picture, ASK, sampling=plain(SAMPLING), **options)  # type: ignore[arg-type]
         for right in (0, 4, TOKENS - 1):
             draft = np.array([*expected.token_ids[:right], WRONG, WRONG, WRONG])
-            monkeypatch.setattr(VisionLanguageModel, "draft", lambda self, *asked, draft=draft: draft)
+            monkeypatch.setattr(VisionLanguageModel, "read_as_own", lambda self, *asked, draft=draft: draft.tolist())
             found = pipeline.answer(picture, ASK, sampling=SAMPLING, **options)  # type: ignore[arg-type]
             check_same(found, expected)
             assert found.accepted == right
@@ -202,18 +202,18 @@ def test_between_tokenizers_a_draft_goes_as_text(
     pipeline: SglPipeline, picture: Image.Image, turned: Tokenizer
 ) -> None:
     large = pipeline.large
-    seen = large.look((picture,), ASK, TOKENS)
+    behind = large.look((picture,), ASK, TOKENS).encoded.ids.tolist()
     text = "a large red circle, and 3 more"
     mine, theirs = large.tokenizer.encode(text), turned.encode(text)
     assert mine != theirs
-    assert large.draft(seen, turned, theirs).tolist() == mine
-    assert large.draft(seen, large.tokenizer, mine).tolist() == mine
+    assert large.read_as_own(behind, turned, theirs) == mine
+    assert large.read_as_own(behind, large.tokenizer, mine) == mine
 
 
 def test_a_draft_of_tokens_that_are_none(pipeline: SglPipeline, picture: Image.Image, turned: Tokenizer) -> None:
     """A vocabulary may be padded beyond its tokens."""
     large = pipeline.large
-    seen = large.look((picture,), ASK, TOKENS)
+    behind = large.look((picture,), ASK, TOKENS).encoded.ids.tolist()
     padding = 10**6
-    assert large.draft(seen, large.tokenizer, [padding]).tolist() == []
-    assert large.draft(seen, turned, []).tolist() == []
+    assert large.read_as_own(behind, large.tokenizer, [padding]) == []
+    assert large.read_as_own(behind, turned, []) == []

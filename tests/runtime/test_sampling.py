@@ -201,7 +201,40 @@ def test_a_draft_leaves_the_distribution_as_it_is() -> None:
     """By a chi-square test of pairs, whose first is drafted; a pair's second follows from its first."""
     (draft,) = np.argsort(-tiny_logits(()))[1:2]  # wrong more often than not
     sampler = Sampler(TINY)
-    counts = Counter(draw_with_draft(sampler, (int(draft),)) for _ in range(DRAWS))
+    check_pairs(Counter(draw_with_draft(sampler, (int(draft),)) for _ in range(DRAWS)))
+
+
+def speculate(sampler: Sampler, made: int, length: int) -> tuple[int, ...]:
+    """So many tokens, of which another model drafts two at once, drawn with the numbers that they are drawn with."""
+    tokens: tuple[int, ...] = ()
+    while len(tokens) < length:
+        drafter, draft = Sampler(TINY), tokens
+        drafter.skip(made + len(tokens))
+        for _ in range(min(2, length - len(tokens) - 1)):
+            draft = (*draft, choose(drafter, 0.7 * tiny_logits(draft) + other_logits(draft)).token)
+        rows = np.stack([tiny_logits(draft[:count]) for count in range(len(tokens), len(draft) + 1)])
+        said = [read(choice).token for choice in to_host(sampler.choose_each(rows)).tolist()]
+        guessed = draft[len(tokens) :]
+        accepted = next((count for count, token in enumerate(guessed) if said[count] != token), len(guessed))
+        tokens = (*tokens, *said[: accepted + 1])
+        sampler.take_back(len(guessed) - accepted)
+    return tokens
+
+
+@cache
+def other_logits(before: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng((8, *before)).normal(scale=0.5, size=TINY_VOCAB).astype(np.float32)
+
+
+def test_speculation_leaves_the_distribution_as_it_is() -> None:
+    """By the same test; and seed by seed, what is drawn is what is drawn without."""
+    sampler, plain = Sampler(TINY), Sampler(TINY)
+    found = [speculate(sampler, 3 * number, 3) for number in range(DRAWS)]
+    check_pairs(Counter(tokens[:2] for tokens in found))
+    assert found[:500] == [draw(plain, 3) for _ in range(500)]
+
+
+def check_pairs(counts: Counter[tuple[int, ...]]) -> None:
     expected = {
         (one, two): DRAWS * warped(tiny_logits(()), TINY)[one] * warped(tiny_logits((one,)), TINY)[two]
         for one in range(TINY_VOCAB)

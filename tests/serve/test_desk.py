@@ -62,6 +62,8 @@ def make_answer(text: str) -> Answer:
         probabilities=(0.5, 0.25, 1.0),
         drafted=4,
         accepted=2,
+        speculated=0,
+        speculated_accepted=0,
         num_layers=2,
         seconds={Stage.LARGE_PREFILL: 0.5, Stage.LARGE_DECODE: 1.0},
         engine_seconds={},

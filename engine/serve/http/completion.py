@@ -115,6 +115,8 @@ class Completion:
             tiles_skipped=answer.tiles_skipped,
             drafted_tokens=answer.drafted,
             accepted_tokens=answer.accepted,
+            speculated_tokens=answer.speculated,
+            speculated_accepted_tokens=answer.speculated_accepted,
             seconds=answer.seconds,
         )
         if self.return_kept:

@@ -214,6 +214,8 @@ class Report(BaseModel):
     tiles_skipped: int
     drafted_tokens: int
     accepted_tokens: int
+    speculated_tokens: int
+    speculated_accepted_tokens: int
     seconds: dict[str, float]
     kept: list[int] | None = None
     importance: list[float] | None = None
