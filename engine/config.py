@@ -310,10 +310,19 @@ class ServingConfig:
     """Rows of a prompt that one run feeds: so long do answers in progress wait for a new question's prompt."""
     feature_cache: int = 256 * 2**20
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
+    prefix_cache: int = 2**30
+    """Bytes of keys and values of prompts' beginnings that are kept, of `kv_memory` what no question needs: at 13 tiles
+    and 16 bits, of 3 pictures for 2B."""
 
     def __post_init__(self) -> None:
         settle_types(self)
-        for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("feature_cache", 0)):
+        for name, least in (
+            ("max_running", 1),
+            ("max_waiting", 0),
+            ("prefill_chunk", 1),
+            ("feature_cache", 0),
+            ("prefix_cache", 0),
+        ):
             if getattr(self, name) < least:
                 raise RequestError(Setting(name), f" {getattr(self, name)} is below {least}; give at least that")
         if self.kv_memory is not None and self.kv_memory < 1:

@@ -96,6 +96,14 @@ def add_serving_arguments(parser: argparse.ArgumentParser, refuses: bool = True)
     add("--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what is free)")
     add("--prefill-chunk", type=positive, default=ServingConfig.prefill_chunk, help=f"prompt rows at once {default}")
     add_feature_cache(parser)
+    add(
+        "--prefix-cache",
+        type=size,
+        default=ServingConfig.prefix_cache,
+        metavar="SIZE",
+        help="keys and values of prompts' beginnings that are kept for further questions about the same pictures; 0 "
+        f"keeps none (default: {size_text(ServingConfig.prefix_cache)})",
+    )
 
 
 def add_feature_cache(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from engine.bounds import shown
 from engine.errors import CheckpointError
 from engine.families import internvl, internvl2, llava_onevision, qwen2_5_vl, qwen2_vl
-from engine.families.base import Family, Packing, Part, Pieces, Prompt, Source, Turn
+from engine.families.base import Family, Packing, Part, Pieces, Prompt, Source, Turn, digest_of
 from engine.families.fields import read_object
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Source",
     "Turn",
     "by_name",
+    "digest_of",
     "family_of",
     "published",
     "published_names",

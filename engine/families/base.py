@@ -1,7 +1,9 @@
 """What every model family provides, and the values that pass between a family and the rest of the engine."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +60,11 @@ class Pieces:
     places: np.ndarray | None = None
     packing: Packing | None = None
 
+    @cached_property
+    def digest(self) -> bytes:
+        """As `digest_of`."""
+        return digest_of(self.pixels, self.packing)
+
     def num_rows(self) -> int:
         """Rows of the prompt."""
         return len(self.boxes) if self.packing is None else len(self.packing.taps)
@@ -65,6 +72,14 @@ class Pieces:
     def placed(self) -> np.ndarray:
         """int64 [V]: which of these rows are visual tokens: the others are never pruned, and never count as kept."""
         return np.arange(len(self.boxes)) if self.packing is None else self.packing.placed
+
+
+def digest_of(pixels: np.ndarray, packing: Packing | None = None) -> bytes:
+    """float32 [N,...] -> what equal pictures have in common; their shape, too, or others had the same values."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    for array in (pixels,) if packing is None else (pixels, packing.taps, packing.weights):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
 
 
 @dataclass(frozen=True)

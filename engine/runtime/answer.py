@@ -8,6 +8,7 @@ import numpy as np
 from engine.config import GuidanceConfig
 from engine.runtime.early_exit import ExitDecision
 from engine.runtime.guidance import Budget
+from engine.runtime.question import Reuse
 from engine.runtime.utterance import FinishReason
 
 
@@ -62,6 +63,7 @@ class Answer:
     """Stage -> seconds from its start to its end, in the order in which the stages ran."""
     engine_seconds: dict[str, float]
     """Stage -> seconds of the engines; those of a run for several questions are shared out among them."""
+    reuse: Reuse
 
     @property
     def early_exit(self) -> bool:

@@ -25,7 +25,7 @@ from engine.runtime.guidance import (
 )
 from engine.runtime.model import Seen, VisionLanguageModel, split_alike
 from engine.runtime.prompt import PromptTokens, prompt_rows, reread
-from engine.runtime.question import Meter, OnText, Question, Settings, Stage, Watch, settle
+from engine.runtime.question import Meter, OnText, Question, Reuse, Settings, Stage, Watch, settle
 from engine.runtime.retention import Choice, choose, merged, pruned_rows, rank, rank_by_itself
 from engine.runtime.sampling import log_probabilities, read_probabilities
 from engine.runtime.speaker import Scored, Speaker
@@ -104,6 +104,7 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         num_layers=pair.manifest.models["large"].config.language.num_layers,
         seconds=watch.seconds,
         engine_seconds=watch.engine_seconds,
+        reuse=watch.reuse,
     )
 
 
@@ -117,7 +118,7 @@ def ask_small(question: Question, asked: Settings, model: VisionLanguageModel, w
     settings, ranking, decision, drafter = asked.of_small(), None, None, None
     with watch(Stage.SMALL_VISION):
         seen = yield from open_pictures(model, question, settings)
-        prompt = (yield from look(model, seen)).prompt
+        prompt = (yield from look(model, seen, watch.reuse)).prompt
     speaker = Speaker(model, seen, settings, watch, (Stage.SMALL_PREFILL, Stage.SMALL_DECODE))
     rows, wants_scores = prompt_rows(prompt), settings.wants_small_scores()
     length, tokens = len(rows), settings.sampling.max_new_tokens
@@ -163,13 +164,13 @@ def ask_large(
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
     if settings.wants_guidance() and guidance.source.reads_large():
         with watch(Stage.LARGE_VISION):
-            looked = yield from look(model, seen)
+            looked = yield from look(model, seen, watch.reuse)
         choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)))
     else:
         known, scores = (None, None) if small is None else (small.seen.grid, small.importance)
         choice = choose(settings, rank(settings, seen.grid, known, scores))
         with watch(Stage.LARGE_VISION):
-            looked = yield from look(model, seen, choice.needed(guidance))
+            looked = yield from look(model, seen, watch.reuse, choice.needed(guidance))
     prompt = looked.prompt
     if settings.guided_by(GuidanceSource.TOME):
         prompt, choice = merged(guidance, prompt)
@@ -200,8 +201,8 @@ class Looked:
     skipped: int
 
 
-def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = None) -> Asking[Looked]:
-    """Encode what is seen. needed: int64 [N], the visual tokens whose features are wanted, sorted; None is all.
+def look(model: VisionLanguageModel, seen: Seen, reuse: Reuse, needed: np.ndarray | None = None) -> Asking[Looked]:
+    """Encode what is seen. reuse: counts it. needed: int64 [N], the visual tokens whose features are wanted, sorted; None is all.
 
     A piece's features follow from that piece alone, so those of which none is wanted are left out; where rows come of
     several pieces, none is.
@@ -214,7 +215,9 @@ def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = Non
             mine = needed[(needed >= start) & (needed < start + tokens)] - start
             wanted = np.unique(mine // each)
         if len(wanted):
-            features.append((yield Encode(model, part.pixels, wanted, part.packing)))
+            work = Encode(model, part, wanted)
+            features.append((yield work))
+            reuse.tiles, reuse.tiles_known = reuse.tiles + len(wanted), reuse.tiles_known + work.known
         encoded.append((start + wanted[:, None] * each + np.arange(each)).ravel())
         skipped += count - len(wanted)
         start += tokens

@@ -5,6 +5,7 @@ Shapes: B slots of one step, S new rows of one slot, R of them wanted, V visual 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from engine import bindings as names
 from engine.dims import MAX_SCORE_ROWS, UNBOUNDED, Limits
+from engine.errors import EngineError
 from engine.model_config import LanguageConfig
 from engine.parallel import Shard
 from engine.runtime.arrays import Array
@@ -42,6 +44,24 @@ class Language(Protocol):
     def truncate(self, slot: int, length: int) -> None: ...
 
     def close(self, slot: int) -> None: ...
+
+    def row_bytes(self) -> int: ...
+
+    def save(self, slot: int, start: int, stop: int) -> int: ...
+
+    def holds(self, saved: int) -> bool: ...
+
+    def restore(self, slot: int, saved: int, count: int) -> None: ...
+
+    def forget(self, saved: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Rows of a slot: keys and values of each layer [Hkv,R,D], positions [R]."""
+
+    rows: list[Array]
+    positions: np.ndarray
 
 
 class LanguageModel:
@@ -75,6 +95,8 @@ class LanguageModel:
         self._slots = Slots(executor, config, kv_heads, prune_layers, places, planned)
         self._scores = self._make_scores(scores, limits)
         self._opened = 0
+        self._saved: dict[int, Saved] = {}
+        self._saves = 0
         self._step: _StepBuffers | None = None
 
     def nbytes(self, need: Need) -> int:
@@ -162,6 +184,34 @@ class LanguageModel:
     def close(self, slot: int) -> None:
         self._scores.close(slot)
         self._slots.close(slot)
+
+    def row_bytes(self) -> int:
+        """Memory of a row's keys and values in all layers."""
+        return self._slots.row_bytes()
+
+    def save(self, slot: int, start: int, stop: int) -> int:
+        """Copy rows of a slot, of which nothing is pruned, for other slots -> their number. Raises EngineError when
+        memory does not suffice."""
+        lease, self._saves = self._slots[slot], self._saves + 1
+        try:
+            rows = self._slots.copy_out(lease.place, start, stop)
+        except (MemoryError, RuntimeError) as error:
+            raise EngineError(f"{stop - start} rows of keys and values find no memory ({error}); keep fewer") from None
+        self._saved[self._saves] = Saved(rows, lease.positions(start, stop).copy())
+        return self._saves
+
+    def holds(self, saved: int) -> bool:
+        """Whether rows are there."""
+        return saved in self._saved
+
+    def restore(self, slot: int, saved: int, count: int) -> None:
+        """Append the first `count` of rows that were saved, which stood behind the same ones."""
+        lease, rows = self._slots[slot], self._saved[saved]
+        self._slots.copy_in(lease.place, lease.lengths[0], rows.rows, count)
+        lease.append(rows.positions[:count], [np.arange(count)] * len(self._segments))
+
+    def forget(self, saved: int) -> None:
+        del self._saved[saved]
 
     def _token_inputs(self, rows: Rows) -> dict[str, Any]:
         cos, sin = self._rope.cos_sin(rows.positions[None], rows.rope_lengths[None])

@@ -17,7 +17,7 @@ from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelle
 from engine.runtime.cascade import Pair, answer
 from engine.runtime.images.held import held_bytes, hold
 from engine.runtime.question import Meter, Question
-from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Task
+from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Spare, Task
 from engine.runtime.ticket import Ticket, waitable
 
 LOG = logging.getLogger(__name__)
@@ -43,13 +43,14 @@ class Loop:
         max_waiting: int,
         kv_memory: int | None,
         picture_memory: int = PICTURE_MEMORY,
+        spare: Spare | None = None,
     ) -> None:
         """See `SglPipeline.load`."""
         self._pair = pair
         self._process = os.getpid()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(OUTSIDE_THREADS, "sgl-outside")
-        self._scheduler = Scheduler(self._outside, max_running, max_waiting, kv_memory)
+        self._scheduler = Scheduler(self._outside, max_running, max_waiting, kv_memory, spare=spare)
         self._room = threading.Condition()
         self._expected = 0
         """Questions that were submitted and have not ended."""

@@ -19,12 +19,17 @@ from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
+from engine.runtime.prefix_cache import PrefixCache
 from engine.runtime.prompt import Need, PromptTokens, Rows, token_places
+from engine.runtime.rope import RopeTable
 from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device
 
+NOTHING = np.empty(0, np.int64)
+DIGEST = 4
+"""Numbers of 64 bits."""
 CONTEXT = 8
 """Tokens at the end of a text, by which it shows how what follows is tokenized."""
 BROKEN = "\ufffd"
@@ -62,11 +67,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Seen:
-    """A question as one model reads it: its pictures cut up, and its prompt."""
+    """A question as one model reads it: its pictures cut up, and its prompt. marks: int64 [S,M], as `prefix_cache` has
+    them."""
 
     pieces: tuple[Pieces, ...]
     grid: Grid
     encoded: Encoded
+    marks: np.ndarray
 
     def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
         """features: [F,C] of each picture; width: C. encoded: see PromptTokens."""
@@ -91,6 +98,7 @@ class Running:
     threads: int
     device: Device
     serving: ServingConfig
+    prefixes: PrefixCache
 
 
 class VisionLanguageModel:
@@ -110,6 +118,8 @@ class VisionLanguageModel:
         self.vision, self.language = vision, language
         self.limits, self.prefill_chunk = limits, running.serving.prefill_chunk
         self.features = FeatureCache(running.serving.feature_cache)
+        self.prefixes = running.prefixes
+        self._rope = RopeTable(built.config.language.rope, built.config.language.head_dim)
         self._family, self._prune_layers = by_name(built.config.family), built.prune_layers
 
     @classmethod
@@ -163,7 +173,7 @@ class VisionLanguageModel:
         rows = [part.num_rows() for part in cut]
         encoded = self._tokenize(self._family.render_prompt(self.config, question, rows, history, system), cut)
         self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
-        return Seen(tuple(cut), grid_of(cut), encoded)
+        return Seen(tuple(cut), grid_of(cut), encoded, self._marks(encoded, cut))
 
     def read_as_own(
         self, behind: Sequence[int], tokenizer: Tokenizer, tokens: Sequence[int], after: Sequence[int] = ()
@@ -211,6 +221,18 @@ class VisionLanguageModel:
         visual = positions[np.concatenate([np.empty(0, np.int64), *placed])]
         question = question_rows(self.tokenizer, ids, prompt.stop)
         return Encoded(ids, visual, prompt.stop, question, places, positions)
+
+    def _marks(self, encoded: Encoded, pieces: Sequence[Pieces]) -> np.ndarray:
+        """[S,M]: token, position and what else it turns by; of a picture's row also which it is, and of which one."""
+        length = len(encoded.ids)
+        positions = np.arange(length) if encoded.places is None else encoded.places
+        marks = np.zeros((length, 2 + DIGEST), np.int64)
+        marks[:, 0] = encoded.ids
+        marks[encoded.feature_positions, 1] = np.concatenate([NOTHING, *(np.arange(p.num_rows()) for p in pieces)])
+        digests = [np.tile(np.frombuffer(p.digest, np.int64), (p.num_rows(), 1)) for p in pieces]
+        marks[encoded.feature_positions, 2:] = np.concatenate([np.empty((0, DIGEST), np.int64), *digests])
+        stretched = self._rope.stretched(np.full(length, length))
+        return np.column_stack([marks, positions, stretched])
 
     def _check_room(self, tokens: int, max_new_tokens: int, has: str) -> None:
         """Raises RequestError."""

@@ -21,6 +21,7 @@ from engine.runtime.images import ImageSource
 from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
+from engine.runtime.prefix_cache import PrefixCache
 from engine.runtime.question import OnText, Question
 from engine.runtime.scheduler import Load, Outcome, answered
 from engine.runtime.tensor_parallel import Ranks
@@ -36,7 +37,7 @@ class LoadedPair:
     def __init__(self, directory: Path, manifest: Manifest, running: Running, ranks: Ranks | None) -> None:
         """ranks: of a large model built for several; None makes a group of its own, which starts when it is loaded."""
         self.directory, self.manifest = directory, manifest
-        self._running, self._ranks = running, ranks
+        self._running, self._ranks, self.prefixes = running, ranks, running.prefixes
         self._own = Group() if ranks is None and manifest.world_size > 1 else None
         self._models: dict[str, VisionLanguageModel] = {}
         self._loading = threading.RLock()
@@ -73,7 +74,7 @@ class SglPipeline:
         self.directory, self.manifest, self.device = pair.directory, pair.manifest, device
         self._pair = pair
         kv_memory = kv_memory_here(device) if serving.kv_memory is None else serving.kv_memory
-        self._loop = Loop(pair, serving.max_running, serving.max_waiting, kv_memory)
+        self._loop = Loop(pair, serving.max_running, serving.max_waiting, kv_memory, spare=pair.prefixes)
         self._at_once = 2 * serving.max_running
         """Questions of one call that are asked at once: enough that the next one's pictures are open in time."""
         self.close = weakref.finalize(self, _close, self._loop, pair)
@@ -93,6 +94,7 @@ class SglPipeline:
         kv_memory: int | None = ServingConfig.kv_memory,
         prefill_chunk: int = ServingConfig.prefill_chunk,
         feature_cache: int = ServingConfig.feature_cache,
+        prefix_cache: int = ServingConfig.prefix_cache,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
 
@@ -101,10 +103,10 @@ class SglPipeline:
         device: what runs the engines; None is what their target is for. The others are the fields of `ServingConfig`.
         """
         directory, threads = Path(directory), resolve_threads(threads)
-        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache)
+        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache, prefix_cache)
         manifest = read_manifest(directory)
         device = resolve_device(directory, manifest, device)
-        pair = LoadedPair(directory, manifest, Running(threads, device, serving), ranks)
+        pair = LoadedPair(directory, manifest, Running(threads, device, serving, PrefixCache(prefix_cache)), ranks)
         verify(directory, manifest)
         if preload:
             _ = pair.small, pair.large

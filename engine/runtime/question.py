@@ -170,6 +170,17 @@ class Meter:
     seconds: float = 0.0
 
 
+@dataclass
+class Reuse:
+    """What both models were given to look at and to read, and how much of it they knew from earlier questions: pieces
+    of pictures that were to be encoded, tokens of prompts."""
+
+    tiles: int = 0
+    tiles_known: int = 0
+    tokens: int = 0
+    tokens_known: int = 0
+
+
 class Watch:
     """The stages of one question, in their order."""
 
@@ -179,6 +190,7 @@ class Watch:
         """From start to end, with what it waited for others in between."""
         self.engine_seconds: dict[str, float] = {}
         """By the meter."""
+        self.reuse = Reuse()
 
     @contextmanager
     def __call__(self, stage: Stage) -> Iterator[None]:

@@ -35,6 +35,16 @@ class RopeTable:
         scale = self._attention_scale()
         return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
+    def stretched(self, lengths: np.ndarray) -> np.ndarray:
+        """int64, as `lengths`: what of them frequencies follow from."""
+        config = self._config
+        match config.scaling:
+            case RopeScaling.DYNAMIC_NTK:
+                return np.maximum(lengths, config.max_positions)
+            case RopeScaling.LONG:
+                return (lengths > config.original_max_positions).astype(np.int64)
+        return np.zeros_like(lengths)
+
     def frequencies(self, lengths: np.ndarray) -> np.ndarray:
         """[B,S] -> [B,S,D/2], or [D/2] where they do not matter: radians per position."""
         length = lengths[..., None]
@@ -45,11 +55,11 @@ class RopeTable:
             case RopeScaling.LINEAR:
                 return self._plain(config.theta) / config.factor
             case RopeScaling.DYNAMIC_NTK:
-                stretch = config.factor * np.maximum(length, config.max_positions) / config.max_positions
+                stretch = config.factor * self.stretched(length) / config.max_positions
                 stretch = stretch - (config.factor - 1)
                 return self._plain(config.theta * stretch ** (self._head_dim / (self._head_dim - 2)))
             case RopeScaling.LONG:
-                divisors = np.where(length > config.original_max_positions, config.long_factor, config.short_factor)
+                divisors = np.where(self.stretched(length), config.long_factor, config.short_factor)
                 return self._plain(config.theta) / divisors
             case RopeScaling.LLAMA3:
                 return self._llama3(self._plain(config.theta))

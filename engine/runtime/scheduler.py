@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import EngineError, ModelFailed, Overloaded, QuestionTimedOut, RequestError, Setting
 from engine.runtime.answer import Answer
@@ -60,12 +60,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Load:
-    """How busy a scheduler is. kv_memory: bytes of keys and values that running questions may fill, and in all."""
+    """How busy a scheduler is. kv_memory: bytes of keys and values that running questions may fill, in all, and that
+    are kept for later questions until a running one needs them."""
 
     running: int
     waiting: int
     kv_memory_used: int
     kv_memory: int | None
+    kv_memory_kept: int = 0
+
+
+class Spare(Protocol):
+    """Memory that nobody needs, and that is given up for whoever does."""
+
+    def nbytes(self) -> int: ...
+
+    def allow(self, nbytes: int) -> None:
+        """Keep no more from now on."""
 
 
 class Scheduler:
@@ -78,18 +89,21 @@ class Scheduler:
         max_waiting: int,
         kv_memory: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spare: Spare | None = None,
     ) -> None:
         """start: runs work outside. max_running, max_waiting: questions; more are refused. kv_memory: most bytes of
-        keys and values, None is as many as there are."""
+        keys and values, None is as many as there are. spare: what is kept of them for later questions."""
         self._start, self._clock = start, clock
         self._max_running, self._max_waiting, self._kv_memory = max_running, max_waiting, kv_memory
         self._waiting: deque[Task] = deque()
         self._running: dict[Task, None] = {}
         """In the order of their arrival."""
-        self._kv_used = 0
+        self._kv_used, self._spare = 0, spare
+        self._use(0)
 
     def load(self) -> Load:
-        return Load(len(self._running), len(self._waiting), self._kv_used, self._kv_memory)
+        kept = 0 if self._spare is None else self._spare.nbytes()
+        return Load(len(self._running), len(self._waiting), self._kv_used, self._kv_memory, kept)
 
     def submit(self, task: Task) -> None:
         """Raises Overloaded."""
@@ -176,17 +190,27 @@ class Scheduler:
                     break
                 if not self._reclaim(language.has_place, work.model):
                     continue
-                slot = language.open(work.need)
+                self._use(size)
+                try:
+                    slot = language.open(work.need)
+                except BaseException:
+                    self._use(-size)
+                    raise
             except Exception as error:
                 self._throw(task, error)
             else:
                 close = partial(self._release, task)
                 lease = Lease(work.model, work.need, slot, size, close)
                 task.leases.append(lease)
-                self._kv_used += size
                 self._send(task, lease)
             progress = True
         return progress
+
+    def _use(self, size: int) -> None:
+        """Of keys and values; what is left of them may be kept for later questions."""
+        self._kv_used += size
+        if self._spare is not None and self._kv_memory is not None:
+            self._spare.allow(self._kv_memory - self._kv_used)
 
     def _fits(self, size: int) -> bool:
         return self._kv_memory is None or self._kv_used + size <= self._kv_memory
@@ -206,7 +230,7 @@ class Scheduler:
             return
         lease.is_open = False
         task.leases.remove(lease)
-        self._kv_used -= lease.size
+        self._use(-lease.size)
         try:
             lease.model.language.close(lease.slot)
         except Exception as error:  # of ranks that died, slots are gone anyway

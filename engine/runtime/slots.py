@@ -43,6 +43,10 @@ class Slot:
             self.lengths[segment] = start + len(rows)
         self.next_position = max(self.next_position, int(positions.max()) + 1)
 
+    def positions(self, start: int, stop: int) -> np.ndarray:
+        """[R]: of these rows, each the largest of its numbers."""
+        return self._positions[start:stop]
+
     def truncate(self, length: int) -> None:
         """Hold the first `length` rows that were fed, and no others."""
         assert 0 <= length <= self.lengths[0], (length, self.lengths[0])
@@ -147,6 +151,20 @@ class Slots:
         """[1,Hkv,T,D] of each layer."""
         return [keys.array[place : place + 1] for keys, _ in self._kv]
 
+    def row_bytes(self) -> int:
+        """Memory of a row's keys and values in all layers."""
+        return sum(self._per_token)
+
+    def copy_out(self, place: int, start: int, stop: int) -> list[Array]:
+        """[Hkv,R,D] of each layer, keys and values: rows that no layer lacks."""
+        return [_own(kv.array[place, :, start:stop]) for pair in self._kv for kv in pair]
+
+    def copy_in(self, place: int, start: int, rows: Sequence[Array], count: int) -> None:
+        """The first `count` of such rows, from `start` on."""
+        everything = [kv for pair in self._kv for kv in pair]
+        for kv, part in zip(everything, rows, strict=True):
+            kv.array[place, :, start : start + count] = part[:, :count]
+
     def value_norms(self, place: int, columns: np.ndarray) -> Array:
         """[V] -> float32 [V]: length of the value vectors there, a mean over layers and KV heads."""
         means = []
@@ -182,7 +200,7 @@ class Slots:
             array = shared.array
             if other is not None:
                 length = max(shared.written(slot), shared.written(other))
-                theirs = concat([array[place, :, :length]])  # a copy
+                theirs = _own(array[place, :, :length])
                 array[place, :, :length] = array[before, :, :length]
                 array[before, :, :length] = theirs
             else:
@@ -202,6 +220,11 @@ def _kv(name: str, segment: int, start: tuple[int, int], head_dim: int) -> Share
         lambda need: need.lengths[segment],
         lambda slot: slot.lengths[segment],
     )
+
+
+def _own(part: Array) -> Array:
+    """A copy."""
+    return concat([part])
 
 
 def _copy(shared: Shared, source: Array, before: int, place: int, slot: Slot) -> None:

@@ -13,7 +13,7 @@ from engine.runtime.prompt import PromptTokens, Rows, answer_rows
 from engine.runtime.question import OnText, Settings, Stage, Watch
 from engine.runtime.sampling import Sampler, read
 from engine.runtime.utterance import Completion, Utterance
-from engine.runtime.work import NONE, Asking, Extend, Open, Step
+from engine.runtime.work import NO_MARKS, NONE, Asking, Extend, Open, Step
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ class Speaker:
         checked = Checked(self.model, slot, utterance, Sampler(sampling))
         with self.watch(self.stages[0]):
             fed = rows.then(answer_rows(rows.next_position(), draft)) if len(draft) else rows
-            goes_on = yield from checked.feed(fed, draft, scored.prompt)
+            is_whole = rows.pruning is None and len(rows) == len(self.seen.marks)
+            work = checked.check(fed, draft, scored.prompt, self.seen.marks if is_whole else NO_MARKS)
+            goes_on = checked.take((yield work), draft)
+            reuse = self.watch.reuse
+            reuse.tokens, reuse.tokens_known = reuse.tokens + len(rows), reuse.tokens_known + work.known
         if drafter is not None:
             assert not scored.generated, "of rows that a check feeds, those that are dropped would count, too"
             return (yield from self._speculate(checked, drafter, rows.next_position(), goes_on))
@@ -95,7 +99,7 @@ class Speaker:
             with self.watch(self.stages[1]):
                 if len(draft):
                     position, tokens = start + len(said) - 1, np.array([said[-1], *draft])
-                    goes_on = yield from checked.feed(answer_rows(position, tokens), draft)
+                    goes_on = checked.take((yield checked.check(answer_rows(position, tokens), draft)), draft)
                 else:
                     goes_on = yield from checked.step()
         drafted, accepted = checked.drafted - before[0], checked.accepted - before[1]
@@ -114,19 +118,23 @@ class Checked:
     drafted: int = 0
     accepted: int = 0
 
-    def feed(self, rows: Rows, draft: np.ndarray, scored: np.ndarray = NONE) -> Asking[bool]:
-        """Append rows, of which the last ones are a draft, and keep what is chosen of it -> whether the answer goes on.
+    def check(self, rows: Rows, draft: np.ndarray, scored: np.ndarray = NONE, marks: np.ndarray = NO_MARKS) -> Extend:
+        """Append rows, of which the last ones are a draft; `take` gets the choices. marks: as of `Extend`."""
+        wanted = len(rows) - 1 - len(draft) + np.arange(len(draft) + 1)
+        self.held += len(rows)
+        return Extend(self.model, self.slot, rows, wanted, self.sampler.choose_each, scored, marks)
+
+    def take(self, choices: np.ndarray, draft: np.ndarray) -> bool:
+        """Keep what is chosen of a draft, and drop the rest of it -> whether the answer goes on.
 
         Raises EngineError when the logits were no numbers.
         """
         length = len(draft)
-        wanted = len(rows) - 1 - length + np.arange(length + 1)
-        choices = yield Extend(self.model, self.slot, rows, wanted, self.sampler.choose_each, scored)
         accepted, goes_on = 0, self.utterance.push(read(choices[0]))
         while goes_on and accepted < length and self.utterance.last_token() == draft[accepted]:
             accepted += 1
             goes_on = self.utterance.push(read(choices[accepted]))
-        self.held += len(rows) - length + accepted
+        self.held -= length - accepted
         if goes_on and accepted < length:
             self.model.language.truncate(self.slot, self.held)
             self.sampler.take_back(length - accepted)

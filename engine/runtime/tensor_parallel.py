@@ -130,6 +130,8 @@ class Rank(Protocol):
 
     def truncate(self, slot: int, length: int) -> None: ...
 
+    def save(self, slot: int, start: int, stop: int) -> int: ...
+
     def seconds_in_sums(self) -> float: ...
 
 
@@ -216,6 +218,34 @@ class CloseSlot:
 
 
 @dataclass(frozen=True)
+class SaveRows:
+    slot: int
+    start: int
+    stop: int
+
+    def on(self, rank: Rank) -> int:
+        return rank.save(self.slot, self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class RestoreRows:
+    slot: int
+    saved: int
+    count: int
+
+    def on(self, rank: Rank) -> None:
+        rank.language.restore(self.slot, self.saved, self.count)
+
+
+@dataclass(frozen=True)
+class ForgetRows:
+    saved: int
+
+    def on(self, rank: Rank) -> None:
+        rank.language.forget(self.saved)
+
+
+@dataclass(frozen=True)
 class SecondsInSums:
     """Spent so far in all-reduces, waiting for the other ranks included."""
 
@@ -234,6 +264,8 @@ class ShardedLanguage:
         self._ranks, self._places = ranks, places
         self._epochs: dict[int, int] = {}
         """Of each open slot: of the ranks that have it."""
+        self._saved: dict[int, int] = {}
+        """The same of rows that were saved."""
         self._token_bytes, limits = token_bytes(manifest), manifest.limits(SHARDED)
         planned = tuple(limits.segment_tokens(segment) for segment in range(len(self._token_bytes)))
         self._planned = planned if limits.planned else None
@@ -270,6 +302,25 @@ class ShardedLanguage:
     def close(self, slot: int) -> None:
         if self._epochs.pop(slot) == self._ranks.epoch:
             self._ranks.do(CloseSlot(slot))
+
+    def row_bytes(self) -> int:
+        """As `nbytes`."""
+        return sum(self._token_bytes)
+
+    def save(self, slot: int, start: int, stop: int) -> int:
+        saved: int = self._on([slot], SaveRows(slot, start, stop))
+        self._saved[saved] = self._ranks.epoch
+        return saved
+
+    def holds(self, saved: int) -> bool:
+        return self._saved.get(saved) == self._ranks.epoch
+
+    def restore(self, slot: int, saved: int, count: int) -> None:
+        self._on([slot], RestoreRows(slot, saved, count))
+
+    def forget(self, saved: int) -> None:
+        if self._saved.pop(saved) == self._ranks.epoch:
+            self._ranks.do(ForgetRows(saved))
 
     def _on(self, slots: Sequence[int], message: Message) -> Any:
         """Raises RanksDiedError for a slot of ranks that are gone."""

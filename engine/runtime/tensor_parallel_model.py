@@ -74,6 +74,17 @@ class RankModel:
         """Like `Language.truncate`; after an AgreedError the slot is good for nothing but to be closed."""
         on_all(self._world, lambda: self.language.truncate(slot, length))
 
+    def save(self, slot: int, start: int, stop: int) -> int:
+        """Like `Language.save`: rows of the same number on all ranks, or none on any."""
+        saved: list[int] = []
+        try:
+            on_all(self._world, lambda: saved.append(self.language.save(slot, start, stop)))
+        except AgreedError:
+            for number in saved:
+                self.language.forget(number)
+            raise
+        return saved[0]
+
     def visual_scores(self, slot: int) -> np.ndarray:
         scores = on_all(self._world, lambda: np.array(to_host(self.language.visual_scores(slot))))
         if self.language.scoring is not None:  # else the plan has summed

@@ -5,12 +5,12 @@ Shapes: R wanted rows.
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from engine.families import Packing
+from engine.families import Pieces, digest_of
 from engine.runtime.arrays import Array, array_namespace, concat, to_host
 from engine.runtime.language import cut
 from engine.runtime.model import VisionLanguageModel
@@ -18,6 +18,9 @@ from engine.runtime.prompt import Need, Rows, within
 from engine.runtime.vision import pack
 
 NONE = np.empty(0, np.int64)
+BLOCK = 2
+"""Times the size of a head: rows whose attention ONNX Runtime computes at once on a CPU."""
+NO_MARKS = np.empty((0, 0), np.int64)
 
 
 @dataclass
@@ -58,16 +61,25 @@ class Extend:
         wanted: np.ndarray,
         read: Callable[[Array], Array],
         scored: np.ndarray = NONE,
+        marks: np.ndarray = NO_MARKS,
     ) -> None:
-        """read: [R,vocab] -> any shape; wanted, scored: int64, sorted, among the rows."""
+        """read: [R,vocab] -> any shape; wanted, scored: int64, sorted, among the rows. marks: of the first rows, which
+        begin a prompt in an empty slot; what is known of them is not computed, and what is not is kept for others.
+        """
         self.model, self._slot, self._rows, self._wanted, self._scored = model, slot, rows, wanted, scored
         self._read = read
         self._logits: list[Array] = []
         self.result: np.ndarray | None = None
         self._parts = cut(rows, wanted, scored, model.prefill_chunk, model.limits)[::-1]
+        self._marks, self._to_keep = marks, NO_MARKS
+        self.known = 0
+        """Rows that another question has left."""
 
     def advance(self) -> bool:
         """One run -> whether it was the last; then there is `result`. Raises what the engine raises."""
+        if len(self._marks):
+            self._reuse(self._marks)
+            self._marks = NO_MARKS
         part = self._parts[-1]
         wanted, scored = (rows[within(rows, part)] - part.start for rows in (self._wanted, self._scored))
         logits = self.model.language.extend(self._slot, self._rows.part(part), wanted, scored)
@@ -78,25 +90,50 @@ class Extend:
             return False
         if self._logits:
             self.result = to_host(self._read(self._logits[0] if len(self._logits) == 1 else concat(self._logits)))
+        if len(self._to_keep):
+            self.model.prefixes.keep(self.model.language, self._slot, self._to_keep)
         return True
+
+    def _reuse(self, marks: np.ndarray) -> None:
+        """Begin behind the rows that are known; which parts follow, and so every sum, is as without."""
+        block = BLOCK * self.model.config.language.head_dim
+        alone = [part.stop - 1 for part in self._parts if _ends_alone(part, block)]
+        self._to_keep = marks[: min([len(marks), *self._scored[:1].tolist(), *alone])]
+        known = self.model.prefixes.find(self.model.language, marks)
+        count = min([known.count, *self._wanted[:1].tolist(), *self._scored[:1].tolist()])
+        part = next(part for part in reversed(self._parts) if part.stop > count)
+        if _ends_alone(part, block):
+            count = max(part.start, part.stop - 1 - -(-(part.stop - 1 - count) // block) * block)
+        elif part.start < count and _ends_alone(slice(count, part.stop), block):
+            count -= 1
+        if count:
+            self.model.prefixes.restore(replace(known, count=count), self._slot)
+            self._parts = [slice(max(part.start, count), part.stop) for part in self._parts if part.stop > count]
+        self.known = count
+
+
+def _ends_alone(part: slice, block: int) -> bool:
+    """Whether the last row of a run is summed by other kernels than if another one followed: it is kept for nobody, and
+    no other row is made one."""
+    return bool((part.stop - part.start) % block == 1)
 
 
 class Encode:
     """The visual features of one picture, some pieces in each run. Result: [F,C] of those that are wanted."""
 
-    def __init__(
-        self, model: VisionLanguageModel, pixels: np.ndarray, wanted: np.ndarray, packing: Packing | None = None
-    ) -> None:
-        """pixels, packing: of `Pieces`; wanted: which of these pieces, sorted; all where there is a packing."""
-        assert packing is None or len(wanted) == len(pixels), "rows may come of any of the pieces"
-        self.model, self._pixels, self._wanted, self._packing = model, pixels, wanted, packing
+    def __init__(self, model: VisionLanguageModel, picture: Pieces, wanted: np.ndarray) -> None:
+        """wanted: which of the pieces, sorted; all where there is a packing."""
+        self.model, self._pixels, self._wanted, self._packing = model, picture.pixels, wanted, picture.packing
+        assert self._packing is None or len(wanted) == len(self._pixels), "rows may come of any of the pieces"
         self._parts: list[Array] = []
-        self._done, self._key = 0, b""
+        self._done, self._key = 0, picture.digest
+        self.known = 0
+        """Pieces that another question has left."""
 
     def advance(self) -> bool:
         """One run -> whether it was the last; then there is `result`. Raises what the engine raises."""
         if not self._done and (known := self._find()) is not None:
-            self.result = known
+            self.result, self.known = known, len(self._wanted)
             return True
         vision = self.model.vision
         part = self._pixels[self._done : self._done + vision.pieces_per_call]
@@ -111,7 +148,6 @@ class Encode:
     def _find(self) -> Array | None:
         """What is known of an earlier question about the picture; if nothing is, only what is wanted is left of it."""
         features, count = self.model.features, len(self._pixels)
-        self._key = features.key(self._pixels, self._packing)
         known = features.get(self._key)
         if len(self._wanted) == count:
             return known
@@ -119,7 +155,7 @@ class Encode:
             each = len(known) // count
             return concat([known[tile * each : (tile + 1) * each] for tile in self._wanted.tolist()])
         self._pixels = self._pixels[self._wanted]
-        self._key = features.key(self._pixels)
+        self._key = digest_of(self._pixels)
         return features.get(self._key)
 
 

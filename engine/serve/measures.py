@@ -57,6 +57,10 @@ METRICS = (
     Metric("visual_tokens_kept_total", "Visual tokens that it used to the end"),
     Metric("tiles_total", "Tiles of their pictures that the large model could have been shown"),
     Metric("tiles_skipped_total", "Those of them that it was not, as nothing of them was kept"),
+    Metric("tiles_wanted_total", "Tiles whose features either model wanted"),
+    Metric("tiles_known_total", "Those of them that an earlier question had left"),
+    Metric("prompt_tokens_total", "Tokens of prompts, of both models"),
+    Metric("prompt_tokens_known_total", "Those of them that an earlier question had left"),
     Metric("generated_tokens_total", "Tokens of answers"),
     Metric("drafted_tokens_total", "Tokens of the small model that the large one checked"),
     Metric("accepted_tokens_total", "Those of them that it would have said, each of which spared it a step"),
@@ -68,6 +72,7 @@ METRICS = (
     Metric("waiting", "Questions that wait, also for their pictures", Kind.GAUGE),
     Metric("kv_memory_used_bytes", "Keys and values that running questions may fill", Kind.GAUGE),
     Metric("kv_memory_free_bytes", "Keys and values that are left for others", Kind.GAUGE),
+    Metric("kv_memory_kept_bytes", "Of these, what is kept for later questions until others need it", Kind.GAUGE),
     Metric("first_token_seconds", "From a question to the first piece of its answer", Kind.HISTOGRAM, SECONDS),
     Metric("between_tokens_seconds", "Between tokens of an answer, its mean", Kind.HISTOGRAM, TOKEN_SECONDS),
     Metric(
@@ -100,6 +105,10 @@ def count_answer(sink: Sink, answer: Answer, first: float, last: float) -> None:
         "visual_tokens_kept_total": answer.num_kept(),
         "tiles_total": answer.tiles if answer.answered_by is AnsweredBy.LARGE else 0,
         "tiles_skipped_total": answer.tiles_skipped,
+        "tiles_wanted_total": answer.reuse.tiles,
+        "tiles_known_total": answer.reuse.tiles_known,
+        "prompt_tokens_total": answer.reuse.tokens,
+        "prompt_tokens_known_total": answer.reuse.tokens_known,
         "generated_tokens_total": len(answer.token_ids),
         "drafted_tokens_total": answer.drafted,
         "accepted_tokens_total": answer.accepted,
@@ -126,3 +135,4 @@ def set_load(sink: Sink, load: Load, in_flight: int) -> None:
     sink.set("waiting", in_flight - running)
     sink.set("kv_memory_used_bytes", load.kv_memory_used)
     sink.set("kv_memory_free_bytes", 0 if load.kv_memory is None else load.kv_memory - load.kv_memory_used)
+    sink.set("kv_memory_kept_bytes", load.kv_memory_kept)

@@ -14,7 +14,7 @@ from engine.batch.tally import Tally
 from engine.batch.worker import Answered, Task
 from engine.errors import EngineError
 from engine.runtime.answer import Answer, AnsweredBy
-from engine.runtime.question import Question
+from engine.runtime.question import Question, Reuse
 from engine.runtime.tensor_parallel import Identity
 from engine.runtime.ticket import Ticket
 from engine.runtime.utterance import FinishReason
@@ -49,6 +49,7 @@ def make_answer(text: str) -> Answer:
         accepted=0,
         speculated=0,
         speculated_accepted=0,
+        reuse=Reuse(),
     )
 
 

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from engine.config import ExitConfig, SamplingConfig
+from engine.families import Pieces
 from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
@@ -44,7 +45,8 @@ class Model:
         self.vision, self.features = vision or Vision(), FeatureCache(tiles * TILE_BYTES)
 
     def encode(self, *pictures: np.ndarray) -> list[np.ndarray]:
-        works = [Encode(self, pixels, np.arange(len(pixels))) for pixels in pictures]  # type: ignore[arg-type]
+        parts = [Pieces(pixels, np.empty((0, 4), np.float32)) for pixels in pictures]
+        works = [Encode(self, part, np.arange(len(part.pixels))) for part in parts]  # type: ignore[arg-type]
         for work in works:
             while not work.advance():
                 pass

@@ -26,7 +26,7 @@ from engine.errors import (
 )
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.image_url import EVERY_HOST, Hosts
-from engine.runtime.question import Question, Stage
+from engine.runtime.question import Question, Reuse, Stage
 from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import RanksDiedError
 from engine.runtime.ticket import Ticket
@@ -64,6 +64,7 @@ def make_answer(text: str) -> Answer:
         accepted=2,
         speculated=0,
         speculated_accepted=0,
+        reuse=Reuse(tiles=13, tiles_known=6, tokens=200, tokens_known=150),
         num_layers=2,
         seconds={Stage.LARGE_PREFILL: 0.5, Stage.LARGE_DECODE: 1.0},
         engine_seconds={},

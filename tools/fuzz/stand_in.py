@@ -19,6 +19,7 @@ from engine.manifest import FORMAT_VERSION, EngineModel, Manifest, interface_of
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.pipeline import LoadedPair, SglPipeline
+from engine.runtime.prefix_cache import PrefixCache
 from engine.runtime.prompt import Need, Rows
 from engine.runtime.tokenizer import Tokenizer
 from engine.target import Device, Precision, Target
@@ -72,6 +73,19 @@ class StandInLanguage:
     def close(self, slot: int) -> None:
         del self._slots[slot]
 
+    def row_bytes(self) -> int:
+        return 1
+
+    def save(self, slot: int, start: int, stop: int) -> int:
+        return 0
+
+    def holds(self, saved: int) -> bool:
+        return True
+
+    def restore(self, slot: int, saved: int, count: int) -> None: ...
+
+    def forget(self, saved: int) -> None: ...
+
     def _logits(self, tokens: np.ndarray) -> np.ndarray:
         """[R] -> [R,vocab]"""
         turns = np.outer(np.asarray(tokens) + 1, np.arange(self._config.vocab_size) + 1)
@@ -95,7 +109,7 @@ class StandInPair(LoadedPair):
     """Of the tiny checkpoints that are spoilt elsewhere; their tokenizers are whole."""
 
     def __init__(self) -> None:
-        running = Running(1, Device.CPU, SERVING)
+        running = Running(1, Device.CPU, SERVING, PrefixCache(SERVING.prefix_cache))
         with TemporaryDirectory() as place:
             models, tokenizers = {}, {}
             for role, files in (("small", chat_layout()), ("large", library_layout())):

@@ -49,6 +49,7 @@ def open_pipeline(args: Mapping[str, str], reader: Reader) -> SglPipeline:
         kv_memory=serve.kv_memory,
         prefill_chunk=serve.prefill_chunk,
         feature_cache=serve.feature_cache,
+        prefix_cache=serve.prefix_cache,
     )
 
 

@@ -23,11 +23,12 @@ class ServeConfig:
     threads: int | None = None
     """Of each process; None takes the cores that it may use."""
     max_running: int = ServingConfig.max_running
-    """This and the next four: of each process."""
+    """This and the next five: of each process."""
     max_waiting: int = ServingConfig.max_waiting
     kv_memory: int | None = ServingConfig.kv_memory
     prefill_chunk: int = ServingConfig.prefill_chunk
     feature_cache: int = ServingConfig.feature_cache
+    prefix_cache: int = ServingConfig.prefix_cache
     options: Given = field(default_factory=dict)
     """Of questions that give no others."""
     timeout: float | None = None
