@@ -202,7 +202,8 @@ class Looked:
 
 
 def look(model: VisionLanguageModel, seen: Seen, reuse: Reuse, needed: np.ndarray | None = None) -> Asking[Looked]:
-    """Encode what is seen. reuse: counts it. needed: int64 [N], the visual tokens whose features are wanted, sorted; None is all.
+    """Encode what is seen. reuse: counts it. needed: int64 [N], the visual tokens whose features are wanted, sorted;
+    None is all.
 
     A piece's features follow from that piece alone, so those of which none is wanted are left out; where rows come of
     several pieces, none is.

@@ -6,7 +6,7 @@ from engine.runtime.arrays import Array
 
 
 class FeatureCache:
-    """Features where the vision encoder made them, by `Pieces.digest`. Who receives features must not write into them."""
+    """Features where the vision encoder made them, by `Pieces.digest`. Nobody may write into them."""
 
     def __init__(self, capacity: int) -> None:
         """capacity: most bytes of features that are kept, those used last; 0 keeps none."""

@@ -1,4 +1,4 @@
-"""Beginnings of prompts that are kept: what is computed again, what is forgotten, and that no bit of an answer changes."""
+"""Beginnings of prompts that are kept: what is computed again, and that no bit of an answer changes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
