@@ -23,7 +23,7 @@ class Backend(Protocol):
         """Raises EngineError unless this machine runs such an engine directory on the device."""
 
     def require_gpu(self, directory: Path, manifest: Manifest, gpu: int) -> None:
-        """Raises EngineError unless the GPU of this number runs such an engine directory as well."""
+        """Raises EngineError unless there is a GPU of this number, and it runs such an engine directory as well."""
 
     def take(self, directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
         """Make what the rank of this number here runs on this process's own. Raises EngineError."""

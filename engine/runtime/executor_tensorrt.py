@@ -14,7 +14,7 @@ from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
-from engine.runtime.gpu_buffers import GpuBuffers, enough_memory
+from engine.runtime.gpu_buffers import GpuBuffers, enough_memory, require_gpus
 from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
 from engine.runtime.plan_memory import NOWHERE, place
 from engine.target import Device, Target, targets_for
@@ -58,7 +58,8 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
 
 
 def require_gpu(directory: Path, manifest: Manifest, index: int) -> None:
-    """Raises EngineError for another GPU than that which the plans were tuned on."""
+    """Raises EngineError unless it is there, and one of those that the plans were tuned on."""
+    require_gpus(directory, index + 1)
     if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint(index)):
         raise ManifestError(
             f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {rebuild(directory, manifest)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.bindings import SCORING_ENGINE, Scoring
 from engine.build_flags import BuildFlag
-from engine.errors import EngineError, ManifestError, RequestError, Setting
+from engine.errors import ManifestError, RequestError, Setting
 from engine.manifest import Manifest
 from engine.runtime.backend import Backend
 from engine.runtime.executor import AllReduce, Executor, Threads
@@ -91,17 +91,9 @@ def small_gpu(directory: Path, manifest: Manifest, device: Device, small_apart: 
             f" gives the small model a GPU of its own, and {directory} runs on device {device}; ",
             "leave it out",
         )
-    import torch
-
-    need = gpus_of(manifest, small_apart)
-    if (seen := torch.cuda.device_count()) < need:
-        raise EngineError(
-            f"the large model of {directory} runs on {need - 1} of this machine's GPUs and the small model on one of "
-            f"its own, and torch sees {seen}; use a machine with {need}, or leave out ",
-            Setting("small_apart"),
-        )
-    BACKENDS[manifest.target].require_gpu(directory, manifest, need - 1)
-    return need - 1
+    gpu = gpus_of(manifest, small_apart) - 1
+    BACKENDS[manifest.target].require_gpu(directory, manifest, gpu)
+    return gpu
 
 
 def take_device(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:

@@ -24,7 +24,9 @@ class OnnxRuntimeBackend:
             require_cuda()
 
     def require_gpu(self, directory: Path, manifest: Manifest, gpu: int) -> None:
-        """Any GPU does."""
+        from engine.runtime.gpu_buffers import require_gpus
+
+        require_gpus(directory, gpu + 1)
 
     def take(self, directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
         """Ranks share the cores of their machine."""
