@@ -39,8 +39,8 @@ def require_gpus(directory: Path, count: int) -> None:
     """Raises EngineError where there are fewer."""
     if (seen := torch.cuda.device_count()) < count:
         raise EngineError(
-            f"{directory} was to run on {count} GPUs of this machine, and torch sees {seen}; use a machine with as many, "
-            "or leave out ",
+            f"{directory} was to run on {count} GPUs of this machine, and torch sees {seen}; use a machine with "
+            "as many, or leave out ",
             Setting("small_apart"),
         )
 
