@@ -1,0 +1,72 @@
+"""A clip as FFmpeg opens it: one container of a known kind, nothing that it names, and only codecs that are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from engine.runtime.images.limits import Unfit
+from engine.runtime.words import short
+from engine.video.formats import CODECS
+
+ATTACHED = av.stream.Disposition.attached_pic
+"""A picture that lies beside sound."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The stream of pictures of an open container."""
+
+    container: InputContainer
+    stream: VideoStream
+
+    def packets(self) -> Iterator[Packet]:
+        """From where the container stands to its end, or to where it is cut off."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                return
+            if packet is None:
+                return
+            if packet.size:
+                yield packet
+
+    def frames(self) -> Iterator[VideoFrame]:
+        """All that can be decoded from where the container stands, in the order in which they are shown."""
+        context = self.stream.codec_context
+        for packet in self.packets():
+            try:
+                yield from context.decode(packet)
+            except av.FFmpegError:
+                continue  # one that is damaged; those behind it may not be
+        try:
+            yield from context.decode(None)
+        except av.FFmpegError:
+            return
+
+
+def open_clip(file: BinaryIO, demuxer: str, threads: int) -> Opened:
+    """Raises Unfit, or whatever FFmpeg may raise for what is damaged."""
+    file.seek(0)
+    options = {"format_whitelist": demuxer, "codec_whitelist": ",".join(CODECS), "protocol_whitelist": ""}
+    container = av.open(file, "r", format=demuxer, container_options=options, io_open=_open_nothing)
+    pictures = [stream for stream in container.streams.video if not stream.disposition & ATTACHED]
+    if not pictures:
+        raise Unfit("has no moving pictures, only sound or text; give a clip")
+    stream = pictures[0]
+    name = stream.codec_context.name
+    if name not in CODECS:
+        raise Unfit(f"is coded as {short(name)}, which is not read; convert it to H.264")
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+    return Opened(container, stream)
+
+
+def _open_nothing(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError(f"a clip names another file, {short(url)}")
