@@ -10,6 +10,8 @@ from engine.bounds import (
     Batch,
     Choices,
     Colour,
+    FrameCount,
+    FrameRate,
     Layer,
     Pixels,
     Ranks,
@@ -338,6 +340,23 @@ class PictureConfig:
             raise RequestError(
                 Setting("background"), f" {self.background} is no colour; give red, green and blue in 0..255"
             )
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Which frames of a clip a model is shown, where that is to be other than by its published rule."""
+
+    frames: FrameCount | None = None
+    """So many."""
+    fps: FrameRate | None = None
+    """So many for each second."""
+    max_frames: FrameCount | None = None
+    """Of those, or of the published rule's, at most."""
+
+    def __post_init__(self) -> None:
+        _check_request(self)
+        if self.frames is not None and self.fps is not None:
+            raise RequestError(Setting("frames"), " and ", Setting("fps"), " contradict each other; give one of them")
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.bounds import Bound, bounds, shown
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig, VideoConfig
 from engine.errors import RequestError, Setting
 
-Config = PictureConfig | GuidanceConfig | ExitConfig | SamplingConfig
+Config = PictureConfig | VideoConfig | GuidanceConfig | ExitConfig | SamplingConfig
 C = TypeVar("C", bound=Config)
 Given = Mapping[str, Any]
 GROUPS: dict[type[Config], str] = {
     PictureConfig: "pictures",
+    VideoConfig: "clips: which of their frames each model is shown, if not those of its published rule",
     GuidanceConfig: "guidance: which visual tokens the large model keeps",
     ExitConfig: "early exit: when the small model's answer is good enough",
     SamplingConfig: "sampling",
@@ -35,6 +36,7 @@ class QuestionConfig:
     """All settings of a question."""
 
     picture: PictureConfig = declared(default_factory=PictureConfig)
+    video: VideoConfig = declared(default_factory=VideoConfig)
     guidance: GuidanceConfig = declared(default_factory=GuidanceConfig)
     exit: ExitConfig = declared(default_factory=ExitConfig)
     sampling: SamplingConfig = declared(default_factory=SamplingConfig)
@@ -218,6 +220,15 @@ OPTIONS = (
         "what is seen through transparent pixels, such as 255,255,255",
         metavar="R,G,B",
     ),
+    Option(
+        VideoConfig,
+        "frames",
+        "so many frames of a clip",
+        excludes=("fps",),
+        why="is how many",
+    ),
+    Option(VideoConfig, "fps", "so many frames for each second of a clip"),
+    Option(VideoConfig, "max_frames", "at most so many frames of a clip"),
     Option(GuidanceConfig, "guidance", "what ranks the tokens: SGP's small model, or a baseline", field="source"),
     Option(GuidanceConfig, "retention_ratio", "fraction of visual tokens kept from the prune layer on"),
     Option(

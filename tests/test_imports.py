@@ -34,12 +34,13 @@ BASE = (
 )
 MAY_IMPORT = {
     "base": {"base"},
-    "families": {"base", "towers", "families"},
+    "families": {"base", "towers", "video", "families"},
     "plugins": {"base", "plugins"},
     "graphs": {"base", "plugins", "graphs"},
     "towers": {"base", "plugins", "graphs", "towers"},
     "build": {"base", "families", "plugins", "graphs", "towers", "build"},
-    "runtime": {"base", "families", "plugins", "towers", "runtime"},
+    "video": {"base", "runtime", "video"},
+    "runtime": {"base", "families", "plugins", "towers", "video", "runtime"},
     "planning": {"base", "families", "plugins", "graphs", "towers", "build", "runtime", "planning"},
     "evaluation": {"base", "families", "runtime", "evaluation"},
     "serve": {"base", "families", "runtime", "serve"},

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.config import GuidanceConfig, GuidanceSource, ScoreRows
 from engine.runtime.arrays import to_host
+from engine.runtime.grid import Grid
 from engine.runtime.guidance import (
     Budget,
     count_kept,
@@ -18,7 +19,6 @@ from engine.runtime.guidance import (
     resample,
     select,
 )
-from engine.runtime.model import Grid
 from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows
 from engine.runtime.question import Settings, Stage
 from engine.runtime.speaker import Scored, Speaker
@@ -49,9 +49,7 @@ def rank(settings: Settings, grid: Grid, known: Grid | None, scores: np.ndarray 
         return random_importance(len(grid.boxes), settings.sampling.seed)
     if known is None or scores is None or settings.guided_by(GuidanceSource.TOME):
         return None
-    if grid.same(known):
-        return scores
-    return resample(scores, known.boxes, grid.boxes, known.images, grid.images)
+    return scores if grid.same(known) else resample(scores, known, grid)
 
 
 def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]:

@@ -22,7 +22,7 @@ def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Piece
     picture = as_rgb(image)
     height, width = scaled(picture.height, picture.width, vision.token_side(), limits)
     canvas = picture.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = cut_patches(vision, normalise(np.asarray(canvas), MEAN, STD).transpose(2, 0, 1))
+    pixels = cut_patches(vision, normalise(np.asarray(canvas), MEAN, STD).transpose(2, 0, 1)[None])
     _, rows, columns = pixels.shape[:3]
     places = np.stack([np.zeros((rows, columns), np.int64), *np.indices((rows, columns))], axis=-1)
     return Pieces(pixels, grid_boxes(rows, columns), places.reshape(-1, 3))
