@@ -113,6 +113,9 @@ class GuidanceConfig:
     """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
     above."""
     schedule: Schedule = Schedule.PAPER
+    per_frame_quota: bool = False
+    """Whether every frame of a clip keeps the same share of its tokens; else the most important of all frames are kept,
+    as in the paper. A still picture counts as a frame."""
     retention_share: Ratio | None = None
     """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
     overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""

@@ -181,6 +181,11 @@ def _no_score_rows(config: QuestionConfig) -> str | None:
     return None if ranks else "ranks visual tokens, and without guidance and consistency none is"
 
 
+def _no_ranking(config: QuestionConfig) -> str | None:
+    merges = config.guidance.source is GuidanceSource.TOME
+    return "is of tokens that are dropped, and tome merges them" if merges else None
+
+
 def _no_share(config: QuestionConfig) -> str | None:
     if config.guidance.source.weighs():
         return None
@@ -249,6 +254,12 @@ OPTIONS = (
     Option(GuidanceConfig, "schedule", "before which layer is pruned: the paper's, or the first"),
     Option(
         GuidanceConfig,
+        "per_frame_quota",
+        "keep the same share of every frame, not the most important tokens of all",
+        unread=_no_ranking,
+    ),
+    Option(
+        GuidanceConfig,
         "retention_share",
         "keep the tokens whose importance is at least this share of the largest, as many as a question has",
         excludes=("retention_ratio", "average_retention"),
@@ -267,7 +278,7 @@ OPTIONS = (
         is_negated=True,
         excludes=(
             *("guidance", "retention_ratio", "prune_layer", "average_retention", "schedule"),
-            *("retention_share", "retention_least", "retention_most"),
+            *("per_frame_quota", "retention_share", "retention_least", "retention_most"),
         ),
         why="keeps every visual token",
     ),

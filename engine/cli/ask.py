@@ -143,7 +143,7 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
         if arguments.picture is not None:
             from engine.cli.draw_pruning import draw_answer, save
 
-            save(draw_answer(engine.images, answer, picture), arguments.picture)
+            save(draw_answer(engine.images, answer, picture, engine.videos), arguments.picture)
         if arguments.json:
             print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False, allow_nan=False))
         else:

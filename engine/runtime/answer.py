@@ -78,6 +78,15 @@ class Answer:
         """Visual tokens that the model used to the end."""
         return self.visual_tokens if self.kept is None else len(self.kept)
 
+    def frames_kept(self, clip: int) -> list[int]:
+        """Of each frame of a clip, or each group of frames that became tokens together, the visual tokens that were
+        kept."""
+        assert self.times is not None, "a question with clips has times"
+        mine = np.flatnonzero(self.images == self.images.max() + 1 - len(self.clips) + clip)
+        frame = np.unique(self.times[mine], axis=0, return_inverse=True)[1].reshape(-1)
+        is_kept = np.ones(len(mine), bool) if self.kept is None else np.isin(mine, self.kept)
+        return list(np.bincount(frame[is_kept], minlength=int(frame.max()) + 1).tolist())
+
     def average_retention(self) -> float:
         """Share of visual tokens over the layers of the model that answered."""
         if self.guidance is None or self.kept is None:

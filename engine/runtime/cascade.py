@@ -147,10 +147,10 @@ def ask_large(
     if settings.wants_guidance() and guidance.source.reads_large():
         with watch(Stage.LARGE_VISION):
             looked = yield from look(model, seen)
-        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)))
+        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)), seen.grid)
     else:
         known, scores = (None, None) if small is None else (small.seen.grid, small.importance)
-        choice = choose(settings, rank(settings, seen.grid, known, scores))
+        choice = choose(settings, rank(settings, seen.grid, known, scores), seen.grid)
         with watch(Stage.LARGE_VISION):
             looked = yield from look(model, seen, choice.needed(guidance))
     prompt = looked.prompt

@@ -117,6 +117,24 @@ def select(importance: np.ndarray, num_kept: int) -> np.ndarray:
     return np.sort(ranked[:num_kept])
 
 
+def select_by_frame(importance: np.ndarray, num_kept: int, frames: np.ndarray) -> np.ndarray:
+    """[V] of each token its importance, and the frame that it is of -> int64 [num_kept]: the most important of every
+    frame, of each the same share, sorted.
+
+    What does not come out even goes to the frames that lack most, the first of those that lack as much.
+    """
+    sizes = np.bincount(frames)
+    shares = sizes * num_kept / max(1, len(frames))
+    quotas = np.floor(shares).astype(int)
+    lacking = np.argsort(quotas - shares, kind="stable")
+    quotas[lacking[: num_kept - quotas.sum()]] += 1
+    kept = []
+    for frame, quota in enumerate(quotas.tolist()):
+        mine = np.flatnonzero(frames == frame)
+        kept.append(mine[select(importance[mine], quota)])
+    return np.sort(np.concatenate([np.empty(0, np.int64), *kept]))
+
+
 def keep_rows(visual_positions: np.ndarray, kept: np.ndarray, sequence_length: int) -> np.ndarray:
     """[V], [N] -> int64 [S']: positions that survive, all text and the kept visual tokens, sorted."""
     survives = np.ones(sequence_length, bool)

@@ -71,7 +71,7 @@ def read(
 def test_prompt_features_positions_and_logits(saved: Any, built: SglPipeline, family: str, media: str) -> None:
     images, videos = MEDIA[media]
     theirs = FAMILIES[family][1](saved, images, videos, QUESTION)
-    seen, prompt = read(built.large, images, videos)
+    _, prompt = read(built.large, images, videos)
     assert_array_equal(prompt.ids, theirs.model["input_ids"][0].numpy())
     assert_allclose(prompt.features, theirs.features, **TOLERANCE["fp32"])
     if theirs.positions is not None:
