@@ -50,10 +50,10 @@ class Published:
         if length:
             self.parts.append(np.tile(np.arange(length) + self.next(), (3, 1)))
 
-    def visual(self, times: int, rows: int, columns: int, seconds: float | None) -> None:
-        """seconds: between two times, in steps of positions; None: one step."""
+    def visual(self, times: int, rows: int, columns: int, seconds: float | None, steps: int = 1) -> None:
+        """seconds: between two times, each of so many steps of positions; None: one step from time to time."""
         time = torch.arange(times).view(-1, 1).expand(-1, rows * columns)
-        time = (time * seconds if seconds is not None else time).long().flatten()
+        time = (time * seconds * steps if seconds is not None else time).long().flatten()
         row = torch.arange(rows).view(1, -1, 1).expand(times, -1, columns).flatten()
         column = torch.arange(columns).view(1, 1, -1).expand(times, rows, -1).flatten()
         self.parts.append(torch.stack([time, row, column]).numpy() + self.next())
@@ -104,10 +104,9 @@ def qwen(
         grids.append([len(frames) // 2, rows, columns])
         tokens = len(frames) // 2 * rows * columns // merged**2
         text += f"<|vision_start|>{'<|video_pad|>' * tokens}<|vision_end|>"
-        step = None
-        if hasattr(vision, "tokens_per_second"):
-            step = 2 / one.rate() * vision.tokens_per_second
-        visual.append((tokens, len(frames) // 2, rows // merged, columns // merged, step))
+        seconds = 2 / one.rate() if hasattr(vision, "tokens_per_second") else None
+        steps = getattr(vision, "tokens_per_second", 1)
+        visual.append((tokens, len(frames) // 2, rows // merged, columns // merged, seconds, steps))
     if clips:
         values |= {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.tensor(grids)}
         features += saved.model.model.get_video_features(values["pixel_values_videos"], values["video_grid_thw"])[

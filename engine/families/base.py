@@ -53,7 +53,7 @@ class Pieces:
     boxes: float32 [V,4], x0 y0 x1 y1 of each visual token in the picture, whose sides are 1, in prompt order.
     places: int64 [V,3], time, row and column of each, from 0, for a model whose positions have them.
     packing: None where the model reads what the vision encoder makes, as it is.
-    times: float32 [V,2], of a clip from when to when each is, where the whole clip lasts 1; None: of a still picture.
+    times: float64 [V,2], of a clip from when to when each is, where the whole clip lasts 1; None: of a still picture.
     """
 
     pixels: np.ndarray
@@ -71,6 +71,10 @@ class Pieces:
         return np.arange(len(self.boxes)) if self.packing is None else self.packing.placed
 
 
+MOMENTS = 1 << 20
+"""Of a clip: frames that are closer to each other are seen at once."""
+
+
 @dataclass(frozen=True)
 class Frames:
     """What a model is shown of a clip.
@@ -85,16 +89,17 @@ class Frames:
     rate: float
 
     def spans(self) -> np.ndarray:
-        """float32 [n,2]: the part of a clip of length 1 that each stands for, up to half way to the next; frames of one
+        """float64 [n,2]: the part of a clip of length 1 that each stands for, up to half way to the next; frames of one
         moment share theirs.
         """
-        moments, which, count = np.unique(self.seconds, return_inverse=True, return_counts=True)
-        middle = (moments[1:] + moments[:-1]) / 2
-        edges = np.array([min(0.0, moments[0]), *middle, max(self.length, np.nextafter(moments[-1], np.inf))])
-        start, share = edges[:-1][which], (np.diff(edges) / count)[which]
-        number = np.arange(len(which)) - (np.cumsum(count) - count)[which]
-        spans = np.stack([start + number * share, start + (number + 1) * share], axis=1)
-        return ((spans - edges[0]) / (edges[-1] - edges[0])).astype(np.float32)
+        start = min(0.0, self.seconds[0])
+        length = max(self.length, self.seconds[-1]) - start
+        ticks = np.rint((np.array(self.seconds) - start) * (MOMENTS / length if length > 0 else 0))
+        moments, which, count = np.unique(ticks / MOMENTS, return_inverse=True, return_counts=True)
+        edges = np.array([0, *(moments[1:] + moments[:-1]) / 2, 1])
+        share = (np.diff(edges) / count)[which]
+        begins = edges[which] + share * (np.arange(len(which)) - (np.cumsum(count) - count)[which])
+        return np.stack([begins, begins + share], axis=1)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Answer:
     engine_seconds: dict[str, float]
     """Stage -> seconds of the engines; those of a run for several questions are shared out among them."""
     times: np.ndarray | None = None
-    """float32 [V,2], from when to when each is in its clip, which lasts 1; a still picture's are 0 and 1. None: there
+    """float64 [V,2], from when to when each is in its clip, which lasts 1; a still picture's are 0 and 1. None: there
     are no clips."""
     clips: tuple[Shown, ...] = ()
     """Which frames of each clip the model that answered was shown."""

@@ -72,6 +72,10 @@ def open_clip(
     if isinstance(source, ClipFrames):
         return _given(source, picture, check)
 
+    if not isinstance(source, Path | str | bytes):
+        kind = type(source).__name__
+        raise RequestError(f"a clip cannot be a {kind}; give a path, the bytes of a file, or ClipFrames")
+
     def choose(facts: ClipFacts) -> Sequence[int]:
         chosen = family.choose_frames(facts, video)
         check(len(chosen), facts.width, facts.height)

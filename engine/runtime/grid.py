@@ -13,7 +13,7 @@ class Grid:
     """The visual tokens of one question, in one model's order.
 
     boxes: float32 [V,4], where each lies in its picture; images: [V], which picture or clip, pictures first; times:
-    float32 [V,2], from when to when in a clip that lasts 1; None: there are no clips.
+    float64 [V,2], from when to when in a clip that lasts 1; None: there are no clips.
     """
 
     boxes: np.ndarray
@@ -27,7 +27,7 @@ class Grid:
             return cls(np.empty((0, 4), np.float32), np.empty(0, np.int64))
         times = None
         if any(part.times is not None for part in pieces):
-            always = (np.tile(np.array([0, 1], np.float32), (len(part.boxes), 1)) for part in pieces)
+            always = (np.tile([0.0, 1.0], (len(part.boxes), 1)) for part in pieces)
             times = np.concatenate(
                 [whole if part.times is None else part.times for whole, part in zip(always, pieces, strict=True)]
             )
@@ -43,8 +43,8 @@ class Grid:
         )
 
     def spans(self) -> np.ndarray:
-        """float32 [V,2]: `times`, those of still pictures from 0 to 1."""
-        return np.tile(np.array([0, 1], np.float32), (len(self.boxes), 1)) if self.times is None else self.times
+        """float64 [V,2]: `times`, those of still pictures from 0 to 1."""
+        return np.tile([0.0, 1.0], (len(self.boxes), 1)) if self.times is None else self.times
 
     def frames(self) -> np.ndarray:
         """int64 [V]: which frame, or frames that become tokens together, each token is of, counted over the question; a

@@ -166,7 +166,7 @@ def resample(importance: np.ndarray, known: Grid, wanted: Grid) -> np.ndarray:
 
 def _places(grid: Grid) -> np.ndarray:
     """float64 [V,6]: x0 y0 t0 x1 y1 t1"""
-    boxes, times = grid.boxes.astype(np.float64), grid.spans().astype(np.float64)
+    boxes, times = grid.boxes.astype(np.float64), grid.spans()
     return np.concatenate([boxes[:, :2], times[:, :1], boxes[:, 2:], times[:, 1:]], axis=1)
 
 

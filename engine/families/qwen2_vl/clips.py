@@ -6,7 +6,7 @@ from PIL import Image
 from engine.errors import ImageError
 from engine.families.base import Frames, Pieces
 from engine.families.pixels import as_rgb, grid_boxes, normalise
-from engine.families.qwen2_vl.pictures import MEAN, STD, scaled
+from engine.families.qwen2_vl.pictures import MEAN, STD, fitted, scaled
 from engine.model_config import ModelConfig, NativeSizeConfig, QwenVitConfig
 from engine.towers.qwen2_vit import cut_patches
 
@@ -17,25 +17,26 @@ ALL_TOKENS = 0.9 * 128_000
 LEAST_STRETCH = 1.05
 
 
-def frame_limits(config: ModelConfig, frames: int) -> NativeSizeConfig:
-    """Of the pixels of each of so many frames.
+def frame_size(config: ModelConfig, frames: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width in pixels of each of so many frames of that size. Raises ImageError.
 
     In a build that scales pictures down below what a frame may have, a frame is scaled like a picture.
     """
     vision, limits = config.vision, config.tiling
     assert isinstance(vision, QwenVitConfig) and isinstance(limits, NativeSizeConfig), config
-    side = vision.token_side()
-    least = LEAST_TOKENS * side**2
-    share = ALL_TOKENS * side**2 / frames * vision.frames
-    own = NativeSizeConfig(least, int(max(min(MOST_TOKENS * side**2, share), int(least * LEAST_STRETCH))))
-    return own if own.most_tokens(side) <= limits.most_tokens(side) else limits
+    side, pairs = vision.token_side(), -(-frames // vision.frames)
+    least, largest = LEAST_TOKENS * side**2, MOST_TOKENS * side**2
+    most = max(min(largest, ALL_TOKENS * side**2 / pairs), int(least * LEAST_STRETCH))
+    if NativeSizeConfig(least, largest).most_tokens(side) > limits.most_tokens(side):
+        return scaled(height, width, side, limits)
+    return fitted(height, width, side, least, most)
 
 
 def clip_rows(config: ModelConfig, frames: int, width: int, height: int) -> list[int]:
     """Rows of a prompt that are of each pair of frames. Raises ImageError."""
     vision = config.vision
     assert isinstance(vision, QwenVitConfig), config
-    tall, wide = scaled(height, width, vision.token_side(), frame_limits(config, frames))
+    tall, wide = frame_size(config, frames, height, width)
     return [tall * wide // vision.token_side() ** 2] * -(-frames // vision.frames)
 
 
@@ -44,8 +45,7 @@ def cut_clip(frames: Frames, config: ModelConfig) -> Pieces:
     vision = config.vision
     assert isinstance(vision, QwenVitConfig), config
     pictures = [as_rgb(picture) for picture in frames.pictures]
-    limits = frame_limits(config, len(pictures))
-    height, width = scaled(pictures[0].height, pictures[0].width, vision.token_side(), limits)
+    height, width = frame_size(config, len(pictures), pictures[0].height, pictures[0].width)
     pairs = []
     for start in range(0, len(pictures), vision.frames):
         pair = [normalise(_resized(picture, width, height), MEAN, STD) for picture in pictures[start:][: vision.frames]]
