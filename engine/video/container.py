@@ -1,6 +1,6 @@
 """A clip as FFmpeg opens it: one container of a known kind, nothing that it names, and only codecs that are read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
@@ -16,6 +16,9 @@ from engine.video.formats import CODECS
 
 ATTACHED = av.stream.Disposition.attached_pic
 """A picture that lies beside sound."""
+
+WHOLE_FRAMES = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+"""Containers whose packets are whole frames, never the lines of one half of it."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,14 @@ class Opened:
             if packet.size:
                 yield packet
 
-    def frames(self) -> Iterator[VideoFrame]:
-        """All that can be decoded from where the container stands, in the order in which they are shown."""
+    def frames(self, wanted: Callable[[int], bool]) -> Iterator[VideoFrame]:
+        """What can be decoded from where the container stands, in the order in which it is shown; of frames that are
+        not wanted at their time, those that no other is made of may be left out."""
         context = self.stream.codec_context
+        leaves_out = self.container.format.name in WHOLE_FRAMES
         for packet in self.packets():
+            if leaves_out:
+                context.skip_frame = "DEFAULT" if packet.pts is None or wanted(packet.pts) else "NONREF"
             try:
                 yield from context.decode(packet)
             except av.FFmpegError:

@@ -39,7 +39,8 @@ def main(task: Task) -> None:
     except MemoryError:
         _send(replies, {"refused": f"needs more than {task.memory:,} bytes to be decoded; scale it down"})
     except Exception as error:  # FFmpeg may raise anything for what is damaged
-        _send(replies, {"refused": UNDECODED.format(short(str(error)) or type(error).__name__)})
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        _send(replies, {"refused": UNDECODED.format(short(reason))})
     # What a damaged clip left behind is not put in order.
     os._exit(0)
 
@@ -75,7 +76,9 @@ def _read(task: Task, replies: BinaryIO) -> None:
     _check_pixels(*size, task.pixels)
     facts = ClipFacts(timeline.frames, timeline.rate(), timeline.span(), *turned(*size, turn))
     _send(replies, asdict(facts))
-    for index in json.loads(sys.stdin.buffer.readline()):
+    indices = json.loads(sys.stdin.buffer.readline())
+    frames.choose(indices)
+    for index in indices:
         frame = frames.at(index)
         if frame is None:
             raise Unfit(UNDECODED.format(f"frame {index} cannot be"))
