@@ -3,8 +3,6 @@
 Each rule is a function of a clip's facts and a question's options; it gives indices, ascending, at least one.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from engine.video.facts import ClipFacts, FrameOptions
@@ -39,7 +37,7 @@ def qwen2_vl(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
         wanted = round(options.frames / QWEN_PAIR) * QWEN_PAIR
         count = min(wanted, _capped(total, options.max_frames))
     else:
-        most = _even(_capped(min(QWEN_MOST, total), options.max_frames))
+        most = _even(min(QWEN_MOST, total) if options.max_frames is None else options.max_frames)
         sampled = total / facts.rate * (options.fps or QWEN_FPS)
         count = int(min(min(max(sampled, QWEN_LEAST), most), total))
     return _rounded_line(total - 1, max(QWEN_PAIR, _even(count)))
@@ -79,13 +77,11 @@ def _line(last: int, count: int) -> tuple[int, ...]:
 
 
 def _rounded_line(last: int, count: int) -> tuple[int, ...]:
-    """`torch.linspace(0, last, count).round()`: of 32 bits, and from both ends, which decides where halves go."""
-    step = np.float32(last) / np.float32(count - 1)
-    places = np.arange(count, dtype=np.float32)
-    from_start = step * places
-    from_end = np.float32(last) - step * (np.float32(count - 1) - places)
-    return _ints(np.rint(np.where(places < count // 2, from_start, from_end)))
+    """`torch.linspace(0, last, count).round()`: of 32 bits, and from both ends, which decides where halves go.
 
-
-def _ints(values: np.ndarray | Sequence[float]) -> tuple[int, ...]:
-    return tuple(map(int, values))
+    Products are not rounded before they are added up, as on every processor with such an instruction.
+    """
+    step = np.float64(np.float32(last) / np.float32(count - 1))
+    places = np.arange(count)
+    line = np.where(places < count // 2, step * places, last - step * (count - 1 - places))
+    return tuple(map(int, np.rint(line.astype(np.float32))))

@@ -20,7 +20,7 @@ from PIL import Image
 import engine
 from engine.errors import EngineError, ImageError, RequestError
 from engine.runtime.images import apart
-from engine.runtime.images.limits import Unfit
+from engine.runtime.images.limits import Unfit, check_size
 from engine.runtime.images.source import stored_file
 from engine.runtime.images.stored import BLOCK, Stored
 from engine.runtime.words import short
@@ -100,7 +100,7 @@ class _Reader:
         watch.start()
         try:
             with self._ends_explained():
-                facts = ClipFacts(**self._reply())
+                facts = self._facts()
             indices = _checked(choose(facts), facts, self._limits)
             with self._ends_explained():
                 found = self._frames(sorted(set(indices)), facts)
@@ -109,6 +109,12 @@ class _Reader:
             apart.stop(self._process)
         pictures, seconds = zip(*(found[index] for index in indices), strict=True)
         return Clip(pictures, seconds, indices, facts)
+
+    def _facts(self) -> ClipFacts:
+        reply = self._reply()
+        frames, width, height = (int(reply[name]) for name in ("frames", "width", "height"))
+        check_size(width, height, self._limits.pixels)
+        return ClipFacts(frames, float(reply["rate"]), float(reply["seconds"]), width, height)
 
     def _frames(self, indices: Sequence[int], facts: ClipFacts) -> dict[int, tuple[Image.Image, float]]:
         self._requests.write(json.dumps(indices).encode() + b"\n")
