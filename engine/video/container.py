@@ -7,6 +7,7 @@ from typing import BinaryIO, NoReturn
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -34,6 +35,8 @@ class Opened:
         while True:
             try:
                 packet = next(packets, None)
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 return
             if packet is None:
@@ -49,14 +52,18 @@ class Opened:
         for packet in self.packets():
             if leaves_out:
                 context.skip_frame = "DEFAULT" if packet.pts is None or wanted(packet.pts) else "NONREF"
-            try:
-                yield from context.decode(packet)
-            except av.FFmpegError:
-                continue  # one that is damaged; those behind it may not be
-        try:
-            yield from context.decode(None)
-        except av.FFmpegError:
-            return
+            yield from _decode(context, packet)
+        yield from _decode(context, None)
+
+
+def _decode(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
+    """None of one that is damaged: those behind it may not be. Raises MemoryError."""
+    try:
+        return context.decode(packet)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return []
 
 
 def open_clip(file: BinaryIO, demuxer: str, threads: int) -> Opened:
