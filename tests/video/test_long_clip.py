@@ -45,4 +45,4 @@ def test_memory_is_that_of_the_chosen_frames(hour: Path) -> None:
     own, reader = map(int, measured.stdout.split())  # KiB
     chosen = 65 * 3 * SIZE[0] * SIZE[1] / 1024
     assert own < chosen + 16_000
-    assert reader < 160_000
+    assert reader < 120_000
