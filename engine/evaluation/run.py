@@ -47,7 +47,7 @@ def answer_benchmark(
         on_progress(list(records.values()), len(examples))
         questions = (
             Question(
-                (example.picture(),),
+                example.pictures(),
                 example.question,
                 way.guidance,
                 way.exit,

@@ -1,12 +1,13 @@
 """A clip as FFmpeg opens it: one container of a known kind, nothing that it names, and only codecs that are read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -16,6 +17,9 @@ from engine.video.formats import CODECS
 
 ATTACHED = av.stream.Disposition.attached_pic
 """A picture that lies beside sound."""
+
+WHOLE_FRAMES = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+"""Containers whose packets are whole frames, never the lines of one half of it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Opened:
         while True:
             try:
                 packet = next(packets, None)
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 return
             if packet is None:
@@ -38,18 +44,26 @@ class Opened:
             if packet.size:
                 yield packet
 
-    def frames(self) -> Iterator[VideoFrame]:
-        """All that can be decoded from where the container stands, in the order in which they are shown."""
+    def frames(self, wanted: Callable[[int], bool]) -> Iterator[VideoFrame]:
+        """What can be decoded from where the container stands, in the order in which it is shown; of frames that are
+        not wanted at their time, those that no other is made of may be left out."""
         context = self.stream.codec_context
+        leaves_out = self.container.format.name in WHOLE_FRAMES
         for packet in self.packets():
-            try:
-                yield from context.decode(packet)
-            except av.FFmpegError:
-                continue  # one that is damaged; those behind it may not be
-        try:
-            yield from context.decode(None)
-        except av.FFmpegError:
-            return
+            if leaves_out:
+                context.skip_frame = "DEFAULT" if packet.pts is None or wanted(packet.pts) else "NONREF"
+            yield from _decode(context, packet)
+        yield from _decode(context, None)
+
+
+def _decode(context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame]:
+    """None of one that is damaged: those behind it may not be. Raises MemoryError."""
+    try:
+        return context.decode(packet)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return []
 
 
 def open_clip(file: BinaryIO, demuxer: str, threads: int) -> Opened:

@@ -73,7 +73,7 @@ def detect(data: bytes) -> tuple[str | None, str]:
         return "mov", ""
     if data.startswith(b"RIFF"):
         return {b"AVI ": ("avi", ""), b"WEBP": (None, "a WebP picture"), b"WAVE": (None, "sound")}.get(
-            data[8:12], (None, "no clip")
+            data[8:12], (None, "not a clip")
         )
     for size in TS_PACKETS:
         first = size - TS_PACKETS[0]
@@ -83,4 +83,4 @@ def detect(data: bytes) -> tuple[str | None, str]:
         if data.startswith(prefix):
             return name, ""
     text = data.lstrip(b"\xef\xbb\xbf \t\r\n")
-    return None, next((name for prefix, name in OTHERS.items() if text.startswith(prefix)), "no clip")
+    return None, next((name for prefix, name in OTHERS.items() if text.startswith(prefix)), "not a clip")

@@ -1,6 +1,6 @@
 """Chosen frames of a clip: by decoding on where the next one is near, by seeking where it lies behind a key frame."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from av.video.frame import VideoFrame
 
@@ -23,8 +23,14 @@ class Frames:
         self._ahead: VideoFrame | None = None
         """The one behind it, if it is decoded already."""
         self._position, self._number = NOWHERE, -1
+        self._chosen: set[int] | None = None
         if not self._seeks:
             self._restart()
+
+    def choose(self, indices: Sequence[int]) -> None:
+        """What will be asked for from now on, and nothing else."""
+        if self._timeline.is_timed():
+            self._chosen = {self._timeline.times[index] for index in indices}
 
     def at(self, index: int) -> VideoFrame | None:
         """What is shown when this frame is due: where it cannot be decoded, the one before it, else the one behind it;
@@ -56,8 +62,8 @@ class Frames:
         self._decoded, self._held, self._ahead = self._timed(), None, None
 
     def _timed(self) -> Iterator[VideoFrame]:
-        is_timed = self._timeline.is_timed()
-        return (frame for frame in self._opened.frames() if frame.pts is not None or not is_timed)
+        frames = self._opened.frames(lambda time: self._chosen is None or time in self._chosen)
+        return (frame for frame in frames if frame.pts is not None or not self._timeline.is_timed())
 
     def _shown(self, time: int) -> VideoFrame | None:
         while self._held is None or self._held.pts < time:

@@ -20,7 +20,7 @@ from PIL import Image
 import engine
 from engine.errors import EngineError, ImageError, RequestError
 from engine.runtime.images import apart
-from engine.runtime.images.limits import Unfit
+from engine.runtime.images.limits import Unfit, check_size
 from engine.runtime.images.source import stored_file
 from engine.runtime.images.stored import BLOCK, Stored
 from engine.runtime.words import short
@@ -81,7 +81,7 @@ def _read(stored: Stored, choose: Choose, limits: ClipLimits) -> Clip:
             task = Task(file, demuxer, math.ceil(limits.seconds * MOST), limits.memory, limits.pixels, MOST)
             modules = (str(engine.__file__), str(PIL.__file__), str(library.origin))
             process = apart.start(PROGRAM, [json.dumps(asdict(task))], modules, (file,))
-            return _Reader(process, limits).read(choose, end)
+            return _Reader(process, limits, end).read(choose)
     finally:
         _turns.release()
 
@@ -89,18 +89,19 @@ def _read(stored: Stored, choose: Choose, limits: ClipLimits) -> Clip:
 class _Reader:
     """One process that reads a clip."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", limits: ClipLimits) -> None:
-        self._process, self._limits = process, limits
+    def __init__(self, process: "subprocess.Popen[bytes]", limits: ClipLimits, end: float) -> None:
+        """end: by `time.monotonic()`, when it is given up."""
+        self._process, self._limits, self._end = process, limits, end
         self._requests, self._replies = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
 
-    def read(self, choose: Choose, end: float) -> Clip:
+    def read(self, choose: Choose) -> Clip:
         """Raises Unfit, and what `choose` raises."""
-        watch = threading.Timer(max(0.0, end - time.monotonic()), self._process.kill)
+        watch = threading.Timer(max(0.0, self._end - time.monotonic()), self._process.kill)
         watch.daemon = True
         watch.start()
         try:
             with self._ends_explained():
-                facts = ClipFacts(**self._reply())
+                facts = self._facts()
             indices = _checked(choose(facts), facts, self._limits)
             with self._ends_explained():
                 found = self._frames(sorted(set(indices)), facts)
@@ -109,6 +110,12 @@ class _Reader:
             apart.stop(self._process)
         pictures, seconds = zip(*(found[index] for index in indices), strict=True)
         return Clip(pictures, seconds, indices, facts)
+
+    def _facts(self) -> ClipFacts:
+        reply = self._reply()
+        frames, width, height = (int(reply[name]) for name in ("frames", "width", "height"))
+        check_size(width, height, self._limits.pixels)
+        return ClipFacts(frames, float(reply["rate"]), float(reply["seconds"]), width, height)
 
     def _frames(self, indices: Sequence[int], facts: ClipFacts) -> dict[int, tuple[Image.Image, float]]:
         self._requests.write(json.dumps(indices).encode() + b"\n")
@@ -135,15 +142,15 @@ class _Reader:
         try:
             yield
         except (OSError, EOFError, ValueError, TypeError, KeyError):
-            raise Unfit(self._end()) from None
+            raise Unfit(self._why_it_ended()) from None
 
-    def _end(self) -> str:
+    def _why_it_ended(self) -> str:
         """Why the process ended, as the sentence that the clip's name begins."""
         status = apart.status_of(self._process)
-        if status == -signal.SIGXCPU:
+        if status == -signal.SIGXCPU or time.monotonic() >= self._end:
             return f"takes more than {self._limits.seconds:g} seconds to read; {CHEAPER}"
         if status == -signal.SIGKILL:
-            return f"takes more time or memory to read than a clip may; {CHEAPER}"
+            return f"takes more memory to read than there is; {CHEAPER}"
         return "cannot be decoded (its decoder crashed); it is damaged"
 
 

@@ -1,8 +1,8 @@
 """A process that reads one clip, with little memory and time, and opens nothing.
 
-Run by `reader.py`, with a line of JSON as its argument: `Task`. Its first reply on standard output is a line of JSON, the
-clip's facts; then it reads the indices of the chosen frames, and replies with a line of JSON and the pixels [H,W,3] of
-each. What is refused ends in a line that says why.
+Run by `reader.py`, with a line of JSON as its argument: `Task`. Its first reply on standard output is a line of JSON,
+the clip's facts; then it reads the indices of the chosen frames, and replies with a line of JSON and the pixels [H,W,3]
+of each. What is refused ends in a line that says why.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import av.subtitles.codeccontext
 import av.subtitles.stream
-from PIL import Image
 
 from engine.runtime.images import apart
 from engine.runtime.images.limits import Unfit, check_size
@@ -39,7 +38,8 @@ def main(task: Task) -> None:
     except MemoryError:
         _send(replies, {"refused": f"needs more than {task.memory:,} bytes to be decoded; scale it down"})
     except Exception as error:  # FFmpeg may raise anything for what is damaged
-        _send(replies, {"refused": UNDECODED.format(short(str(error)) or type(error).__name__)})
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        _send(replies, {"refused": UNDECODED.format(short(reason))})
     # What a damaged clip left behind is not put in order.
     os._exit(0)
 
@@ -65,28 +65,25 @@ def _read(task: Task, replies: BinaryIO) -> None:
 
     opened = reopen()
     context = opened.stream.codec_context
-    _check_pixels(context.width, context.height, task.pixels)
+    if context.width and context.height:  # those that the container tells
+        check_size(context.width, context.height, task.pixels)
     timeline = count(opened)
     frames = Frames(opened, reopen, timeline)
     first = frames.at(0)
     if first is None:
         raise Unfit(UNDECODED.format("none of its frames can be"))
     size, turn = (first.width, first.height), turn_of(first)
-    _check_pixels(*size, task.pixels)
+    check_size(*size, task.pixels)
     facts = ClipFacts(timeline.frames, timeline.rate(), timeline.span(), *turned(*size, turn))
     _send(replies, asdict(facts))
-    for index in json.loads(sys.stdin.buffer.readline()):
+    indices = json.loads(sys.stdin.buffer.readline())
+    frames.choose(indices)
+    for index in indices:
         frame = frames.at(index)
         if frame is None:
             raise Unfit(UNDECODED.format(f"frame {index} cannot be"))
         _send(replies, {"seconds": timeline.seconds(index)})
         apart.send_pixels(replies, to_picture(frame, *size, turn))
-
-
-def _check_pixels(width: int, height: int, pixels: int) -> None:
-    """Raises Unfit."""
-    Image.MAX_IMAGE_PIXELS = None
-    check_size(width, height, pixels)
 
 
 def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:

@@ -39,10 +39,10 @@ class Timeline:
 
     def rate(self) -> float:
         """Frames per second, on average."""
-        claimed, span = float(self.claimed or 0), self.span()
-        if not self.is_timed() or self.frames == 1 or span <= 0:
-            return claimed if claimed > 0 else 1.0
-        counted = self.frames / span
+        claimed = float(self.claimed or 0)
+        if not self.is_timed():
+            return claimed or 1.0
+        counted = self.frames / span if (span := self.span()) > 0 else claimed or 1.0
         return claimed if abs(claimed / counted - 1) <= LIKELY else counted
 
     def span(self) -> float:
@@ -74,12 +74,17 @@ def count(opened: Opened) -> Timeline:
     if not packets:
         raise Unfit("has no frames; it is empty or cut off")
     unit, claimed = Fraction(opened.stream.time_base or 1), opened.stream.average_rate
-    if 2 * len(times) < packets:
+    if 2 * len(times) < packets or not _has_times(opened):
         return Timeline(array("q"), array("q"), 0, packets, unit, claimed)
     ordered = array("q", sorted(set(times)))
     usual = (ordered[-1] - ordered[0]) // max(1, len(ordered) - 1)
     end = ordered[-1] + (last[1] or usual)
     return Timeline(ordered, array("q", sorted(set(keys))) or ordered[:1], end, len(ordered), unit, claimed)
+
+
+def _has_times(opened: Opened) -> bool:
+    """AVI tells in which order frames are decoded, which is not that in which they are shown if some look ahead."""
+    return opened.container.format.name != "avi" or not opened.stream.codec_context.has_b_frames
 
 
 def _is_hidden(packet: Packet) -> bool:

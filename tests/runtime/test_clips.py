@@ -20,10 +20,10 @@ from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import PromptTokens, Pruning
 from engine.runtime.question import Question
 from engine.runtime.vision import pack
-from tests import clips as eager
+from tests import eager_clips as eager
 from tests import saved_internvl, saved_llava_onevision, saved_qwen2_vl
-from tests.clips import Inputs, clip, noise
 from tests.eager import pruned_answer
+from tests.eager_clips import Inputs, clip, noise
 from tests.prefilled import Prefilled
 from tests.tolerance import TOLERANCE
 

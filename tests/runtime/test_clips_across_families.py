@@ -20,7 +20,7 @@ from engine.runtime.guidance import resample, select
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from tests import saved_internvl, saved_llava_onevision, saved_qwen2_vl
-from tests.clips import noise
+from tests.eager_clips import noise
 from tests.whole import QUESTION
 
 av = pytest.importorskip("av")
