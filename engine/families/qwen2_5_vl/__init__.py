@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: Qwen2-VL with windows, RMS norms and a gated MLP in its vision encoder; still pictures."""
+"""Qwen2.5-VL: Qwen2-VL with windows, RMS norms and a gated MLP in its vision encoder, and time by the second."""
 
 from engine.families.qwen2_5_vl.config import ARCHITECTURE, end_ids, read_config
 from engine.families.qwen2_vl.clips import clip_rows, cut_clip
