@@ -38,6 +38,7 @@ KEYS = {
     "retention_ratio",
     "average_retention",
     "keep_index",
+    "clips",
     "decision",
     "seconds",
     "picture",

@@ -183,3 +183,24 @@ def test_a_clip_of_an_earlier_turn(built: SglPipeline) -> None:
         (), QUESTION, GuidanceConfig(enabled=False), ExitConfig(enabled=False), history=history, videos=(clip(3),)
     )
     assert built.answer_batch([asked])[0].visual_tokens == answer.visual_tokens
+
+
+def test_a_clip_that_is_asked_about_again_is_not_encoded_again(
+    built: SglPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is known by its pixels and their shape."""
+    question = ask([], [clip(4, 40, 40, first=20)])
+    (first,) = built.answer_batch([question])
+    monkeypatch.setattr(built.large.vision, "encode", lambda pixels: pytest.fail("it is encoded again"))
+    (again,) = built.answer_batch([question])
+    assert (again.token_ids, again.probabilities) == (first.token_ids, first.probabilities)
+
+
+def test_still_frames_are_no_picture(built: SglPipeline) -> None:
+    """A clip of one picture again and again has other features than the picture has."""
+    image = noise(40, 40, 5)
+    one, several = (
+        built.large.look([], QUESTION, 1, videos=[ClipFrames((image,) * count)]).pieces[0] for count in (2, 4)
+    )
+    key = built.large.features.key
+    assert key(one.pixels, one.packing) != key(several.pixels, several.packing)

@@ -63,7 +63,7 @@ def test_a_clip(client: openai.OpenAI, pipeline: SglPipeline) -> None:
     assert answer.sgl["pictures"] == expected.images.tolist()
     with pytest.raises(openai.UnprocessableEntityError, match="is not fetched, as video URLs are not allowed here"):
         ask(client, [{"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, text])
-    with pytest.raises(openai.UnprocessableEntityError, match="the clip is no clip"):
+    with pytest.raises(openai.UnprocessableEntityError, match="the clip is not a clip"):
         ask(client, [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,aGVsbG8="}}, text])
 
 

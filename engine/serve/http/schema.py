@@ -232,6 +232,8 @@ class Report(BaseModel):
     """Of every visual token: x0 y0 x1 y1 in its picture, whose sides are 1."""
     pictures: list[int] | None = None
     """Of every visual token: which picture or clip it is of, counted pictures first."""
+    times: list[list[float]] | None = None
+    """Of every visual token: from when to when it is seen in its clip, which lasts 1."""
 
 
 class AnswerMessage(BaseModel):
