@@ -63,6 +63,20 @@ def clip(
     return file.getvalue()
 
 
+def plain(colour: tuple[int, int, int], options: Mapping[str, str]) -> bytes:
+    """Of one luma and two chroma values; options: of the encoder."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as written:
+        stream = written.add_stream("libx264", rate=10, options=dict(options))
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        for plane, value in zip(frame.planes, colour, strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        written.mux(stream.encode(frame))
+        written.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def decoded(data: bytes) -> list[np.ndarray]:
     """uint8 [H,W,3] of all frames, decoded one after the other."""
     with av.open(io.BytesIO(data)) as opened:

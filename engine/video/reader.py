@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 import os
 import signal
 import subprocess
@@ -78,7 +77,7 @@ def _read(stored: Stored, choose: Choose, limits: ClipLimits) -> Clip:
         raise Unfit(f"waited {limits.seconds:g} seconds for others to be read; ask again later")
     try:
         with _file_of(stored) as file:
-            task = Task(file, demuxer, math.ceil(limits.seconds * MOST), limits.memory, limits.pixels, MOST)
+            task = Task(file, demuxer, limits.processor_seconds, limits.memory, limits.pixels, MOST)
             modules = (str(engine.__file__), str(PIL.__file__), str(library.origin))
             process = apart.start(PROGRAM, [json.dumps(asdict(task))], modules, (file,))
             return _Reader(process, limits, end).read(choose)
@@ -147,7 +146,9 @@ class _Reader:
     def _why_it_ended(self) -> str:
         """Why the process ended, as the sentence that the clip's name begins."""
         status = apart.status_of(self._process)
-        if status == -signal.SIGXCPU or time.monotonic() >= self._end:
+        if status == -signal.SIGXCPU:
+            return f"takes more than {self._limits.processor_seconds} seconds of processor time to read; {CHEAPER}"
+        if time.monotonic() >= self._end:
             return f"takes more than {self._limits.seconds:g} seconds to read; {CHEAPER}"
         if status == -signal.SIGKILL:
             return f"takes more memory to read than there is; {CHEAPER}"

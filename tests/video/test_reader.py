@@ -158,6 +158,26 @@ def test_frames_of_every_kind_are_read(
         assert_shows(clip, by_opencv(path))
 
 
+LUMA_OF_RED = {"": 0.299, "smpte170m": 0.299, "bt709": 0.2126, "bt2020nc": 0.2627}
+LUMA_OF_BLUE = {"": 0.114, "smpte170m": 0.114, "bt709": 0.0722, "bt2020nc": 0.0593}
+
+
+@pytest.mark.parametrize("range", ["tv", "pc"])
+@pytest.mark.parametrize("matrix", LUMA_OF_RED)
+def test_colours_are_made_with_the_matrix_and_range_of_the_clip(matrix: str, range: str) -> None:
+    """By the formula of both; where the clip says neither, as of standard definition."""
+    options = {"crf": "1", "color_range": range} | ({"colorspace": matrix} if matrix else {})
+    y, u, v = 120, 100, 180
+    clip = read_clip(clips.plain((y, u, v), options), lambda facts: [0])
+    luma, blue, red = (y - 16) * 255 / 219, (u - 128) * 255 / 224, (v - 128) * 255 / 224
+    if range == "pc":
+        luma, blue, red = float(y), float(u - 128), float(v - 128)
+    of_red, of_blue = LUMA_OF_RED[matrix], LUMA_OF_BLUE[matrix]
+    r, b = luma + 2 * (1 - of_red) * red, luma + 2 * (1 - of_blue) * blue
+    g = (luma - of_red * r - of_blue * b) / (1 - of_red - of_blue)
+    assert np.asarray(clip.pictures[0])[9, 9] == pytest.approx([r, g, b], abs=2)
+
+
 @pytest.mark.parametrize("name", clips.CODECS)
 def test_a_clip_may_have_one_frame(name: str) -> None:
     data = clips.clip(*clips.CODECS[name], frames=1)
