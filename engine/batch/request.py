@@ -13,8 +13,7 @@ from engine.batch.short_form import read_short
 from engine.batch.terms import BadLine, Request, Terms, bad_line
 from engine.errors import EngineError, ImageError
 from engine.json_file import Unreadable, parse_json
-from engine.runtime.image_url import fetch, find_all
-from engine.runtime.images import ImageSource
+from engine.runtime.image_url import CLIP, PICTURE, Medium, fetch, find_all
 from engine.runtime.images.source import STDIN, read_source
 from engine.runtime.question import Question
 
@@ -33,11 +32,14 @@ def read_line(data: bytes, number: int, terms: Terms) -> Request:
 
 
 def with_pictures(request: Request, terms: Terms) -> Question:
-    """The question with its pictures, of which those behind URLs have come, together within the time of one.
-    Raises ImageError."""
+    """The question with its pictures, of which those behind URLs have come, together within the time of one, and with
+    its clips likewise. Raises ImageError."""
     question = request.question
-    images = find_all(request.pictures, lambda text, seconds: _find(text, terms, seconds), question.timeout)
-    return replace(question, images=tuple(images))
+
+    def find(places: tuple[str, ...], medium: Medium) -> list[Path | bytes]:
+        return find_all(places, lambda text, seconds: _find(text, terms, seconds, medium), question.timeout, medium)
+
+    return replace(question, images=tuple(find(request.pictures, PICTURE)), videos=tuple(find(request.clips, CLIP)))
 
 
 def look_at(data: bytes, line: Line, terms: Terms) -> Line:
@@ -48,7 +50,8 @@ def look_at(data: bytes, line: Line, terms: Terms) -> Line:
     except BadLine:
         return line
     if not _is_openai(value):
-        first = value.get("image") or next(iter(_list(value.get("images"))), None)
+        named = [value.get("image"), *_list(value.get("images")), value.get("video"), *_list(value.get("videos"))]
+        first = next(filter(None, named), None)
         return line._replace(picture=_key(first))
     try:
         import engine.batch.openai_form  # noqa: F401
@@ -57,7 +60,7 @@ def look_at(data: bytes, line: Line, terms: Terms) -> Line:
     body = value.get("body")
     for message in _list(body.get("messages")) if isinstance(body, dict) else []:
         for part in _list(message.get("content")) if isinstance(message, dict) else []:
-            picture = part.get("image_url") if isinstance(part, dict) else None
+            picture = part.get("image_url") or part.get("video_url") if isinstance(part, dict) else None
             if isinstance(picture, dict):
                 return line._replace(picture=_key(picture.get("url")))
     return line
@@ -79,14 +82,15 @@ def _is_openai(value: Mapping[str, Any]) -> bool:
     return any(name in value for name in OPENAI_MEMBERS)
 
 
-def _find(text: str, terms: Terms, seconds: float) -> ImageSource:
+def _find(text: str, terms: Terms, seconds: float, medium: Medium) -> Path | bytes:
     """Raises ImageError."""
     if text.lstrip().partition(":")[0].lower() in ("data", "http", "https"):
-        return fetch(text, terms.image_hosts, seconds)
+        return fetch(text, terms.image_hosts, seconds, medium)
     if text == STDIN or not text:
-        raise ImageError(f"picture {text!r} is none; give its path, or a URL")
+        raise ImageError(f"{medium.name} {text!r} is none; give its path, or a URL")
     source = read_source(text, allow_http=False)
-    return terms.path.parent / source if isinstance(source, Path) else source
+    assert isinstance(source, Path), "what is no URL and not standard input is a path"
+    return terms.path.parent / source
 
 
 def _list(value: object) -> list[Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
 from engine.cli.question_options import add_group, add_option, read_options
-from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig
-from engine.engine_directory import write_json
+from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.errors import RequestError
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
+from engine.evaluation.files import write_text
 from engine.evaluation.progress import run_progress
 from engine.evaluation.run import Way, answer_benchmark
 from engine.evaluation.summary import summarise, table
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, BY_NAME["draft"])
     add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
+    add_group(parser, VideoConfig)
     add_group(parser, GuidanceConfig)
     add_group(parser, ExitConfig)
 
@@ -67,13 +68,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
         asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
     refuse_unread(given, asked)
     sampling = asked.sampling
-    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft)
+    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft, asked.video)
     with run_progress(arguments.json, benchmark.name) as on_progress:
         records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
     summary = summarise(benchmark, records) | {"out": str(out)}
     if benchmark.submission is not None:
-        submission = out.with_suffix(".submission.json")
-        write_json(submission, benchmark.submission({record.id: record.prediction for record in records}))
+        submission = out.with_suffix(f".submission{benchmark.submission.suffix}")
+        write_text(submission, benchmark.submission.write(records))
         summary["submission"] = str(submission)
     if arguments.json:
         print(json.dumps(summary, ensure_ascii=False))

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +12,7 @@ from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from engine.config import Draft, ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, VideoConfig
 from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
@@ -32,6 +32,7 @@ class RunSettings:
     max_new_tokens: int
     seed: int
     draft: Draft
+    video: VideoConfig = field(default_factory=VideoConfig)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """A benchmark through a pipeline, many questions at once; what was answered before is not asked again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.evaluation.benchmark import Benchmark
 from engine.evaluation.example import Example
 from engine.evaluation.record import Record, RunSettings, append, make_record, open_run
@@ -26,10 +26,12 @@ class Way:
     max_new_tokens: int
     seed: int = 0
     draft: Draft = SamplingConfig.draft
+    video: VideoConfig = field(default_factory=VideoConfig)
 
     def settings(self, benchmark: Benchmark, manifest: Manifest) -> RunSettings:
         keys = {name: component.key for name, component in manifest.components.items()}
-        return RunSettings(benchmark.name, keys, self.guidance, self.exit, self.max_new_tokens, self.seed, self.draft)
+        chosen = self.guidance, self.exit, self.max_new_tokens, self.seed, self.draft, self.video
+        return RunSettings(benchmark.name, keys, *chosen)
 
 
 def answer_benchmark(
@@ -47,11 +49,13 @@ def answer_benchmark(
         on_progress(list(records.values()), len(examples))
         questions = (
             Question(
-                (example.picture(),),
+                example.pictures(),
                 example.question,
                 way.guidance,
                 way.exit,
                 SamplingConfig(max_new_tokens=way.max_new_tokens, seed=way.seed + place, draft=way.draft),
+                videos=() if example.video is None else (example.video,),
+                video=way.video,
             )
             for place, example in left
         )

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig, VideoConfig
 from engine.engine_directory import read_manifest
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer
+from engine.runtime.clips import ClipSource
 from engine.runtime.images import ImageSource
 from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads, small_gpu
 from engine.runtime.loop import Loop
@@ -135,11 +136,17 @@ class SglPipeline:
         system: str | None = None,
         timeout: float | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
+        videos: ClipSource | Sequence[ClipSource] = (),
+        video: VideoConfig = VideoConfig(),  # noqa: B008 (frozen)
     ) -> Answer:
-        """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
+        """Answer one question about any number of pictures and clips, after what was said before. Raises
+        EngineError.
+        """
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
+        clips = tuple(videos) if isinstance(videos, list | tuple) else (videos,)
         turns = tuple(_several(history, "history", "turns"))
-        asked = Question(pictures, question, guidance, exit, sampling, on_text, turns, system, timeout, picture)
+        said = guidance, exit, sampling, on_text, turns, system, timeout
+        asked = Question(pictures, question, *said, picture, clips, video)
         with self._loop.submit(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:
