@@ -58,8 +58,8 @@ class Batch:
     """Scenes with their questions; B scenes, S tokens each.
 
     features [N,C], of all visual tokens that are there; ids, targets, asked [B,S]; positions [B,S,3]; mask [B,1,S,S];
-    targets are IGNORED except where an answer is to be said. asked: which question of `questions` a token belongs to, counted
-    over the batch; -1 for the prompt before them, -2 for padding.
+    targets are IGNORED except where an answer is to be said. asked: which question of `questions` a token belongs to,
+    counted over the batch; -1 for the prompt before them, -2 for padding.
     """
 
     features: Tensor

@@ -65,7 +65,7 @@ RECIPES = {
         range(1, 40, 2),
     ),
     "small-qwen2-vl": Recipe(
-        Steps(2500, 2e-3),
+        Steps(1500, 2e-3),
         None,
         Steps(2400, 2e-3),
         2000,

@@ -102,7 +102,7 @@ class Labeller(nn.Module):
 
 
 def batch(reader: Reader, seeds: range, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
-    """Pixels [B,...] and labels [B,V,7] of a part of crowds; boxes are told in the cells of the whole, as paper shows."""
+    """Pixels [B,...] and labels [B,V,7] of a part of crowds. Boxes are in cells of the whole, which paper shows."""
     crowds = [(seed, make_crowd(seed)) for seed in seeds]
     images = window.of(np.stack([draw(seed, items) for seed, items in crowds]), SLOT)
     labels = window.of(np.stack([label(items) for _, items in crowds]))
