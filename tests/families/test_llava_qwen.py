@@ -1,14 +1,16 @@
 """LLaVA-OneVision's files as lmms-lab publishes them; pictures and weights are those of `llava_onevision`."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.build.read_role import read_ends
+from engine.build.tokenizer import read_tokenizer
 from engine.errors import CheckpointError
 from engine.families import Turn, family_of, llava_qwen
+from engine.families.llava_qwen.config import ADDED
 from engine.model_config import ModelConfig, SiglipConfig
 from tests.families.fixtures import read_published, write_config
 from tests.saved_llava_onevision import PUBLISHED, publish, save
@@ -87,16 +89,17 @@ def test_prompts(tmp_path: Path) -> None:
     )
 
 
-def test_marks_get_rows_that_the_embedding_has_to_spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = save(tmp_path / "checkpoint")
-    publish(saved.directory, "anyres_max_9", is_tied=False)
-    config = read_published("LLaVA-OneVision-7B")
-    published = read(tmp_path / "other", config_json())
-    with pytest.raises(CheckpointError, match="has no token <image>"):
-        read_ends(llava_qwen, config, saved.directory)
-    small = ModelConfig(**(vars(published) | {"language": config.language}))
-    read_ends(llava_qwen, small, saved.directory)
-    full = type(config.language)(**(vars(config.language) | {"vocab_size": 511}))
-    with pytest.raises(CheckpointError, match="gives '<video>' the id 511, but its config.json says vocab_size 511"):
-        read_ends(llava_qwen, ModelConfig(**(vars(published) | {"language": full})), saved.directory)
-    assert json.loads((saved.directory / "added_tokens.json").read_text()).keys().isdisjoint({"<image>", "<video>"})
+def test_marks_get_rows_that_the_embedding_has_to_spare(tmp_path: Path) -> None:
+    directory = save(tmp_path / "checkpoint").directory
+    with_marks = read_tokenizer(directory)
+    publish(directory, "anyres_max_9", is_tied=False)
+    tokenizer = read_tokenizer(directory, ADDED)
+    assert [tokenizer.token_to_id(mark) for mark in ADDED] == [with_marks.token_to_id(mark) for mark in ADDED]
+    assert read_tokenizer(directory).token_to_id("<image>") is None
+
+    config = read(tmp_path / "other", config_json())
+    read_ends(llava_qwen, config, directory)
+    rows = tokenizer.get_vocab_size() - 1
+    full = replace(config, language=replace(config.language, vocab_size=rows))
+    with pytest.raises(CheckpointError, match=f"the id {rows}, but its config.json says vocab_size {rows}"):
+        read_ends(llava_qwen, full, directory)

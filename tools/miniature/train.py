@@ -67,8 +67,8 @@ RECIPES = {
     "small-qwen2-vl": Recipe(
         Steps(1500, 2e-3),
         None,
-        Steps(2400, 2e-3),
-        2000,
+        Steps(1600, 2e-3),
+        1200,
         (FIRST + 4 * LANGUAGE_SEEDS, FIRST + 4 * LANGUAGE_SEEDS + MOST_SCENES),
         range(40, 60),
     ),
