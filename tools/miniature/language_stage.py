@@ -171,6 +171,8 @@ def start(model: Miniature, words: Tensor, pixels: Tensor) -> None:
     mark = (MARK_SHARE / (1 - MARK_SHARE)) ** 0.5
     last.bias[VISUAL_MARK] = mark * length / WORD_STD
     embeddings[:, WORD_MARK] = mark * embeddings.norm(dim=-1).mean()
+    # What every prompt begins with tells nothing, and there may be more of it than of a question.
+    embeddings[list(model.reader.system), WORD_MARK] = 0
     model.language_model.model.embed_tokens.weight.copy_(embeddings)
 
 

@@ -25,12 +25,16 @@ FAMILIES = {"internvl_chat": "internvl2", "qwen2_vl": "qwen2_vl"}
 """`model_type` -> the engine's name."""
 PICTURE_ENDS = {"internvl_chat": internvl2.IMAGE_END, "qwen2_vl": qwen2_vl.TEMPLATE.picture.end}
 
+SYSTEM_MESSAGES = {"internvl_chat": "", "qwen2_vl": "You are a helpful"}
+"""But for words that are said elsewhere, too."""
+
 
 class Reader:
     """Of a model with this `config.json`.
 
     prefix: ids of the prompt up to the picture's end. places: int64 [S,3], the position of each (time, row, column, of
-    which a model with plain positions has one, three times). next: position of what follows.
+    which a model with plain positions has one, three times). next: position of what follows. system: ids of the message
+    that the template brings along.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -44,6 +48,7 @@ class Reader:
         self.image_token, self.end = (token_id(self.tokenizer, token) for token in (prompt.image_token, END))
         self.stops = {token_id(self.tokenizer, stop) for stop in prompt.stop}
         self.prefix = self._split("?")[0]
+        self.system = frozenset(self.tokenizer.encode(SYSTEM_MESSAGES[layout]).ids)
         self._tail = cache(lambda question: self._split(question)[1])
         self._answer = cache(lambda text: [*self.tokenizer.encode(text).ids, self.end])
         self._slots = cache(self._find_slots)

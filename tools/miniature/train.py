@@ -67,7 +67,7 @@ RECIPES = {
     "small-qwen2-vl": Recipe(
         Steps(1500, 2e-3),
         None,
-        Steps(1600, 2e-3),
+        Steps(1800, 2e-3),
         1200,
         (FIRST + 4 * LANGUAGE_SEEDS, FIRST + 4 * LANGUAGE_SEEDS + MOST_SCENES),
         range(40, 60),
