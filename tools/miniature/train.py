@@ -67,8 +67,8 @@ RECIPES = {
     "small-qwen2-vl": Recipe(
         Steps(1500, 2e-3),
         None,
-        Steps(1800, 2e-3),
-        1200,
+        Steps(1200, 2e-3),
+        800,
         (FIRST + 4 * LANGUAGE_SEEDS, FIRST + 4 * LANGUAGE_SEEDS + MOST_SCENES),
         range(40, 60),
     ),

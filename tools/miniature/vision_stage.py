@@ -22,6 +22,10 @@ SHARPNESS = 6.0
 BATCH = 4
 """Scenes of a step."""
 NOTHING = -1
+LENGTH = 2.6
+"""Of features of all kinds, about that of the words that one holds together."""
+KEEPING = 0.3
+"""How much it costs to miss that length."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class Labeller(nn.Module):
             at = token_id(tokenizer, str(number))
             words[at] = (tens[number // 10] + ones[number % 10] + 0.7 * words[at]) / 2.49**0.5
         self.words = nn.Parameter(WORD_STD * words)
+        # A projector without a norm of its own in front makes features twenty times as long as words, and marks drown.
+        self.keeps_length = reader.is_native
         self.nothing = nn.Parameter(WORD_STD * torch.randn(1, size))
         self.roles = [torch.tensor([token_id(tokenizer, str(word)) for word in words]) for words in ROLES]
 
@@ -98,6 +104,9 @@ class Labeller(nn.Module):
             logits = F.linear(found, self.words[ids] if role else colours).float()
             total = total + F.cross_entropy(logits, wanted[:, role])
             right &= logits.argmax(-1) == wanted[:, role]
+        if self.keeps_length:
+            lengths = features.float().norm(dim=-1)
+            total = total + KEEPING * (lengths - LENGTH).square().mean()
         return Loss(total, right.float().mean().item())
 
 
