@@ -1,4 +1,4 @@
-"""The committed miniature in Qwen2-VL's layout guides the large one in InternVL2's: what it keeps is judged by accuracy."""
+"""The committed miniature in Qwen2-VL's layout guides the large one in InternVL2's: accuracy says what it keeps."""
 
 from pathlib import Path
 
