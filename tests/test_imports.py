@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "build": {"base", "families", "plugins", "graphs", "towers", "build"},
     "runtime": {"base", "families", "plugins", "towers", "runtime"},
     "planning": {"base", "families", "plugins", "graphs", "towers", "build", "runtime", "planning"},
-    "evaluation": {"base", "families", "runtime", "evaluation"},
+    "evaluation": {"base", "families", "runtime", "serve", "batch", "evaluation"},
     "serve": {"base", "families", "runtime", "serve"},
     "batch": {"base", "families", "runtime", "serve", "batch"},
     "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "batch", "cli"},

@@ -4,14 +4,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.batch.answers import Answers
 from engine.batch.handout import Handout
-from engine.batch.lines import Line, Lines
-from engine.batch.request import look_at
+from engine.batch.lines import Line, Source
 from engine.batch.tally import Tally
-from engine.batch.terms import Terms
+from engine.batch.terms import Reader, RunFailed
 from engine.batch.worker import Answered, Asker, Task
 from engine.errors import EngineError
 from engine.runtime.tensor_parallel import Identity
@@ -42,6 +41,13 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """What ends the run, found by another rank than 0. reason: a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Work:
     """What a rank is to answer, and what it need not any more."""
 
@@ -49,7 +55,7 @@ class Work:
     cancelled: tuple[int, ...] = ()
 
 
-Said = Joined | Left | tuple[Answered, ...]
+Said = Joined | Left | Failed | tuple[Answered, ...]
 
 
 class Peers(Protocol):
@@ -62,6 +68,9 @@ class Peers(Protocol):
         """What ranks said since it was last asked."""
 
     def send(self, rank: int, work: Work) -> None: ...
+
+    def begin(self, started: int) -> None:
+        """Let them open their engines. started: when the run began, in seconds since 1970."""
 
 
 class Leader(Protocol):
@@ -77,6 +86,9 @@ class Alone:
     """No other ranks: `Peers` of one process."""
 
     size = 0
+
+    def begin(self, started: int) -> None:
+        pass
 
     def heard(self) -> list[tuple[int, Said]]:
         return []
@@ -100,10 +112,10 @@ class Crew:
     """All ranks, led from this one."""
 
     def __init__(
-        self, lines: Lines, answers: Answers, terms: Terms, worker: Asker, identity: Identity, peers: Peers
+        self, lines: Source, answers: Answers, reader: Reader[Any], worker: Asker, identity: Identity, peers: Peers
     ) -> None:
         """worker: this rank's. identity: what the others must have in common with it."""
-        self._lines, self._answers, self._terms = lines, answers, terms
+        self._lines, self._answers, self._reader = lines, answers, reader
         self._worker, self._identity, self._peers = worker, identity, peers
         self._handout = Handout(self._unanswered(), lines.left)
         self._capacities: dict[int, int] = {}
@@ -162,6 +174,8 @@ class Crew:
             print(f"rank {rank} answers no more: {said.reason}", file=sys.stderr, flush=True)
             if self._capacities.pop(rank, None) is not None:
                 self._handout.lose(rank)
+        elif isinstance(said, Failed):
+            raise RunFailed(said.reason)
         else:
             self._keep(rank, said)
 
@@ -194,7 +208,7 @@ class Crew:
                 continue
             content = self._lines.content(line)
             if content.strip():
-                yield look_at(content, line, self._terms)
+                yield self._reader.look_at(content, line)
             else:
                 answers.add(line.place, b"", Tally(), self._lines.mark)
 

@@ -49,6 +49,10 @@ class MpiPeers:
         self._link, self.size = link, link.comm.size - 1
         self._lost: dict[int, str] = {}
 
+    def begin(self, started: int) -> None:
+        for rank in range(1, self.size + 1):
+            self._post(rank, started)
+
     def heard(self) -> list[tuple[int, Said]]:
         heard: list[tuple[int, Said]] = [(rank, Left(reason)) for rank, reason in self._lost.items()]
         self._lost.clear()
@@ -61,16 +65,19 @@ class MpiPeers:
             heard += [(rank, Left("it died")) for rank in died]
         return heard
 
-    def send(self, rank: int, work: Work | None) -> None:
+    def send(self, rank: int, work: Work) -> None:
+        self._post(rank, work)
+
+    def _post(self, rank: int, message: Work | int | None) -> None:
         try:
-            self._link.post(rank, work)
+            self._link.post(rank, message)
         except MPI.Exception as error:
             self._lost[rank] = f"MPI does not reach it ({error})"
 
     def end(self) -> None:
         """Rank 0's last word."""
         for rank in range(1, self.size + 1):
-            self.send(rank, None)
+            self._post(rank, None)
 
 
 class MpiLeader:
@@ -79,6 +86,14 @@ class MpiLeader:
     def __init__(self, link: _Link) -> None:
         self._link = link
         self.has_ended = False
+
+    def begin(self) -> int | None:
+        """When the run began, once rank 0 says so; None where it ended instead."""
+        while (found := self._link.next()) is None:
+            time.sleep(LONGEST_PAUSE)
+        self.has_ended = found[1] is None
+        started: int | None = found[1]
+        return started
 
     def heard(self) -> list[Work | None]:
         heard: list[Work | None] = []

@@ -1,25 +1,29 @@
 """Run a benchmark through an engine directory: a line of JSON for each question, figures at the end.
 
-A run that was interrupted continues where it stopped. `--label` lets both models answer every question, which
-`sgl calibrate` needs.
+A run that was interrupted, or killed, continues where it stopped. Started by mpiexec, each rank opens an engine.
+`--label` lets both models answer every question, which `sgl calibrate` needs.
 """
 
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
+from engine.batch.crew import Peers
+from engine.batch.progress import batch_progress
+from engine.batch.share import Machine
+from engine.cli.command_line import add_running_arguments, add_serving_arguments, positive, run_command
 from engine.cli.question_options import add_group, add_option, read_options
+from engine.cli.ranks import on_ranks, open_worker
 from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig
-from engine.engine_directory import write_json
+from engine.engine_directory import read_manifest, write_json
 from engine.errors import RequestError
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
-from engine.evaluation.progress import run_progress
-from engine.evaluation.run import Way, answer_benchmark
+from engine.evaluation.run import Run, Way, answer_run
 from engine.evaluation.summary import summarise, table
+from engine.manifest import Manifest
 from engine.options import BY_NAME, QuestionConfig, all_over, refuse_unread
-from engine.runtime.pipeline import SglPipeline
 
 RESULTS = Path("results")
 
@@ -41,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, BY_NAME["seed"])
     add_option(parser, BY_NAME["draft"])
     add_running_arguments(parser)
+    add_serving_arguments(parser, refuses=False)
     add("--json", action="store_true", help="print one JSON object, nothing else")
     add_group(parser, GuidanceConfig)
     add_group(parser, ExitConfig)
@@ -55,21 +60,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    given, benchmark = read_options(arguments), by_name(arguments.benchmark)
-    out = arguments.out or RESULTS / f"{benchmark.name}.jsonl"
-    examples = benchmark.load(arguments.data)[: arguments.limit]
-    pipeline = SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=read_device(arguments))
-    manifest, sampling = pipeline.manifest, SamplingConfig(max_new_tokens=benchmark.max_new_tokens)
-    asked = all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit, sampling=sampling), given)
-    if arguments.label:
-        if given.keys() & {"no_early_exit", "exit_threshold"}:
-            raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
-        asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
-    refuse_unread(given, asked)
-    sampling = asked.sampling
-    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft)
-    with run_progress(arguments.json, benchmark.name) as on_progress:
-        records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
+    on_ranks(arguments, partial(lead, arguments), lambda manifest, started: read_run_of(arguments, manifest))
+
+
+def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -> None:
+    """As rank 0, or alone. Raises EngineError."""
+    manifest = read_manifest(arguments.engine)
+    run = read_run_of(arguments, manifest)
+    benchmark, out = run.benchmark, arguments.out or RESULTS / f"{run.benchmark.name}.jsonl"
+    records = answer_run(
+        run,
+        manifest,
+        out,
+        peers,
+        lambda: open_worker(arguments, manifest, run, machine),
+        lambda rate: batch_progress(arguments.json, rate, benchmark.name),
+    )
     summary = summarise(benchmark, records) | {"out": str(out)}
     if benchmark.submission is not None:
         submission = out.with_suffix(".submission.json")
@@ -80,3 +86,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
     else:
         print(table(summary))
         print(f"{len(records)} answers are in {summary.get('submission', out)} ({out.stat().st_size / 1e3:.0f} kB)")
+
+
+def read_run_of(arguments: argparse.Namespace, manifest: Manifest) -> Run:
+    """What the command asks for. Raises EngineError."""
+    given, benchmark = read_options(arguments), by_name(arguments.benchmark)
+    sampling = SamplingConfig(max_new_tokens=benchmark.max_new_tokens)
+    asked = all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit, sampling=sampling), given)
+    if arguments.label:
+        if given.keys() & {"no_early_exit", "exit_threshold"}:
+            raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
+        asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
+    refuse_unread(given, asked)
+    sampling = asked.sampling
+    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft)
+    examples = benchmark.load(arguments.data)
+    return Run(benchmark, examples, way, min(arguments.limit or len(examples), len(examples)))

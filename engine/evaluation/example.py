@@ -1,7 +1,7 @@
 """One question of a benchmark."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from engine.runtime.images import ImageSource
 
@@ -15,8 +15,12 @@ class Example:
     """
 
     id: str
-    picture: Callable[[], ImageSource]
+    picture: partial[ImageSource]
     question: str
     answers: tuple[str, ...]
     kind: str = ""
     group: str = ""
+
+    def picture_key(self) -> int:
+        """The same for examples about the same picture."""
+        return hash((self.picture.func, self.picture.args))

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def first_of(directory: Path, *names: str) -> Path:
     raise missing(directory / names[0])
 
 
-def picture_file(path: Path) -> Callable[[], ImageSource]:
+def picture_file(path: Path) -> partial[ImageSource]:
     return partial(Path, path)
 
 

@@ -57,12 +57,14 @@ def describe(answer: Answer) -> dict[str, Any]:
 class FakePipeline:
     """Answers at once, with what `says` makes of a question, or holds it back until `answer` is called."""
 
+    at_once = 8
+
     def __init__(self, says: Callable[[Question], Answer | EngineError] | None = None) -> None:
         self._says = says
         self.asked: list[tuple[Question, Ticket]] = []
         self.cancelled: list[Ticket] = []
 
-    def submit(self, question: Question) -> Ticket:
+    def ask(self, question: Question) -> Ticket:
         ticket = Ticket(lambda: self.cancelled.append(ticket))
         self.asked.append((question, ticket))
         if self._says is not None:

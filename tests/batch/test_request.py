@@ -10,7 +10,7 @@ import pytest
 
 from engine.batch import lines as limits
 from engine.batch.lines import Line
-from engine.batch.request import look_at, read_line, with_pictures
+from engine.batch.request import LineReader
 from engine.batch.terms import BadLine, Terms
 from engine.batch.worker import Answered, Task, Worker
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
@@ -49,7 +49,7 @@ def test_the_short_form(terms: Terms) -> None:
     default = QuestionConfig(exit=ExitConfig(exit_threshold=0.3))
     terms = replace(terms, default=default, timeout=9.0)
     line = {"id": "x", "image": "a b.png", "question": "What?", "retention_ratio": 0.3, "stop": ["."], "system": "Be."}
-    request = read_line(encode(line), 4, terms)
+    request = LineReader(terms).read(encode(line), 4)
     assert request.question == Question(
         (),
         "What?",
@@ -59,15 +59,15 @@ def test_the_short_form(terms: Terms) -> None:
         system="Be.",
         timeout=9.0,
     )
-    assert with_pictures(request, terms).images == (terms.path.parent / "a b.png",)
+    assert LineReader(terms).question(request).images == (terms.path.parent / "a b.png",)
     assert request.answered(make_answer("yes"), FakePipeline()) == {"id": "x", "text": "yes"}  # type: ignore[arg-type]
     assert request.failed(ImageError("no picture")) == {
         "id": "x",
         "error": {"code": "invalid_image", "message": "line 4: no picture", "line": 4},
     }
-    assert read_line(encode({"question": "?"}), 7, terms).failed(QuestionTimedOut("late"))["id"] == 7
-    several = read_line(encode({"question": "?", "images": [DATA, "/b.png", "file:///c%20d.png"]}), 1, terms)
-    assert with_pictures(several, terms).images == (b"hello", Path("/b.png"), Path("/c d.png"))
+    assert LineReader(terms).read(encode({"question": "?"}), 7).failed(QuestionTimedOut("late"))["id"] == 7
+    several = LineReader(terms).read(encode({"question": "?", "images": [DATA, "/b.png", "file:///c%20d.png"]}), 1)
+    assert LineReader(terms).question(several).images == (b"hello", Path("/b.png"), Path("/c d.png"))
 
 
 def test_openais_form(terms: Terms) -> None:
@@ -75,11 +75,11 @@ def test_openais_form(terms: Terms) -> None:
     line = chat(
         [image("a.png"), {"type": "text", "text": "What?"}], body={"max_tokens": 5, "sgl": {"no_guidance": True}}
     )
-    request = read_line(encode(line), 4, terms)
+    request = LineReader(terms).read(encode(line), 4)
     assert request.question.text == "What?"
     assert request.question.sampling == SamplingConfig(max_new_tokens=5)
     assert request.question.guidance == GuidanceConfig(enabled=False)
-    assert with_pictures(request, terms).images == (terms.path.parent / "a.png",)
+    assert LineReader(terms).question(request).images == (terms.path.parent / "a.png",)
     reply = request.answered(make_answer("yes"), FakePipeline())  # type: ignore[arg-type]
     body = reply["response"].pop("body")
     assert reply == {
@@ -100,7 +100,7 @@ def test_openais_form(terms: Terms) -> None:
 def test_openais_own_example(terms: Terms) -> None:
     terms = replace(terms, model="gpt-3.5-turbo-0125")
     for number, (line, system) in enumerate(zip(OPENAI_EXAMPLE, ("a helpful", "an unhelpful"), strict=True), 1):
-        request = read_line(line.encode(), number, terms)
+        request = LineReader(terms).read(line.encode(), number)
         assert (request.question.text, request.question.system) == ("Hello world!", f"You are {system} assistant.")
         reply = request.answered(make_answer("Hello!"), FakePipeline())  # type: ignore[arg-type]
         assert reply["custom_id"] == f"request-{number}"
@@ -134,7 +134,7 @@ def test_openais_own_example(terms: Terms) -> None:
 def test_lines_that_ask_nothing(terms: Terms, line: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.batch.request.MOST_BYTES", 200 if isinstance(line, bytes) else limits.MOST_BYTES)
     with pytest.raises(BadLine) as refused:
-        read_line(encode(line), 12, terms)
+        LineReader(terms).read(encode(line), 12)
     reply = refused.value.reply
     assert reply["error"]["message"].startswith(f"line 12: {said}")
     assert (reply["error"]["line"], reply["response"], reply["id"]) == (12, None, "batch_req_12")
@@ -152,7 +152,7 @@ def test_lines_that_ask_nothing(terms: Terms, line: Any, said: str, monkeypatch:
 )
 def test_requests_that_are_refused(terms: Terms, body: dict[str, Any], status: int, said: str) -> None:
     with pytest.raises(BadLine) as refused:
-        read_line(encode(chat("?", body=body)), 12, terms)
+        LineReader(terms).read(encode(chat("?", body=body)), 12)
     reply = refused.value.reply
     assert (reply["custom_id"], reply["response"]["status_code"], reply["error"]) == ("a", status, None)
     assert reply["response"]["body"]["error"]["message"].startswith(said)
@@ -160,15 +160,16 @@ def test_requests_that_are_refused(terms: Terms, body: dict[str, Any], status: i
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "-", "", "data:nothing"])
 def test_pictures_that_are_not_taken(terms: Terms, url: str) -> None:
+    reader = LineReader(terms)
     for line in ({"question": "?", "images": [url]}, chat([image(url), {"type": "text", "text": "?"}])):
         with pytest.raises(ImageError):
-            with_pictures(read_line(encode(line), 1, terms), terms)
+            reader.question(reader.read(encode(line), 1))
 
 
 def test_what_a_line_is_about(terms: Terms) -> None:
     def picture(value: Any) -> int | None:
         data = encode(value)
-        return look_at(data, Line(0, 0, len(data)), terms).picture
+        return LineReader(terms).look_at(data, Line(0, 0, len(data))).picture
 
     text = {"type": "text", "text": "?"}
     a = picture({"image": "a.png", "question": "1"})
@@ -183,7 +184,7 @@ def test_openais_form_without_its_packages(terms: Terms, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "engine.batch.openai_form", None)
     data = encode(chat("?"))
     with pytest.raises(EngineError, match=r"questions.jsonl line 3 is of OpenAI's form, whose packages are missing"):
-        look_at(data, Line(2, 0, len(data)), terms)
+        LineReader(terms).look_at(data, Line(2, 0, len(data)))
 
 
 def drain(worker: Worker, count: int) -> dict[int, Answered]:
@@ -202,7 +203,7 @@ def test_a_worker_answers_every_line(terms: Terms) -> None:
 
     pipeline = FakePipeline(says)
     tasks = [Task(place, encode({"question": f"{place}"})) for place in range(40)] + [Task(40, b"{")]
-    with Worker(pipeline, terms, 4) as worker:  # type: ignore[arg-type]
+    with Worker(pipeline, LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask(tasks)
         found = drain(worker, 41)
     assert [json.loads(found[place].content).get("text") for place in range(5)] == ["0", "1", "2", None, "4"]
@@ -217,7 +218,7 @@ def test_what_an_engine_failed_with_is_asked_again_once(terms: Terms) -> None:
         fails[question.text] -= 1
         return make_answer("yes") if fails[question.text] < 0 else EngineError("a rank died")
 
-    with Worker(FakePipeline(says), terms, 4) as worker:  # type: ignore[arg-type]
+    with Worker(FakePipeline(says), LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask([Task(0, encode({"question": "once"})), Task(1, encode({"question": "always"}))])
         found = drain(worker, 2)
     assert json.loads(found[0].content)["text"] == "yes"
@@ -229,16 +230,16 @@ def test_a_worker_forgets_what_others_answered(terms: Terms) -> None:
     """Before it was asked, while it is answered, and after."""
     pipeline = FakePipeline()
     came = threading.Event()
-    submit = pipeline.submit
+    ask = pipeline.ask
 
-    def submitting(question: Question):  # type: ignore[no-untyped-def]
-        ticket = submit(question)
+    def asking(question: Question):  # type: ignore[no-untyped-def]
+        ticket = ask(question)
         if len(pipeline.asked) == 2:
             came.set()
         return ticket
 
-    pipeline.submit = submitting  # type: ignore[method-assign]
-    with Worker(pipeline, terms, 4) as worker:  # type: ignore[arg-type]
+    pipeline.ask = asking  # type: ignore[method-assign]
+    with Worker(pipeline, LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask([Task(place, encode({"question": f"{place}"})) for place in range(2)])
         assert came.wait(300)
         worker.cancel([0, 7])
@@ -254,7 +255,7 @@ def test_what_is_wrong_with_a_worker_is_raised(terms: Terms) -> None:
     def says(question: Question) -> Answer | EngineError:
         raise MemoryError
 
-    with Worker(FakePipeline(says), terms, 4) as worker:  # type: ignore[arg-type]
+    with Worker(FakePipeline(says), LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask([Task(0, encode({"question": "?"}))])
         with pytest.raises(MemoryError):
             worker.wait(None)

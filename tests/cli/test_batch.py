@@ -104,8 +104,10 @@ def test_mistakes_end_in_a_sentence(
     lines = [{"question": "?"}]
     fails(batch(lines, "--threads", 99), "--threads 99 is outside")
     fails(batch(lines, "--timeout", -3), "--timeout -3.0 is not a number above 0")
-    fails(batch(lines, "--max-new-tokens", 2), "answers.jsonl holds answers with another options")
     output = folder / "answers.jsonl"
+    assert not [path for path in folder.iterdir() if path.name.startswith(output.name)]
+    assert batch(lines, "--max-new-tokens", 2).status == 0
+    fails(batch(lines, "--max-new-tokens", 3), "answers.jsonl holds answers with another options")
     fails(
         sgl("batch", engine_directory, "--input", folder / "no", "--output", output), "no does not exist; give a file"
     )
