@@ -14,7 +14,7 @@ from engine.batch.share import Machine
 from engine.runtime.tensor_parallel_rank import forget_segments, refuse_other_mpi
 
 
-class _Link:
+class Link:
     """Messages that are sent without waiting until they are received: two ranks that send to each other never stand
     still."""
 
@@ -45,7 +45,7 @@ class _Link:
 class MpiPeers:
     """`crew.Peers` over MPI."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: Link) -> None:
         self._link, self.size = link, link.comm.size - 1
         self._lost: dict[int, str] = {}
 
@@ -83,7 +83,7 @@ class MpiPeers:
 class MpiLeader:
     """`crew.Leader` over MPI."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
         self.has_ended = False
 
@@ -123,7 +123,7 @@ def entered() -> Iterator[tuple[MpiPeers | MpiLeader, Machine]]:
     machine = world.Split_type(MPI.COMM_TYPE_SHARED)
     cores = machine.allgather(tuple(sorted(os.sched_getaffinity(0))))
     share = Machine(machine.rank, tuple(cores))
-    link = _Link(world)
+    link = Link(world)
     if world.rank != LEADER:
         leader = MpiLeader(link)
         try:

@@ -6,7 +6,7 @@ import pytest
 from mpi4py import MPI
 
 from engine.batch.crew import Left, Work
-from engine.batch.world import MpiLeader, MpiPeers, _Link
+from engine.batch.world import Link, MpiLeader, MpiPeers
 
 
 class Request:
@@ -71,7 +71,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rank_that_died_is_told_once() -> None:
     error = MPI.Exception(MPI.ERR_OTHER)
     comm = Comm([2], (1, "first"), error, (3, "second"), error)
-    peers = MpiPeers(_Link(comm))  # type: ignore[arg-type]
+    peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
     assert peers.size == 3
     assert peers.heard() == [(1, "first"), (2, Left("it died"))]
     assert comm.acknowledged == 1
@@ -82,7 +82,7 @@ def test_a_rank_that_died_is_told_once() -> None:
 
 def test_a_rank_that_is_not_reached_has_left() -> None:
     comm = Comm([])
-    peers = MpiPeers(_Link(comm))  # type: ignore[arg-type]
+    peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
     comm.unreachable.add(3)
     peers.send(3, Work(()))
     peers.send(1, Work((), (5,)))
@@ -97,7 +97,7 @@ def test_a_rank_that_is_not_reached_has_left() -> None:
 
 
 def test_a_rank_hears_nothing_behind_the_end() -> None:
-    leader = MpiLeader(_Link(Comm([], (0, Work(())), (0, None), (0, "never"))))  # type: ignore[arg-type]
+    leader = MpiLeader(Link(Comm([], (0, Work(())), (0, None), (0, "never"))))  # type: ignore[arg-type]
     assert leader.heard() == [Work(()), None]
     assert leader.heard() == []
     leader.wait_for_end()
