@@ -131,12 +131,17 @@ class FakePeers:
         self.dying: dict[int, int] = {}
         self.silent: dict[int, int] = {}
         self.slow: set[int] = set()
+        self.lost: list[int] = []
+        """By rank 0, as they said nothing."""
         self._dead: set[int] = set()
         self._joined: set[int] = set()
         self._mail: dict[int, list[Work]] = {rank: [] for rank in askers}
 
     def send(self, rank: int, work: Work) -> None:
         self._mail[rank].append(work)
+
+    def lose(self, rank: int) -> None:
+        self.lost.append(rank)
 
     def heard(self) -> list[tuple[int, Said]]:
         heard: list[tuple[int, Said]] = []

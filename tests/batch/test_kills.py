@@ -2,7 +2,9 @@
 was left alone."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from tests.batch.test_request import chat, image
 from tools.batch.kills import Killed, compare, without_time
-from tools.batch.processes import PATIENCE_SECONDS, answers_in, descendants, sgl, started, wait_until_gone
+from tools.batch.processes import PATIENCE_SECONDS, answers_in, decodes, descendants, sgl, started, wait_until_gone
 from tools.scenes import make_scene
 
 pytestmark = pytest.mark.xdist_group("tensor parallel")
@@ -109,6 +111,30 @@ def records(path: Path) -> list[dict[str, object]]:
     """But for the seconds."""
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in record.items() if name != "seconds"} for record in found]
+
+
+def test_others_go_on_without_a_rank_that_died(
+    engine_directory: Path, questions: Path, tmp_path: Path, whole: list[str]
+) -> None:
+    """Where mpiexec lets them: MPICH's with -disable-auto-cleanup, of ranks on machines of their own."""
+    output = tmp_path / "answers.jsonl"
+    words = batch(engine_directory, questions, output, 3)
+    words[1:1] = ["-disable-auto-cleanup", "-launcher", "fork", "-hosts", "one,two,three"]
+    with started(words) as process:
+        while answers_in(output) < 10:
+            assert process.poll() is None
+        (rank,) = [child for child in descendants(process.pid) if is_rank(child, 1)]
+        os.kill(rank, signal.SIGKILL)
+        assert process.wait(PATIENCE_SECONDS * 2) == 0
+    assert without_time(output) == whole
+
+
+def is_rank(process: int, rank: int) -> bool:
+    try:
+        words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"PMI_RANK={rank}".encode() in words and not decodes(process)
 
 
 def test_two_runs_on_one_output(engine_directory: Path, questions: Path, tmp_path: Path) -> None:

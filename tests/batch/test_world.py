@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from mpi4py import MPI
 
+from engine.batch import world
 from engine.batch.crew import Left, Work
-from engine.batch.world import Link, MpiLeader, MpiPeers
+from engine.batch.world import Bye, Link, MpiLeader, MpiPeers
 
 
 class Request:
@@ -92,12 +93,34 @@ def test_a_rank_that_is_not_reached_has_left() -> None:
     assert isinstance(said, Left)
     assert said.reason.startswith("MPI does not reach it")
     assert peers.heard() == []
+    comm.arriving = [(1, Bye()), (2, Bye())]
     peers.end()
     assert comm.sent[1:] == [(1, None), (2, None)]
 
 
 def test_a_rank_hears_nothing_behind_the_end() -> None:
-    leader = MpiLeader(Link(Comm([], (0, Work(())), (0, None), (0, "never"))))  # type: ignore[arg-type]
+    comm = Comm([], (0, Work(())), (0, None), (0, "never"))
+    leader = MpiLeader(Link(comm))  # type: ignore[arg-type]
     assert leader.heard() == [Work(()), None]
     assert leader.heard() == []
     leader.wait_for_end()
+    assert comm.sent == [(0, Bye())]
+
+
+@pytest.mark.parametrize("says", ["nothing", "bye"])
+def test_the_end_does_not_wait_for_who_is_silent(monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    """MPI's own would, for ever; a rank that was left before is not spoken to any more."""
+    ends: list[Any] = []
+    monkeypatch.setattr(world.atexit, "register", ends.append)
+    monkeypatch.setattr(world, "FAREWELL_SECONDS", 0.1)
+    comm = Comm([], (1, Bye()), (3, Bye()), *([(2, Bye())] if says == "bye" else []))
+    peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
+    peers.end()
+    assert ends == ([] if says == "bye" else [world.abort])
+    comm.arriving = [(1, Bye()), (3, Bye())]
+    peers.lose(2)
+    comm.sent.clear()
+    peers.send(2, Work(()))
+    peers.end()
+    assert comm.sent == [(1, None), (3, None)]
+    assert ends[-1:] == [world.abort]

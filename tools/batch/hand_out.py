@@ -79,6 +79,8 @@ class SimulatedPeers:
 
     def begin(self, started: int) -> None: ...
 
+    def lose(self, rank: int) -> None: ...
+
     def heard(self) -> list[tuple[int, Said]]:
         start = time.thread_time()
         heard: list[tuple[int, Said]]

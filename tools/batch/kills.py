@@ -119,11 +119,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--questions", type=positive, default=2000, help="(default: %(default)s)")
     add("--kills", type=positive, default=20, help="(default: %(default)s)")
     add("--ranks", type=numbers, default=(1, 2, 4), metavar="N,…", help="(default: 1,2,4)")
+    add("--work", type=Path, metavar="DIR", help="to keep: the same command continues there (default: a temporary one)")
     arguments = parser.parse_args(argv)
 
     def command() -> None:
-        with tempfile.TemporaryDirectory(prefix="kills of sgl batch ") as work:
-            for sentence in compare(Path(work), arguments.questions, arguments.kills, arguments.ranks):
+        with tempfile.TemporaryDirectory(prefix="kills of sgl batch ") as folder:
+            work = arguments.work or Path(folder)
+            work.mkdir(parents=True, exist_ok=True)
+            for sentence in compare(work, arguments.questions, arguments.kills, arguments.ranks):
                 print(sentence, flush=True)
 
     return run_command(command)
