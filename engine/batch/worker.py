@@ -153,7 +153,10 @@ class Worker:
             return []
         self._forget(task.place)
         if isinstance(outcome, Answer):
-            return [_answered(task.place, request.answered(outcome, self._pipeline), request.counted(outcome))]
+            try:
+                return [_answered(task.place, request.answered(outcome, self._pipeline), request.counted(outcome))]
+            except ValueError as error:  # a number in it is none
+                outcome = EngineError(f"its answer cannot be written ({error})")
         return [_answered(task.place, request.failed(outcome), Tally(errors=1))]
 
     def _forget(self, place: int) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from engine.batch import lines as limits
 from engine.batch.lines import Line
 from engine.batch.request import LineReader
+from engine.batch.tally import Tally
 from engine.batch.terms import BadLine, Terms
 from engine.batch.worker import Answered, Task, Worker
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
@@ -224,6 +225,16 @@ def test_what_an_engine_failed_with_is_asked_again_once(terms: Terms) -> None:
     assert json.loads(found[0].content)["text"] == "yes"
     assert json.loads(found[1].content)["error"]["message"] == "line 2: a rank died"
     assert fails == {"once": -1, "always": 7}
+
+
+def test_an_answer_that_is_no_json_is_an_error(terms: Terms) -> None:
+    terms = replace(terms, report=lambda answer, exit: {"probability": answer.probabilities[0]})
+    answer = replace(make_answer("yes"), probabilities=(float("nan"),))
+    with Worker(FakePipeline(lambda question: answer), LineReader(terms)) as worker:  # type: ignore[arg-type]
+        worker.ask([Task(0, encode({"question": "?"}))])
+        (found,) = drain(worker, 1).values()
+    assert found.tally == Tally(errors=1)
+    assert json.loads(found.content)["error"]["message"].startswith("line 1: its answer cannot be written (Out of")
 
 
 def test_a_worker_forgets_what_others_answered(terms: Terms) -> None:
