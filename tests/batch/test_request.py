@@ -31,6 +31,13 @@ OPENAI_EXAMPLE = (
     '"user", "content": "Hello world!"}],"max_tokens": 1000}}',
 )
 """As OpenAI's guide to its batch API shows it."""
+VLLM_EXAMPLE = tuple(
+    line.replace("gpt-3.5-turbo-0125", "meta-llama/Meta-Llama-3-8B-Instruct").replace(
+        "max_tokens", "max_completion_tokens"
+    )
+    for line in OPENAI_EXAMPLE
+)
+"""As vLLM has it in examples/offline_inference/openai_batch/openai_example_batch.jsonl."""
 
 
 def chat(content: Any, **more: Any) -> dict[str, Any]:
@@ -98,10 +105,12 @@ def test_openais_form(terms: Terms) -> None:
     assert failed["response"]["body"]["error"]["line"] == 4
 
 
-def test_openais_own_example(terms: Terms) -> None:
-    terms = replace(terms, model="gpt-3.5-turbo-0125")
-    for number, (line, system) in enumerate(zip(OPENAI_EXAMPLE, ("a helpful", "an unhelpful"), strict=True), 1):
+@pytest.mark.parametrize("example", [OPENAI_EXAMPLE, VLLM_EXAMPLE], ids=["openai", "vllm"])
+def test_examples_of_peers(terms: Terms, example: tuple[str, ...]) -> None:
+    terms = replace(terms, model=json.loads(example[0])["body"]["model"])
+    for number, (line, system) in enumerate(zip(example, ("a helpful", "an unhelpful"), strict=True), 1):
         request = LineReader(terms).read(line.encode(), number)
+        assert request.question.sampling == SamplingConfig(max_new_tokens=1000)
         assert (request.question.text, request.question.system) == ("Hello world!", f"You are {system} assistant.")
         reply = request.answered(make_answer("Hello!"), FakePipeline())  # type: ignore[arg-type]
         assert reply["custom_id"] == f"request-{number}"
