@@ -23,6 +23,7 @@ class ChatLine:
 
     question: Question
     pictures: tuple[str, ...]
+    clips: tuple[str, ...]
     name: str
     number: int
     completion: Completion
@@ -48,7 +49,7 @@ def read_openai(value: dict[str, Any], number: int, terms: Terms) -> ChatLine:
         raise bad_line(number, f"member {unknown[0]!r} is unknown; there are {', '.join(MEMBERS)}", name)
     if value.get("method") != METHOD or value.get("url") != URL:
         raise bad_line(number, f"method and url are not {METHOD} and {URL}, which alone are answered; give them", name)
-    limits = Limits(terms.default, terms.max_pictures, terms.timeout, terms.image_hosts)
+    limits = Limits(terms.default, terms.max_pictures, terms.timeout, terms.image_hosts, terms.max_clips)
     try:
         request, asked = read_chat(value.get("body"), terms.model, limits)
         if request.stream:
@@ -64,7 +65,7 @@ def read_openai(value: dict[str, Any], number: int, terms: Terms) -> ChatLine:
         f"chatcmpl-{number}",
         terms.started,
     )
-    return ChatLine(asked.question, asked.urls, name, number, completion)
+    return ChatLine(asked.question, asked.urls, asked.clip_urls, name, number, completion)
 
 
 def _refused(name: str, number: int, refusal: Refusal) -> Reply:

@@ -13,8 +13,7 @@ from engine.batch.short_form import read_short
 from engine.batch.terms import BadLine, LineRequest, Terms, bad_line
 from engine.errors import EngineError, ImageError
 from engine.json_file import Unreadable, parse_json
-from engine.runtime.image_url import fetch, find_all
-from engine.runtime.images import ImageSource
+from engine.runtime.image_url import CLIP, PICTURE, Medium, fetch, find_all
 from engine.runtime.images.source import STDIN, read_source
 from engine.runtime.question import Question
 
@@ -36,8 +35,8 @@ class LineReader:
         except BadLine:
             return line
         if not _is_openai(value):
-            first = value.get("image") or next(iter(_list(value.get("images"))), None)
-            return line._replace(picture=_key(first))
+            named = [value.get("image"), *_list(value.get("images")), value.get("video"), *_list(value.get("videos"))]
+            return line._replace(picture=_key(next(filter(None, named), None)))
         try:
             import engine.batch.openai_form  # noqa: F401
         except ModuleNotFoundError as error:
@@ -45,7 +44,7 @@ class LineReader:
         body = value.get("body")
         for message in _list(body.get("messages")) if isinstance(body, dict) else []:
             for part in _list(message.get("content")) if isinstance(message, dict) else []:
-                picture = part.get("image_url") if isinstance(part, dict) else None
+                picture = part.get("image_url") or part.get("video_url") if isinstance(part, dict) else None
                 if isinstance(picture, dict):
                     return line._replace(picture=_key(picture.get("url")))
         return line
@@ -60,19 +59,25 @@ class LineReader:
         return read_short(value, number, self.terms)
 
     def question(self, request: LineRequest) -> Question:
-        """Pictures behind URLs have come, together within the time of one. Raises ImageError."""
+        """Pictures behind URLs have come, together within the time of one, and clips likewise. Raises ImageError."""
         question = request.question
-        images = find_all(request.pictures, self._find, question.timeout)
-        return replace(question, images=tuple(images))
 
-    def _find(self, text: str, seconds: float) -> ImageSource:
+        def find(places: tuple[str, ...], medium: Medium) -> tuple[Path | bytes, ...]:
+            return tuple(
+                find_all(places, lambda text, seconds: self._find(text, seconds, medium), question.timeout, medium)
+            )
+
+        return replace(question, images=find(request.pictures, PICTURE), videos=find(request.clips, CLIP))
+
+    def _find(self, text: str, seconds: float, medium: Medium) -> Path | bytes:
         """Raises ImageError."""
         if text.lstrip().partition(":")[0].lower() in ("data", "http", "https"):
-            return fetch(text, self.terms.image_hosts, seconds)
+            return fetch(text, self.terms.image_hosts, seconds, medium)
         if text == STDIN or not text:
-            raise ImageError(f"picture {text!r} is none; give its path, or a URL")
+            raise ImageError(f"{medium.name} {text!r} is none; give its path, or a URL")
         source = read_source(text, allow_http=False)
-        return self.terms.path.parent / source if isinstance(source, Path) else source
+        assert isinstance(source, Path), "what is no URL and not standard input is a path"
+        return self.terms.path.parent / source
 
 
 def _parse(data: bytes, number: int) -> dict[str, Any]:

@@ -30,12 +30,13 @@ class Terms:
     default: QuestionConfig = field(default_factory=QuestionConfig)
     """Of lines that say nothing else."""
     image_hosts: Hosts = NO_HOST
-    """From which http(s) pictures are fetched."""
+    """From which http(s) pictures and clips are fetched."""
     max_pictures: int = 16
     timeout: float | None = None
     """Seconds for a question that names no others; None is no end."""
     started: int = 0
     """When the run began, in seconds since 1970."""
+    max_clips: int = 4
 
 
 class Request(Protocol):
@@ -54,10 +55,14 @@ class LineRequest(Request, Protocol):
 
     @property
     def question(self) -> Question:
-        """Without its pictures."""
+        """Without its pictures and clips."""
 
     @property
     def pictures(self) -> tuple[str, ...]:
+        """Paths and URLs."""
+
+    @property
+    def clips(self) -> tuple[str, ...]:
         """Paths and URLs."""
 
 

@@ -43,7 +43,7 @@ def read_benchmark_run(arguments: argparse.Namespace, manifest: Manifest, name: 
         asked = replace(asked, exit=replace(asked.exit, enabled=True, exit_threshold=NEVER_EXITS))
     refuse_unread(given, asked)
     sampling = asked.sampling
-    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft)
+    way = Way(asked.guidance, asked.exit, sampling.max_new_tokens, sampling.seed, sampling.draft, asked.video)
     examples = benchmark.load(arguments.data)
     return Run(benchmark, examples, way, min(arguments.limit or len(examples), len(examples)))
 

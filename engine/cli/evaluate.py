@@ -15,9 +15,10 @@ from engine.cli.benchmark_run import add_benchmark_arguments, answer_benchmark_r
 from engine.cli.command_line import run_command
 from engine.cli.question_options import add_group, add_option
 from engine.cli.ranks import on_ranks
-from engine.config import ExitConfig, GuidanceConfig
-from engine.engine_directory import read_manifest, write_json
+from engine.config import ExitConfig, GuidanceConfig, VideoConfig
+from engine.engine_directory import read_manifest
 from engine.evaluation.benchmarks import BENCHMARKS
+from engine.evaluation.files import write_text
 from engine.evaluation.run import Run
 from engine.evaluation.summary import summarise, table
 from engine.manifest import Manifest
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_option(parser, BY_NAME["seed"])
     add_option(parser, BY_NAME["draft"])
     add("--json", action="store_true", help="print one JSON object, nothing else")
+    add_group(parser, VideoConfig)
     add_group(parser, GuidanceConfig)
     add_group(parser, ExitConfig)
 
@@ -62,8 +64,8 @@ def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -
     records = answer_benchmark_run(arguments, manifest, run, out, peers, machine)
     summary = summarise(benchmark, records) | {"out": str(out)}
     if benchmark.submission is not None:
-        submission = out.with_suffix(".submission.json")
-        write_json(submission, benchmark.submission({record.id: record.prediction for record in records}))
+        submission = out.with_suffix(f".submission{benchmark.submission.suffix}")
+        write_text(submission, benchmark.submission.write(records))
         summary["submission"] = str(submission)
     if arguments.json:
         print(json.dumps(summary, ensure_ascii=False))

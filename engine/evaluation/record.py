@@ -1,7 +1,7 @@
 """What is kept of one answered question, and the file of all of them: a line each, behind one with their settings."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from engine.config import Draft, ExitConfig, GuidanceConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, VideoConfig
 from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
@@ -29,6 +29,7 @@ class RunSettings:
     max_new_tokens: int
     seed: int
     draft: Draft
+    video: VideoConfig = field(default_factory=VideoConfig)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from engine.batch.progress import Rate, batch_progress
 from engine.batch.tally import Tally, tally_of
 from engine.batch.terms import Reply, RunFailed
 from engine.batch.worker import Worker
-from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark
 from engine.evaluation.example import Example
@@ -38,6 +38,8 @@ class Way:
     max_new_tokens: int
     seed: int = 0
     draft: Draft = SamplingConfig.draft
+    video: VideoConfig = field(default_factory=VideoConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Run:
 
     def settings(self, manifest: Manifest) -> RunSettings:
         way, keys = self.way, {name: component.key for name, component in manifest.components.items()}
-        return RunSettings(self.benchmark.name, keys, way.guidance, way.exit, way.max_new_tokens, way.seed, way.draft)
+        chosen = way.guidance, way.exit, way.max_new_tokens, way.seed, way.draft, way.video
+        return RunSettings(self.benchmark.name, keys, *chosen)
 
     @cached_property
     def lines(self) -> list[bytes]:
@@ -78,7 +81,9 @@ class Run:
         way, example = self.way, request.example
         seed = way.seed + request.number - 1
         sampling = SamplingConfig(max_new_tokens=way.max_new_tokens, seed=seed, draft=way.draft)
-        return Question((example.picture(),), example.question, way.guidance, way.exit, sampling)
+        videos = () if example.video is None else (example.video,)
+        asked = example.question, way.guidance, way.exit, sampling
+        return Question(example.pictures(), *asked, videos=videos, video=way.video)
 
 
 @dataclass(frozen=True)

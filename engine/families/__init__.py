@@ -7,11 +7,12 @@ from typing import Any, cast
 from engine.bounds import shown
 from engine.errors import CheckpointError
 from engine.families import internvl, internvl2, llava_onevision, qwen2_5_vl, qwen2_vl
-from engine.families.base import Family, Packing, Part, Pieces, Prompt, Source, Turn
+from engine.families.base import Family, Frames, Packing, Part, Pieces, Prompt, Source, Turn
 from engine.families.fields import read_object
 
 __all__ = [
     "Family",
+    "Frames",
     "Packing",
     "Part",
     "Pieces",

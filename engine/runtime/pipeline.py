@@ -11,14 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig, VideoConfig
 from engine.engine_directory import read_manifest
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer
+from engine.runtime.clips import ClipSource
 from engine.runtime.images import ImageSource
-from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
+from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads, small_gpu
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.question import OnText, Question
@@ -93,6 +94,7 @@ class SglPipeline:
         kv_memory: int | None = ServingConfig.kv_memory,
         prefill_chunk: int = ServingConfig.prefill_chunk,
         feature_cache: int = ServingConfig.feature_cache,
+        small_apart: bool = ServingConfig.small_apart,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
 
@@ -101,10 +103,11 @@ class SglPipeline:
         device: what runs the engines; None is what their target is for. The others are the fields of `ServingConfig`.
         """
         directory, threads = Path(directory), resolve_threads(threads)
-        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache)
+        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache, small_apart)
         manifest = read_manifest(directory)
         device = resolve_device(directory, manifest, device)
-        pair = LoadedPair(directory, manifest, Running(threads, device, serving), ranks)
+        apart = small_gpu(directory, manifest, device, small_apart)
+        pair = LoadedPair(directory, manifest, Running(threads, device, serving, apart), ranks)
         verify(directory, manifest)
         if preload:
             _ = pair.small, pair.large
@@ -133,11 +136,17 @@ class SglPipeline:
         system: str | None = None,
         timeout: float | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
+        videos: ClipSource | Sequence[ClipSource] = (),
+        video: VideoConfig = VideoConfig(),  # noqa: B008 (frozen)
     ) -> Answer:
-        """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
+        """Answer one question about any number of pictures and clips, after what was said before. Raises
+        EngineError.
+        """
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
+        clips = tuple(videos) if isinstance(videos, list | tuple) else (videos,)
         turns = tuple(_several(history, "history", "turns"))
-        asked = Question(pictures, question, guidance, exit, sampling, on_text, turns, system, timeout, picture)
+        said = guidance, exit, sampling, on_text, turns, system, timeout
+        asked = Question(pictures, question, *said, picture, clips, video)
         with self._loop.submit(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:

@@ -14,7 +14,7 @@ from engine.batch.request import LineReader
 from engine.batch.tally import Tally
 from engine.batch.terms import BadLine, Terms
 from engine.batch.worker import Answered, Task, Worker
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.errors import EngineError, ImageError, QuestionTimedOut, RequestError
 from engine.options import QuestionConfig
 from engine.runtime.answer import Answer
@@ -49,6 +49,10 @@ def image(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
+def video(url: str) -> dict[str, Any]:
+    return {"type": "video_url", "video_url": {"url": url}}
+
+
 def encode(value: Any) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode()
 
@@ -76,6 +80,62 @@ def test_the_short_form(terms: Terms) -> None:
     assert LineReader(terms).read(encode({"question": "?"}), 7).failed(QuestionTimedOut("late"))["id"] == 7
     several = LineReader(terms).read(encode({"question": "?", "images": [DATA, "/b.png", "file:///c%20d.png"]}), 1)
     assert LineReader(terms).question(several).images == (b"hello", Path("/b.png"), Path("/c d.png"))
+
+
+def test_clips_of_both_forms(terms: Terms) -> None:
+    clip = "data:video/mp4;base64,aGVsbG8="
+    line = {"video": "a b.mp4", "image": "c.png", "question": "What?", "frames": 4, "per_frame_quota": True}
+    request = LineReader(terms).read(encode(line), 4)
+    assert request.question.video == VideoConfig(frames=4)
+    assert request.question.guidance == GuidanceConfig(per_frame_quota=True)
+    question = LineReader(terms).question(request)
+    assert question.videos == (terms.path.parent / "a b.mp4",)
+    assert question.images == (terms.path.parent / "c.png",)
+    several = LineReader(terms).read(encode({"question": "?", "videos": [clip, "/b.mp4"]}), 1)
+    assert LineReader(terms).question(several).videos == (b"hello", Path("/b.mp4"))
+    parts = [{"type": "text", "text": "Is this"}, video("x.mp4"), {"type": "text", "text": "that?"}, image(DATA)]
+    asked = LineReader(terms).read(encode(chat(parts, body={"sgl": {"fps": 1}})), 1)
+    assert asked.question.text == "Is this\n<video>\nthat?\n<image>"
+    assert asked.question.video == VideoConfig(fps=1.0)
+    found = LineReader(terms).question(asked)
+    assert (found.images, found.videos) == ((b"hello",), (terms.path.parent / "x.mp4",))
+    before = chat([image(DATA), video(clip), {"type": "text", "text": "What?"}])
+    assert LineReader(terms).read(encode(before), 1).question.text == "What?"
+    behind = chat([video(clip), image(DATA), {"type": "text", "text": "What?"}])
+    assert LineReader(terms).read(encode(behind), 1).question.text == "<video>\n<image>\nWhat?"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"question": "?", "video": "a", "videos": ["b"]}, "video and videos are both given"),
+        ({"question": "?", "video": 3}, "video is no text, or videos no list of texts"),
+        ({"question": "?", "videos": ["a"] * 5}, "videos has 5 clips, and at most 4 are taken"),
+        ({"question": "?", "video": "a", "frames": 0}, "frames 0 is outside 1"),
+        ({"question": "?", "video": "a", "frames": 4, "fps": 1}, "frames is how many; leave it out, or fps"),
+        (chat([video("a")] * 5), "messages have 5 clips, and at most 4 are taken"),
+        (chat([{"type": "text", "text": "<video>"}]), "a text contains <video>, which is a mark for clips here"),
+        (chat([{"type": "video_url", "video_url": {"url": "a", "detail": "low"}}]), "detail"),
+    ],
+    ids=str,
+)
+def test_clips_that_are_refused(terms: Terms, line: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadLine) as bad:
+        LineReader(terms).read(encode(line), 1)
+    assert said in json.dumps(bad.value.reply)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://example.com/a.mp4", "video URLs are not allowed here"),
+        ("-", "clip '-' is none"),
+        ("", "clip '' is none"),
+    ],
+)
+def test_clips_that_are_not_taken(terms: Terms, url: str, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        LineReader(terms).question(LineReader(terms).read(encode({"question": "?", "video": url}), 1))
 
 
 def test_openais_form(terms: Terms) -> None:
