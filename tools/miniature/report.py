@@ -7,7 +7,6 @@ spread of the main tables. Runs are kept beside each other and continued, so an 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from engine.cli.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
@@ -17,7 +16,6 @@ from engine.errors import RequestError
 from engine.evaluation.benchmark import TOTAL, mean
 from engine.evaluation.cascade import Labelled, by_criterion
 from engine.evaluation.figures import draw_cascades, draw_ratios, save_figure
-from engine.evaluation.progress import run_progress
 from engine.runtime.pipeline import SglPipeline
 from tools.draw_figure import draw_figure
 from tools.miniature.benchmark import MINIATURE
@@ -263,7 +261,6 @@ def main(argv: list[str] | None = None) -> int:
                 MINIATURE,
                 examples[: arguments.spread_limit] if number else examples,
                 arguments.runs / str(number),
-                partial(run_progress, False),
             )
             for number, engine in enumerate(arguments.engine)
         ]
