@@ -7,7 +7,8 @@ import numpy as np
 
 from engine.config import ExitConfig, GuidanceConfig
 from engine.dims import UNBOUNDED
-from engine.model_config import ModelConfig, QwenVitConfig
+from engine.model_config import LanguageConfig, ModelConfig, QwenVitConfig
+from engine.parallel import Shard
 from engine.runtime.language import cut
 from engine.runtime.vision import PIECES_PER_CALL
 
@@ -22,9 +23,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one model does with a prompt. pictures: the runs that encode each; context: keys of a step behind the prompt.
-
-    size: bytes of its slot.
+    """What one model does with a prompt. pictures: the runs that encode each; context: keys that are there when it is
+    read; size: bytes of its slot.
     """
 
     pictures: tuple[tuple[Run, ...], ...]
@@ -64,7 +64,7 @@ class Size:
 class Side:
     """A model as it is asked. guidance: resolved, of the large one; None keeps every visual token.
 
-    kv_bytes: of a token, by layer. planned: whether one run encodes a whole picture.
+    kv_bytes: of a token in one layer. planned: whether one run encodes a whole picture.
     """
 
     config: ModelConfig
@@ -95,6 +95,11 @@ class Side:
         if self.planned or isinstance(self.config.vision, QwenVitConfig):
             return [(Run(tiles),) for tiles in size.tiles]
         return [(Run(PIECES_PER_CALL),) * (tiles // PIECES_PER_CALL) for tiles in size.tiles]
+
+
+def kv_token_bytes(config: LanguageConfig, bits: int, shard: Shard = Shard()) -> int:  # noqa: B008 (frozen)
+    """Keys and values of one token in one layer. bits: of a number."""
+    return 2 * len(shard.kv_heads(config.num_kv_heads)) * config.head_dim * bits // 8
 
 
 def appended(rows: int, share: float, chunk: int, wanted: int, past: float = 0.0) -> tuple[Run, ...]:

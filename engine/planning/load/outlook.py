@@ -40,8 +40,8 @@ class Estimate:
 class Outlook:
     """first, last: seconds to the first text and to the end of an answer, by percentile.
 
-    utilisation: share of the time in which there was something to do; refused: share of the questions. keeps_up: whether as many
-    are answered as come.
+    utilisation: share of the time in which there was something to do; refused: share of the questions. keeps_up:
+    whether as many are answered as come.
     """
 
     first: Mapping[int, Estimate]

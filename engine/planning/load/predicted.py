@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from engine.planning.chip import Chip
-from engine.planning.load.times import Line, Lines, ModelTimes, PairTimes
+from engine.planning.load.times import Lines, ModelTimes, PairTimes, fitted
 from engine.planning.model_plan import Call, ModelPlan
 from engine.planning.pair_plan import PairPlan
 from engine.planning.roofline import reduce_seconds
@@ -33,21 +31,22 @@ def _times(model: ModelPlan, chip: Chip, outside: float) -> ModelTimes:
     encodes = [(tiles, 0, model.vision_call(Workload(tiles))) for tiles in (1, model.config.most_tiles())]
     world_size = model.shard.world_size
     step, extend, encode = (_lines(calls, chip, world_size) for calls in (steps, extends, encodes))
-    return ModelTimes(step, extend, encode, outside)
+    return ModelTimes(step, extend, encode, outside=outside)
 
 
 def _lines(calls: list[tuple[int, int, Call]], chip: Chip, world_size: int) -> Lines:
     """Of computing and of reading. calls: rows, pairs, and what they cost."""
-    features = np.array([(1, rows, pairs) for rows, pairs, _ in calls], np.float64)
-    scale = features.max(axis=0)
-    scale[scale == 0] = 1
-    sums = [reduce_seconds(call, chip, world_size) for *_, call in calls]
     lines = []
     for rate, work in (
         (chip.matrix_rate, [call.operations for *_, call in calls]),
         (chip.bandwidth, [call.bytes for *_, call in calls]),
     ):
-        seconds = np.array(work) / rate + sums
-        found, *_ = np.linalg.lstsq(features / scale, seconds, rcond=None)
-        lines.append(Line(*(np.maximum(found, 0) / scale).tolist()))
+        lines.append(
+            fitted(
+                [
+                    (rows, pairs, done / rate + reduce_seconds(call, chip, world_size))
+                    for (rows, pairs, call), done in zip(calls, work, strict=True)
+                ]
+            )
+        )
     return tuple(lines)

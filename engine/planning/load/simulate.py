@@ -1,7 +1,7 @@
 """The scheduler that answers, run on a virtual clock: questions are courses, engines are how long their runs take.
 
-Nothing of its policy is written again here. Only turns in which every running question would step, and nobody else could
-come in between, are taken many at once: they are alike.
+Nothing of its policy is written again here. Only turns that are alike are taken many at once: the same questions step
+in each, the same one has a run if any has, and nothing comes in between.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -69,7 +69,7 @@ class _Due:
 
 
 class _Language:
-    """Slots of one model: only how many, and of those that step, how many tokens are left and how many keys there are."""
+    """Slots of one model: how many there are, and of those that step, how many tokens are left and the keys so far."""
 
     def __init__(self, places: int) -> None:
         self.left: dict[int, int] = {}
@@ -119,9 +119,8 @@ class _Unit:
         return slowest(self._lines, run.rows, run.pairs)
 
 
-_KNOWN = (Run(0.0),)
-"""Of a picture whose features are found; how long that takes is not counted."""
-_KNOWN_LINES: Lines = (Line(),)
+_AT_ONCE, _FOUND = (Line(),), (Run(0.0),)
+"""Of a picture whose features are there."""
 
 
 class World:
@@ -204,6 +203,7 @@ class World:
             with (yield from self._open(small, course.small)) as slot:
                 yield from self._unit(small, small.times.extend, course.small.prompt)
                 yield from self._speak(small, slot, course.small, course.small_tokens - 1)
+                self.now += small.times.finish
                 if course.agreement:
                     yield from self._unit(small, small.times.extend, course.agreement)
             if arrival.exits:
@@ -225,10 +225,8 @@ class World:
 
     def _look(self, model: _Model, reading: Reading, known: bool) -> Generator[Any, Any, None]:
         for picture in reading.pictures:
-            if known:
-                yield from self._unit(model, _KNOWN_LINES, _KNOWN)
-            else:
-                yield from self._unit(model, model.times.encode, picture)
+            self.now += slowest(model.times.key, sum(run.rows for run in picture), 0.0)
+            yield from self._unit(model, *((_AT_ONCE, _FOUND) if known else (model.times.encode, picture)))
 
     def _unit(self, model: _Model, lines: Lines, runs: Sequence[Run]) -> Generator[Any, Any, None]:
         unit = _Unit(self, model, lines, runs)

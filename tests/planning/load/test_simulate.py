@@ -104,7 +104,8 @@ def test_turns_taken_together_are_those_taken_one_by_one(seed: int) -> None:
 
     def model(scale: float) -> ModelTimes:
         step = (Line(scale * 1e-3, scale * 1e-4, scale * 1e-8),)
-        return ModelTimes(step, (Line(scale * 1e-3, scale * 1e-4), Line(scale * 2e-2)), (Line(scale * 5e-3),), 1e-3)
+        extend = Line(scale * 1e-3, scale * 1e-4), Line(scale * 2e-2)
+        return ModelTimes(step, extend, (Line(scale * 5e-3),), outside=1e-3)
 
     worlds = [kind(PairTimes(model(1), model(3), turn, resume), answering) for kind in (World, OneByOne)]
     for world in worlds:
@@ -127,9 +128,8 @@ def test_a_percentile_says_how_far_off_it_may_be() -> None:
 
     truth, error = outlook(99, 200_000)
     assert error < 0.02 * truth
-    inside = [
-        abs(found - truth) <= error + 0.02 * truth for found, error in (outlook(seed, 4000) for seed in range(20))
-    ]
+    runs = [outlook(seed, 4000) for seed in range(20)]
+    inside = [abs(found - truth) <= error + 0.02 * truth for found, error in runs]
     assert sum(inside) >= 17
 
 
