@@ -101,9 +101,7 @@ def compare(
     def question(index: int) -> Question:
         return Question((str(picture),), f"{number}: what is {index}?", exit=exit, sampling=sampling)
 
-    times = measured_times(
-        pipeline, question, AT_ONCE, lambda fraction: on_progress(f"runs, round {number}", fraction)
-    )
+    times = measured_times(pipeline, question, AT_ONCE, lambda fraction: on_progress(f"runs, round {number}", fraction))
     asked = course_of(pipeline, question(0))
     limit = capacity(times, asked, count)
     print(f"round {number}: {limit:.2f} questions/s predicted at most")
