@@ -12,6 +12,9 @@ from engine.parallel import Shard
 from engine.runtime.language import cut
 from engine.runtime.vision import PIECES_PER_CALL
 
+BEFORE = 0.5
+"""Share of a prompt's text that stands before its pictures, which the consistency pass does not read again; assumed."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -120,8 +123,9 @@ def course(size: Size, small: Side | None, large: Side, exit: ExitConfig, most_n
     agreement: tuple[Run, ...] = ()
     if exit.enabled and exit.needs_consistency():
         visual = sum(small.config.tokens_of(tiles) for tiles in size.tiles)
-        again = exit.num_kept(visual) + size.text_tokens + size.small_tokens
-        agreement = appended(again, 1.0, small.chunk, wanted=size.small_tokens)
+        before = int(BEFORE * size.text_tokens) if visual else size.text_tokens - 1
+        again = exit.num_kept(visual) + size.text_tokens - before + size.small_tokens - 1
+        agreement = appended(again, 1.0, small.chunk, wanted=size.small_tokens, past=before)
     draft = min(size.small_tokens, max(size.large_tokens - 1, 0))
     return Course(
         small.reading(size, 0, most_new),

@@ -24,7 +24,7 @@ ROUNDS = 2
 
 
 @dataclass(frozen=True)
-class _Note:
+class Note:
     """A run of an engine. rows, pairs: as in `Line`."""
 
     role: str
@@ -41,7 +41,7 @@ class _Note:
 class _Language:
     """A model's language engine, whose runs are written down."""
 
-    def __init__(self, model: VisionLanguageModel, prune_layers: Sequence[int], notes: list[_Note]) -> None:
+    def __init__(self, model: VisionLanguageModel, prune_layers: Sequence[int], notes: list[Note]) -> None:
         self._language, self._role, self._notes = model.language, model.role, notes
         self._prune_layers = prune_layers
         layers = model.config.language.num_layers
@@ -79,11 +79,11 @@ class _Language:
     def _noted(self, kind: str, rows: float, pairs: float) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._notes.append(_Note(self._role, kind, rows, pairs, start, time.perf_counter()))
+        self._notes.append(Note(self._role, kind, rows, pairs, start, time.perf_counter()))
 
 
 @contextmanager
-def _watched(pipeline: SglPipeline, notes: list[_Note]) -> Iterator[None]:
+def watched(pipeline: SglPipeline, notes: list[Note]) -> Iterator[None]:
     """Runs of both models are written down meanwhile; nothing may be answered when it begins or ends."""
     before: list[tuple[Any, str, Any]] = []
 
@@ -103,7 +103,7 @@ def _watched(pipeline: SglPipeline, notes: list[_Note]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def _timed(model: VisionLanguageModel, kind: str, function: Callable[..., Any], notes: list[_Note]) -> Any:
+def _timed(model: VisionLanguageModel, kind: str, function: Callable[..., Any], notes: list[Note]) -> Any:
     each = model.config.tokens_of(1)
 
     def run(*arguments: Any, **named: Any) -> Any:
@@ -112,7 +112,7 @@ def _timed(model: VisionLanguageModel, kind: str, function: Callable[..., Any], 
         end = time.perf_counter()
         # A picture that is not cut up is as many pieces as it has pixels for.
         rows = len(result) / each if kind == "encode" else len(arguments[0]) if kind == "key" else 1
-        notes.append(_Note(model.role, kind, rows, 0.0, start, end))
+        notes.append(Note(model.role, kind, rows, 0.0, start, end))
         return result
 
     return run
@@ -128,11 +128,11 @@ def measured_times(
 
     Nobody else may ask meanwhile. Raises EngineError.
     """
-    notes: list[_Note] = []
+    notes: list[Note] = []
     # A first question warms everything up.
     pipeline.answer_batch([question(0)])
     asked, rounds = 1, [number for _ in range(ROUNDS) for number in at_once]
-    with _watched(pipeline, notes):
+    with watched(pipeline, notes):
         for done, number in enumerate(rounds):
             pipeline.answer_batch([question(asked + index) for index in range(number)])
             asked += number
@@ -142,7 +142,7 @@ def measured_times(
     return PairTimes(small, large, turn=beside.fixed, resume=beside.row)
 
 
-def _model_times(notes: Sequence[_Note]) -> ModelTimes:
+def _model_times(notes: Sequence[Note]) -> ModelTimes:
     lines = {
         kind: (fitted(_usual([(note.rows, note.pairs, note.seconds()) for note in notes if note.kind == kind])),)
         for kind in ("step", "extend", "encode", "key")
@@ -160,7 +160,7 @@ def _model_times(notes: Sequence[_Note]) -> ModelTimes:
     )
 
 
-def _beside(notes: Sequence[_Note]) -> Line:
+def _beside(notes: Sequence[Note]) -> Line:
     """Of the time between two runs that follow each other: the scheduler's turn, and those who go on in it."""
     gaps: dict[float, list[float]] = defaultdict(list)
     for note, following in pairwise(notes):

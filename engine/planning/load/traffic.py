@@ -100,7 +100,7 @@ def _kind(line: Any, path: Path, number: int) -> Kind | None:
         if answer is None:
             return None
         prompt, visual, tiles, generated, drafted, accepted = (answer[name] for name in NUMBERS)
-        if not all(isinstance(answer[name], int) and answer[name] >= 0 for name in NUMBERS):
+        if not all(type(answer[name]) is int and answer[name] >= 0 for name in NUMBERS):
             raise ValueError("one of its numbers is none")
         if not isinstance(answer["early_exit"], bool) or visual > prompt or generated < 1:
             raise ValueError("its numbers do not fit together")
