@@ -5,13 +5,11 @@ Runs are kept and continued, as the report's are.
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from engine.cli.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
 from engine.config import GuidanceSource
 from engine.evaluation.benchmark import TOTAL
-from engine.evaluation.progress import run_progress
 from engine.runtime.pipeline import SglPipeline
 from tools.miniature.benchmark import MINIATURE
 from tools.miniature.report import markdown, models_table, sources_table
@@ -64,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         examples = MINIATURE.load(Path())[: arguments.limit]
         pipeline = SglPipeline.load(arguments.engine, arguments.threads, device=read_device(arguments))
         with pipeline:
-            study = Study(pipeline, MINIATURE, examples, arguments.runs, partial(run_progress, False))
+            study = Study(pipeline, MINIATURE, examples, arguments.runs)
             write([study], arguments.out)
             score = study.score("large-alone", ALONE)
         print(f"{arguments.out}: {len(examples)} questions, unpruned large {TOTAL} {score:.1f} %")

@@ -165,7 +165,8 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     example = study.examples[0]
     shown = [source for source in GuidanceSource if possible(study, guided(source, FEWEST))]
     sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
-    tokens = draw_figure(study.pipeline, *example.pictures(), example.question, shown, RETENTIONS, sampling)
+    (picture,) = example.pictures()
+    tokens = draw_figure(study.pipeline, picture, example.question, shown, RETENTIONS, sampling)
     save(tokens, figures[2])
     # of one picture, what is behind it is the whole prompt
     rows = {rows.value: {"score_rows": rows} for rows in ScoreRows if rows is not ScoreRows.BEHIND_LAST}
