@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,8 @@ from engine.video.reader import read_clip
 
 PICTURES_A_SECOND = 2.0
 """Of frames that come without their times, as the published preprocessing of Qwen2-VL takes them."""
+LATEST = 1e9
+"""Seconds."""
 LIMITS = ClipLimits()
 Check = Callable[[int, int, int], None]
 """Of a number of frames, their width and height; raises where they are too many."""
@@ -37,10 +40,17 @@ class ClipFrames:
         if not isinstance(self.pictures, list | tuple) or not self.pictures:
             raise RequestError("a clip of pictures holds none; give at least one")
         object.__setattr__(self, "pictures", tuple(self.pictures))
-        object.__setattr__(self, "seconds", tuple(map(float, self.seconds)))
-        steps = zip(self.seconds, self.seconds[1:], strict=False)
-        if self.seconds and (len(self.seconds) != len(self.pictures) or not all(a <= b for a, b in steps)):
+        object.__setattr__(self, "seconds", self._checked())
+
+    def _checked(self) -> tuple[float, ...]:
+        """Raises RequestError."""
+        given = self.seconds if isinstance(self.seconds, list | tuple) else [None]
+        if not len(given):
+            return ()
+        are_numbers = all(isinstance(at, Real) and not isinstance(at, bool) and abs(at) < LATEST for at in given)
+        if not are_numbers or len(given) != len(self.pictures) or list(given) != sorted(given):
             raise RequestError("seconds of a clip are not one for each picture, ascending; give them so, or none")
+        return tuple(map(float, given))
 
     def times(self) -> tuple[float, ...]:
         """When each is seen."""
