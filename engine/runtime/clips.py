@@ -1,7 +1,7 @@
 """Clips of a question: from a file, its bytes or pictures to the frames that a model is shown."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 
@@ -76,9 +76,15 @@ class Shown:
 
 
 def open_clip(
-    source: ClipSource, family: Family, video: VideoConfig, picture: PictureConfig, check: Check
+    source: ClipSource,
+    family: Family,
+    video: VideoConfig,
+    picture: PictureConfig,
+    check: Check,
+    timeout: float | None = None,
 ) -> tuple[Frames, Shown]:
-    """The frames that a family's rule chooses. Raises ImageError, and RequestError by `check` before any is decoded."""
+    """The frames that a family's rule chooses. timeout: seconds of the question, after which nobody waits for them.
+    Raises ImageError, and RequestError by `check` before any is decoded."""
     if isinstance(source, ClipFrames):
         return _given(source, picture, check)
 
@@ -91,7 +97,8 @@ def open_clip(
         check(len(chosen), facts.width, facts.height)
         return chosen
 
-    clip = read_clip(source, choose, LIMITS)
+    seconds = LIMITS.seconds if timeout is None else min(LIMITS.seconds, timeout)
+    clip = read_clip(source, choose, replace(LIMITS, seconds=seconds))
     rate = len(clip.indices) / clip.facts.frames * clip.facts.rate
     return Frames(clip.pictures, clip.seconds, clip.facts.seconds, rate), Shown(clip.indices, clip.seconds)
 
