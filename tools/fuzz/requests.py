@@ -94,7 +94,7 @@ def _arguments(rng: random.Random) -> dict[str, Any]:
         "exit": _config(rng, "exit", EXIT),
         "sampling": _config(rng, "sampling", SAMPLING),
         "picture": _config(rng, "config", PICTURE),
-        "videos": [_clip(rng) for _ in range(rng.choice([0, 0, 0, 1]))],
+        "videos": [_clip(rng) for _ in range(rng.choice([0, 0, 0, 0, 1]))],
         "video": _config(rng, "video", VIDEO),
         "history": [{"as": "turn", "of": [_text(rng), _text(rng)]} for _ in range(rng.choice([0, 0, 1, 2]))],
         "system": rng.choice([None, "Be short.", "", *TEXTS]),
@@ -143,9 +143,9 @@ GUIDANCE: dict[str, list[Any]] = {
     "guide_max_new_tokens": [None, 1, 3],
 }
 VIDEO: dict[str, list[Any]] = {
-    "frames": [None, None, 1, 2, 0, 1 << 40],
-    "fps": [None, None, 0.5, 3, -1.0, float("inf")],
-    "max_frames": [None, None, 1, 3],
+    "frames": [None, None, 1, 2],
+    "fps": [None, None, None, 0.5],
+    "max_frames": [None, 1, 3, 1 << 40],
 }
 EXIT: dict[str, list[Any]] = {
     "enabled": [True, True, False],
