@@ -44,6 +44,7 @@ def test_json_adds_up(sgl: Sgl) -> None:
     plan = json.loads(sgl("plan", *PUBLISHED, "--tp", 4, "--batch", 3, "--tiles", 7, "--json").out)
     assert (plan["small"], plan["large"], plan["world_size"]) == ("InternVL2-1B", "InternVL2-2B", 4)
     assert plan["workload"] == {
+        "frames": 0,
         "tiles": 7,
         "batch": 3,
         "text_tokens": 64,
