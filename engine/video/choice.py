@@ -5,7 +5,8 @@ Each rule is a function of a clip's facts and a question's options; it gives ind
 
 import numpy as np
 
-from engine.video.facts import ClipFacts, FrameOptions
+from engine.config import VideoConfig
+from engine.video.facts import ClipFacts
 
 INTERNVL2_FRAMES = 8
 LLAVA_FRAMES = 32
@@ -15,7 +16,7 @@ QWEN_PAIR = 2
 """Frames that Qwen's vision encoder takes at once."""
 
 
-def internvl2(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
+def internvl2(facts: ClipFacts, options: VideoConfig) -> tuple[int, ...]:
     """The middle of each of n equal parts: `get_index` of OpenGVLab/InternVL, `eval/mvbench/evaluate_mvbench.py`.
 
     n: 8 (16 there, 8 on the model cards). Frames per second are not published: n is as many as they are in the clip.
@@ -25,7 +26,7 @@ def internvl2(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
     return tuple(int(part / 2 + np.round(part * index)) for index in range(count))
 
 
-def qwen2_vl(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
+def qwen2_vl(facts: ClipFacts, options: VideoConfig) -> tuple[int, ...]:
     """An even number, from the first to the last: `smart_nframes` and `_read_video_decord` of qwen_vl_utils 0.0.14.
 
     2 frames per second, 4 to 768, no more than there are. A clip of one frame, which that refuses, gives that one.
@@ -43,7 +44,7 @@ def qwen2_vl(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
     return _rounded_line(total - 1, max(QWEN_PAIR, _even(count)))
 
 
-def llava_onevision(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
+def llava_onevision(facts: ClipFacts, options: VideoConfig) -> tuple[int, ...]:
     """From the first to the last: `np.linspace(0, total - 1, n, dtype=int)` of the tutorial of LLaVA-VL/LLaVA-NeXT, 32.
 
     With frames per second, as `process_video_with_decord` of its `llava/utils.py`: every so many, or where that is
@@ -56,7 +57,7 @@ def llava_onevision(facts: ClipFacts, options: FrameOptions) -> tuple[int, ...]:
     return _line(facts.frames - 1, _count(facts, options, LLAVA_FRAMES))
 
 
-def _count(facts: ClipFacts, options: FrameOptions, usual: int) -> int:
+def _count(facts: ClipFacts, options: VideoConfig, usual: int) -> int:
     if options.frames is not None:
         wanted = options.frames
     else:

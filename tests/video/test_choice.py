@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.config import VideoConfig
 from engine.errors import RequestError
 from engine.video import choice
-from engine.video.facts import ClipFacts, FrameOptions
+from engine.video.facts import ClipFacts
 
 RATES = (30.0, 30000 / 1001, 25.0, 24000 / 1001, 24.0, 60.0, 15.0, 12.5, 10.0, 8.0, 1.0, 0.5)
 
@@ -75,16 +76,16 @@ def published_llava_fps(total: int, rate: float, video_fps: float, frames_upboun
 
 def test_internvl2_looks_at_the_frames_of_the_published_rule() -> None:
     for total, rate, count in triples():
-        assert list(choice.internvl2(clip(total, rate), FrameOptions(count))) == published_internvl(total, rate, count)
-    assert list(choice.internvl2(clip(300, 30.0), FrameOptions())) == [18, 55, 93, 130, 168, 205, 242, 280]
+        assert list(choice.internvl2(clip(total, rate), VideoConfig(count))) == published_internvl(total, rate, count)
+    assert list(choice.internvl2(clip(300, 30.0), VideoConfig())) == [18, 55, 93, 130, 168, 205, 242, 280]
 
 
 def test_qwen_looks_at_the_frames_of_the_published_rule() -> None:
     compared = 0
     for total, rate, count in triples():
-        cases = [({}, FrameOptions()), ({"fps": 1.5}, FrameOptions(fps=1.5))]
-        cases += [({"fps": 4.0, "max_frames": count}, FrameOptions(fps=4.0, max_frames=count))]
-        cases += [({"nframes": count}, FrameOptions(count))]
+        cases = [({}, VideoConfig()), ({"fps": 1.5}, VideoConfig(fps=1.5))]
+        cases += [({"fps": 4.0, "max_frames": count}, VideoConfig(fps=4.0, max_frames=count))]
+        cases += [({"nframes": count}, VideoConfig(count))]
         for ele, options in cases:
             try:
                 expected = published_qwen(total, rate, **ele)
@@ -98,14 +99,14 @@ def test_qwen_looks_at_the_frames_of_the_published_rule() -> None:
 def test_llava_looks_at_the_frames_of_the_published_rule() -> None:
     for total, rate, count in triples():
         facts = clip(total, rate)
-        assert list(choice.llava_onevision(facts, FrameOptions(count))) == published_llava(total, count)
+        assert list(choice.llava_onevision(facts, VideoConfig(count))) == published_llava(total, count)
         if rate >= 1:
-            options = FrameOptions(fps=1.0, max_frames=count)
+            options = VideoConfig(fps=1.0, max_frames=count)
             assert list(choice.llava_onevision(facts, options)) == published_llava_fps(total, rate, 1.0, count)
-    assert len(choice.llava_onevision(clip(300, 30.0), FrameOptions())) == 32
+    assert len(choice.llava_onevision(clip(300, 30.0), VideoConfig())) == 32
 
 
-RULES: tuple[Callable[[ClipFacts, FrameOptions], tuple[int, ...]], ...] = (
+RULES: tuple[Callable[[ClipFacts, VideoConfig], tuple[int, ...]], ...] = (
     choice.internvl2,
     choice.qwen2_vl,
     choice.llava_onevision,
@@ -113,15 +114,15 @@ RULES: tuple[Callable[[ClipFacts, FrameOptions], tuple[int, ...]], ...] = (
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_whatever_is_asked_for_is_in_the_clip(rule: Callable[[ClipFacts, FrameOptions], tuple[int, ...]]) -> None:
+def test_whatever_is_asked_for_is_in_the_clip(rule: Callable[[ClipFacts, VideoConfig], tuple[int, ...]]) -> None:
     for total, rate, count in triples(150):
         for options in (
-            FrameOptions(),
-            FrameOptions(count),
-            FrameOptions(fps=0.1),
-            FrameOptions(fps=1000, max_frames=40),
-            FrameOptions(count, max_frames=3),
-            FrameOptions(max_frames=1),
+            VideoConfig(),
+            VideoConfig(count),
+            VideoConfig(fps=0.1),
+            VideoConfig(fps=1000, max_frames=40),
+            VideoConfig(count, max_frames=3),
+            VideoConfig(max_frames=1),
         ):
             chosen = rule(clip(total, rate), options)
             assert len(chosen) >= 1 and list(chosen) == sorted(chosen)
@@ -131,24 +132,24 @@ def test_whatever_is_asked_for_is_in_the_clip(rule: Callable[[ClipFacts, FrameOp
 
 
 def test_qwen_takes_pairs_but_of_a_single_frame() -> None:
-    assert choice.qwen2_vl(clip(1, 30.0), FrameOptions()) == (0,)
+    assert choice.qwen2_vl(clip(1, 30.0), VideoConfig()) == (0,)
     for total, rate, count in triples(100):
-        assert total == 1 or len(choice.qwen2_vl(clip(total, rate), FrameOptions(count))) % 2 == 0
+        assert total == 1 or len(choice.qwen2_vl(clip(total, rate), VideoConfig(count))) % 2 == 0
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"frames": 0}, "frames 0 is no whole number above 0"),
-        ({"frames": True}, "frames True is no whole number"),
-        ({"max_frames": 2.5}, "max_frames 2.5 is no whole number"),
-        ({"fps": 0}, "fps 0 is not in 0..1000"),
-        ({"fps": math.nan}, "fps nan is not in"),
-        ({"fps": math.inf}, "fps inf is not in"),
-        ({"fps": "2"}, "fps '2' is not in"),
+        ({"frames": 0}, "frames 0 is outside 1"),
+        ({"frames": True}, "frames cannot be a bool; give a whole number"),
+        ({"max_frames": 2.5}, "max_frames cannot be a float; give a whole number"),
+        ({"fps": 0}, r"fps 0.0 is outside \(0, 1000"),
+        ({"fps": math.nan}, "fps nan is outside"),
+        ({"fps": math.inf}, "fps inf is outside"),
+        ({"fps": "2"}, "fps cannot be a str; give a number"),
         ({"frames": 8, "fps": 2.0}, "frames and fps contradict each other; give one of them"),
     ],
 )
 def test_options_that_make_no_sense_end_in_a_sentence(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
-        FrameOptions(**options)  # type: ignore[arg-type]
+        VideoConfig(**options)  # type: ignore[arg-type]
