@@ -72,7 +72,7 @@ class ModelPlan:
         self._scoring = scoring_graph(*scoring) if scores else None
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
-        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
+        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage.of_vision())
         layers = range(config.language.num_layers)
         bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), shard)
         cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
@@ -111,7 +111,7 @@ class ModelPlan:
 
     def vision_call(self, workload: Workload) -> Call:
         """All pictures; each rank encodes its share of the tiles, or of the pictures that are not cut up."""
-        read, ranks = graph_cost.read_bytes(self._vision, self._storage), self.shard.world_size
+        read, ranks = graph_cost.read_bytes(self._vision, self._storage.of_vision()), self.shard.world_size
         if isinstance(self.config.vision, QwenVitConfig):
             pictures = -(-workload.batch // ranks)
             operations = graph_cost.operations(self._vision, self._vision_sizes(workload, 1))
