@@ -2,7 +2,7 @@
 
 The graph runs once on a calibration input, node by node and in two versions side by side: float32, whose activations
 decide, and the quantized engine as it comes about. So the peak is one matrix in its forms, and at the end both outputs
-are there to compare. Kernels are judged by running them: sums that this CPU clips (x86 without VNNI) count as error too.
+are there to compare. Kernels are judged by running them: sums that this CPU clips (x86 without VNNI) count as error.
 
 One rank's share of a model is never run alone, for its sums want the other ranks. The whole model is, and its matrices'
 kernels are what the share's get: every rank comes to the same decisions.
