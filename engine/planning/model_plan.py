@@ -72,7 +72,7 @@ class ModelPlan:
         self._scoring = scoring_graph(*scoring) if scores else None
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
-        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
+        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage.of_vision())
         layers = range(config.language.num_layers)
         bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), shard)
         cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
@@ -113,7 +113,7 @@ class ModelPlan:
         """All pictures and clips; each rank encodes its share of the tiles and frames, or of the pictures and pairs of
         frames where they are not cut up, one after the other.
         """
-        read, ranks = graph_cost.read_bytes(self._vision, self._storage), self.shard.world_size
+        read, ranks = graph_cost.read_bytes(self._vision, self._storage.of_vision()), self.shard.world_size
         shares = {tokens: -(-workload.batch * count // ranks) for tokens, count in workload.pieces(self.config).items()}
         cost = graph_cost.operations
         if not isinstance(self.config.vision, QwenVitConfig):
