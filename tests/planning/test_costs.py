@@ -68,12 +68,26 @@ def test_pruning_shortens_what_comes_after_the_prune_layer() -> None:
     plan = make_plan(2, guidance, points=(4, 9))
     kept = 3 * 64 + 40
     row = 2 * 2 * C
-    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 4) * PROMPT + 2 * 19 * kept + 2)
+    # Of the layer before it, too, what is dropped serves keys and values only.
+    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 3) * PROMPT + 2 * 20 * kept + 2)
     per_token = 2 * 2 * 2 * KV // 2
     assert plan.kv_bytes(WORKLOAD) == (4 * per_token * (PROMPT + 10), 20 * per_token * (kept + 10))
     assert plan.unpruned().kv_bytes(WORKLOAD) == (24 * per_token * (PROMPT + 10), 0)
     # Layers below the prune layer see everything.
     assert plan.activation_bytes(WORKLOAD) == pytest.approx(plan.unpruned().activation_bytes(WORKLOAD), rel=0.01)
+
+
+def test_rows_that_are_dropped_end_with_the_attention_of_the_layer_before() -> None:
+    """At a prune point that is used, and at no other."""
+    guidance = GuidanceConfig(prune_layer=4, retention_ratio=0.25)
+    kept = 3 * 64 + 40
+    full, short = PROMPT * (PROMPT + 1) // 2, kept * (kept + 1) // 2
+    seen, going_on = 4 * PROMPT + 20 * kept, 3 * PROMPT + 20 * kept + 1
+    matrices = MATRICES // LAYERS * seen - BEHIND_ATTENTION * (seen - going_on)
+    attention = 4 * C * (4 * full + 20 * short)
+    for points in ((4,), (1, 4, 9)):
+        found = make_plan(1, guidance, points).prefill(WORKLOAD).operations
+        assert found == 2 * (2 * (matrices + C * VOCABULARY) + attention), points
 
 
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())
