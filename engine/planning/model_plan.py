@@ -88,6 +88,13 @@ class ModelPlan:
         model._guidance = None
         return model
 
+    def keeping(self, ratio: float) -> "ModelPlan":
+        """The same engines, asked to keep this fraction of the visual tokens, where they prune."""
+        assert self._guidance is not None
+        model = copy(self)
+        model._guidance = replace(self._guidance, retention_ratio=ratio)
+        return model
+
     def kv_bytes(self, workload: Workload) -> tuple[int, int]:
         """Of the buffers of the layers below the prune layer, and of those from it on."""
         lengths = [rows + workload.new_tokens for rows in self._prompt_rows(workload)]
@@ -116,7 +123,7 @@ class ModelPlan:
             pictures = -(-workload.batch // ranks)
             operations = graph_cost.operations(self._vision, self._vision_sizes(workload, 1))
             return Call(pictures * operations, pictures * read)
-        tiles = -(-workload.batch * workload.tiles // ranks)
+        tiles = -(-workload.batch * workload.shown_tiles(self._guidance) // ranks)
         return Call(graph_cost.operations(self._vision, self._vision_sizes(workload, tiles)), read)
 
     def prefill(self, workload: Workload) -> Call:

@@ -107,9 +107,10 @@ def _headline(report: Report) -> str:
     plan, workload = report.plan, report.workload
     config, large = plan.config, plan.large.config
     ranks = f"{config.world_size} ranks" if config.world_size > 1 else "one rank"
+    shown = "" if workload.encoded_tiles is None else f", {workload.encoded_tiles} of them encoded by {large.name}"
     return (
         f"{plan.small.config.name} guides {large.name} · {config.target} {config.precision} · {ranks}\n"
-        f"a question: {workload.visual_tokens(large):,} visual tokens ({workload.tiles} tiles), "
+        f"a question: {workload.visual_tokens(large):,} visual tokens ({workload.tiles} tiles{shown}), "
         f"{workload.text_tokens:,} of text, {workload.new_tokens:,} of answer; {_kept(report)}\n"
     )
 

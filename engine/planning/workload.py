@@ -11,13 +11,15 @@ from engine.model_config import ModelConfig
 class Workload:
     """batch: questions at once. Of each: tiles of its pictures, thumbnails included; words of the prompt; answer.
 
-    Where a picture is not cut up, it is one of as many pixels.
+    encoded_tiles: those of them that the large model is shown where it is pruned, others hold nothing that it is to
+    see; None is all. Where a picture is not cut up, it is one of as many pixels.
     """
 
     tiles: int
     batch: int = 1
     text_tokens: int = 64
     new_tokens: int = SamplingConfig.max_new_tokens
+    encoded_tiles: int | None = None
 
     def visual_tokens(self, config: ModelConfig) -> int:
         return config.tokens_of(self.tiles)
@@ -36,6 +38,10 @@ class Workload:
         if guidance is None:
             return [self.prompt_tokens(config)] * (len(prune_layers) + 1)
         assert guidance.prune_layer is not None, "guidance is resolved for the model"
-        visual = self.visual_tokens(config)
-        dropped = visual - guidance.num_kept(visual)
-        return [self.prompt_tokens(config) - dropped * (point >= guidance.prune_layer) for point in (0, *prune_layers)]
+        kept = guidance.num_kept(self.visual_tokens(config))
+        seen = max(kept, config.tokens_of(self.shown_tiles(guidance)))
+        return [self.text_tokens + (kept if point >= guidance.prune_layer else seen) for point in (0, *prune_layers)]
+
+    def shown_tiles(self, guidance: GuidanceConfig | None) -> int:
+        """That the vision encoder of a model with this guidance sees."""
+        return self.tiles if guidance is None or self.encoded_tiles is None else self.encoded_tiles
