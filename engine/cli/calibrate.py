@@ -1,8 +1,8 @@
 """Choose how an engine directory answers by default, from labelled runs (`sgl evaluate --label`), and write it there.
 
-An exit threshold, and with it the guidance of the run that it was found on: of all runs, criteria and thresholds the one
-that is wished for. Exactly one wish: a share of early exits, a score of the whole cascade, its nearness to the large model
-without pruning, or its cost a question.
+An exit threshold, and with it the guidance of the run that it was found on: of all runs, criteria and thresholds the
+one that is wished for. Exactly one wish: a share of early exits, a score of the whole cascade, its nearness to the
+large model without pruning, or its cost a question.
 """
 
 import argparse

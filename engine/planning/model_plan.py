@@ -84,16 +84,18 @@ class ModelPlan:
 
     def unpruned(self) -> "ModelPlan":
         """The same engines, asked to keep every visual token."""
+        return self.guided(None)
+
+    def guided(self, guidance: GuidanceConfig | None) -> "ModelPlan":
+        """The same engines, asked to prune so."""
         model = copy(self)
-        model._guidance = None
+        model._guidance = guidance
         return model
 
     def keeping(self, ratio: float) -> "ModelPlan":
         """The same engines, asked to keep this fraction of the visual tokens, where they prune."""
         assert self._guidance is not None
-        model = copy(self)
-        model._guidance = replace(self._guidance, retention_ratio=ratio)
-        return model
+        return self.guided(replace(self._guidance, retention_ratio=ratio))
 
     def kv_bytes(self, workload: Workload) -> tuple[int, int]:
         """Of the buffers of the layers below the prune layer, and of those from it on."""

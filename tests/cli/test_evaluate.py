@@ -119,7 +119,7 @@ def test_several_runs_choose_guidance_too(
     for by in CostBy:
         assert main([*common, "--within", "100", "--cost-by", by]) == 0
         reports[by] = json.loads(capsys.readouterr().out)
-        assert 0 < reports[by]["cost"] and reports[by]["exit_ratio"] == 1
+        assert reports[by]["cost"] > 0 and reports[by]["exit_ratio"] == 1
         costs = [point["cost"] for point in reports[by]["front"]]
         assert costs == sorted(costs) and costs[0] == reports[by]["cost"]
     for by in (CostBy.OPERATIONS, CostBy.ROOFLINE):
