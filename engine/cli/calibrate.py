@@ -1,33 +1,41 @@
-"""Choose how an engine directory answers by default, from labelled runs (`sgl evaluate --label`), and write it there.
+"""Choose how an engine directory answers by default, from labelled runs, and write it there.
 
 An exit threshold, and with it the guidance of the run that it was found on: of all runs, criteria and thresholds the
 one that is wished for. Exactly one wish: a share of early exits, a score of the whole cascade, its nearness to the
-large model without pruning, or its cost a question.
+large model without pruning, or its cost a question. `--label BENCHMARK` makes or continues a run, on every rank where
+mpiexec started this; `sgl evaluate --label` does, too.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from engine.batch.crew import Peers
+from engine.batch.share import Machine
+from engine.cli.benchmark_run import add_benchmark_arguments, answer_benchmark_run, read_benchmark_run
 from engine.cli.command_line import names, run_command
 from engine.cli.question_options import add_group, read_options
+from engine.cli.ranks import on_ranks
 from engine.cli.run_costs import CostBy, cost_of
 from engine.config import ExitConfig, ExitCriterion
 from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
+from engine.evaluation.benchmarks import BENCHMARKS
 from engine.evaluation.cascade import Labelled, by_criterion
 from engine.evaluation.front import Curve, Point, Wish, below, check_alike, front, grades_alone, need_alone
 from engine.evaluation.record import Record, RunSettings, read_run
+from engine.evaluation.run import Run
 from engine.manifest import Manifest
 from engine.options import Given, over
 
 CRITERIA = (ExitCriterion.CONFIDENCE, ExitCriterion.DECISION_SCORE)
 """That are chosen among where none is named: without the consistency pass, and with it."""
-Run = tuple[Path, RunSettings, list[Record]]
+LabelledRun = tuple[Path, RunSettings, list[Record]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="FILE.jsonl",
-        help="what sgl evaluate --label wrote; of several, each with guidance of its own, the best is chosen",
+        help="where labelled runs lie; of several, each with guidance of its own, the best is chosen",
     )
+    parser.add_argument(
+        "--label",
+        choices=list(BENCHMARKS),
+        metavar="BENCHMARK",
+        help="first let both models answer its questions (default: the run is there, by sgl evaluate --label)",
+    )
+    add_benchmark_arguments(parser)
     wish = parser.add_mutually_exclusive_group(required=True)
     wish.add_argument("--exit-ratio", type=fraction, help="at least this share of questions exits early")
     wish.add_argument("--score", "--accuracy", type=fraction, help="the cheapest whose score is at least this")
@@ -78,7 +93,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, and return the exit status."""
-    return run_command(lambda: calibrate(arguments))
+    return run_command(
+        lambda: on_ranks(
+            arguments, partial(lead, arguments), lambda manifest, started: read_labelled_run(arguments, manifest)
+        ),
+        "interrupted; what was answered is kept, and the same command continues",
+    )
+
+
+def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -> None:
+    """As rank 0, or alone. Raises EngineError."""
+    if arguments.label is None and (arguments.limit is not None or arguments.data != Path()):
+        raise RequestError("--limit and --data are of a run that --label makes; leave them out, or name a benchmark")
+    if arguments.label is not None:
+        if len(arguments.labelled) > 1:
+            raise RequestError("--label makes one run; give one file with --run, then all of them without --label")
+        manifest = read_manifest(arguments.engine)
+        run = read_labelled_run(arguments, manifest)
+        answer_benchmark_run(arguments, manifest, run, arguments.labelled[0], peers, machine)
+    calibrate(arguments)
+
+
+def read_labelled_run(arguments: argparse.Namespace, manifest: Manifest) -> Run:
+    """Raises EngineError."""
+    return read_benchmark_run(arguments, manifest, arguments.label, is_labelled=True)
 
 
 def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, path: Path) -> None:
@@ -87,7 +125,7 @@ def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, pat
         raise RequestError(f"{path} is a run of another engine than {directory}; make a run of this one")
 
 
-def read_runs(paths: Sequence[Path], manifest: Manifest, directory: Path) -> list[Run]:
+def read_runs(paths: Sequence[Path], manifest: Manifest, directory: Path) -> list[LabelledRun]:
     """Raises RequestError, also unless all are of this engine and of the same questions."""
     runs = [(path, *read_run(path)) for path in paths]
     for path, settings, _ in runs:

@@ -7,7 +7,6 @@ question; the same runs say what every exit threshold would give. Runs are kept 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,6 @@ from engine.errors import RequestError
 from engine.evaluation.benchmark import mean
 from engine.evaluation.cascade import labelled
 from engine.evaluation.front import Curve, Wish, below
-from engine.evaluation.progress import run_progress
 from engine.evaluation.record import Record
 from engine.evaluation.summary import summarise
 from engine.runtime.answer import AnsweredBy
@@ -225,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.engine, arguments.threads, device=read_device(arguments), feature_cache=2**20
         )
         with pipeline:
-            study = Study(pipeline, MINIATURE, examples, arguments.runs, partial(run_progress, False))
+            study = Study(pipeline, MINIATURE, examples, arguments.runs)
             write(study, arguments.out, arguments.retention)
         print(f"{arguments.out}: {len(examples)} questions, {arguments.out.stat().st_size} bytes")
 
