@@ -81,6 +81,10 @@ class GuidanceSource(StrEnum):
         """Whether the large model runs once more, for its attention scores."""
         return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
 
+    def ranks_before_large(self) -> bool:
+        """Whether tokens are ranked before the large model runs, so that it need not look at all of them."""
+        return self in (GuidanceSource.SMALL, GuidanceSource.RANDOM)
+
     def weighs(self) -> bool:
         """Whether importance says how much more one token matters than another."""
         return self not in (GuidanceSource.RANDOM, GuidanceSource.TOME)
@@ -122,6 +126,9 @@ class GuidanceConfig:
     retention_least: Ratio = 0.015
     retention_most: Ratio = 0.17
     """Fractions of visual tokens that `retention_share` keeps at least, and at most."""
+    tile_retention: Ratio | None = None
+    """Of a later layer's pruning: encode only the tiles that hold one of this fraction of the visual tokens, the most
+    important ones, or one that is kept. Tokens of other tiles are seen by no layer. None encodes every tile."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Ratio = 1.0
@@ -193,10 +200,10 @@ class GuidanceConfig:
             )
         return self
 
-    def average(self, num_layers: int) -> float:
-        """Average retention (K + (L-K) r) / L of a resolved configuration."""
+    def average(self, num_layers: int, seen: float = 1.0) -> float:
+        """Average retention (K s + (L-K) r) / L of a resolved configuration. seen: s, before the prune layer."""
         assert self.prune_layer is not None
-        return (self.prune_layer + (num_layers - self.prune_layer) * self.retention_ratio) / num_layers
+        return (self.prune_layer * seen + (num_layers - self.prune_layer) * self.retention_ratio) / num_layers
 
 
 PAPER_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)

@@ -14,7 +14,15 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.bounds import Bound, bounds, shown
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig, VideoConfig
+from engine.config import (
+    ExitConfig,
+    GuidanceConfig,
+    GuidanceSource,
+    PictureConfig,
+    SamplingConfig,
+    Schedule,
+    VideoConfig,
+)
 from engine.errors import RequestError, Setting
 
 Config = PictureConfig | VideoConfig | GuidanceConfig | ExitConfig | SamplingConfig
@@ -196,6 +204,14 @@ def _no_limits(config: QuestionConfig) -> str | None:
     return _no_share(config) if config.guidance.retention_share else "limits a retention_share, and there is none"
 
 
+def _no_later_layer(config: QuestionConfig) -> str | None:
+    guidance = config.guidance
+    if not guidance.source.ranks_before_large():
+        return f"is of tokens that are ranked before the large model runs, and with {guidance.source} none are"
+    is_first = guidance.prune_layer == 0 or (guidance.prune_layer is None and guidance.schedule is Schedule.FLAT)
+    return "is of a later prune layer; before the first, only tiles of kept tokens are encoded" if is_first else None
+
+
 def _no_small_model(config: QuestionConfig) -> str | None:
     asked = config.exit.enabled or config.guided_by(GuidanceSource.SMALL)
     return None if asked else "is of the small model, which is not asked"
@@ -272,13 +288,19 @@ OPTIONS = (
     Option(GuidanceConfig, "retention_most", "fraction of visual tokens that a share keeps at most", unread=_no_limits),
     Option(
         GuidanceConfig,
+        "tile_retention",
+        "encode only the tiles that hold this fraction of the visual tokens, the most important, or a kept one",
+        unread=_no_later_layer,
+    ),
+    Option(
+        GuidanceConfig,
         "no_guidance",
         "the large model keeps every visual token",
         field="enabled",
         is_negated=True,
         excludes=(
             *("guidance", "retention_ratio", "prune_layer", "average_retention", "schedule"),
-            *("per_frame_quota", "retention_share", "retention_least", "retention_most"),
+            *("per_frame_quota", "retention_share", "retention_least", "retention_most", "tile_retention"),
         ),
         why="keeps every visual token",
     ),

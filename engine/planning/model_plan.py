@@ -84,9 +84,18 @@ class ModelPlan:
 
     def unpruned(self) -> "ModelPlan":
         """The same engines, asked to keep every visual token."""
+        return self.guided(None)
+
+    def guided(self, guidance: GuidanceConfig | None) -> "ModelPlan":
+        """The same engines, asked to prune so."""
         model = copy(self)
-        model._guidance = None
+        model._guidance = guidance
         return model
+
+    def keeping(self, ratio: float) -> "ModelPlan":
+        """The same engines, asked to keep this fraction of the visual tokens, where they prune."""
+        assert self._guidance is not None
+        return self.guided(replace(self._guidance, retention_ratio=ratio))
 
     def kv_bytes(self, workload: Workload) -> tuple[int, int]:
         """Of the buffers of the layers below the prune layer, and of those from it on."""
@@ -114,7 +123,10 @@ class ModelPlan:
         frames where they are not cut up, one after the other.
         """
         read, ranks = graph_cost.read_bytes(self._vision, self._storage.of_vision()), self.shard.world_size
-        shares = {tokens: -(-workload.batch * count // ranks) for tokens, count in workload.pieces(self.config).items()}
+        shares = {
+            tokens: -(-workload.batch * count // ranks)
+            for tokens, count in workload.pieces(self.config, self._guidance).items()
+        }
         cost = graph_cost.operations
         if not isinstance(self.config.vision, QwenVitConfig):
             ((tokens, count),) = shares.items()

@@ -34,7 +34,7 @@ class Answer:
     tiles: int
     """That the vision encoder of the model that answered takes its pictures in."""
     tiles_skipped: int
-    """Those of them that it was never shown: nothing of them was kept, from the first layer on."""
+    """Those of them that it was never shown: nothing of them was to be seen by any layer."""
     guidance: GuidanceConfig | None
     """Where and how far the large model pruned; None when it kept everything or did not run."""
     kept: np.ndarray | None
@@ -93,4 +93,5 @@ class Answer:
             return 1.0
         # What was kept, not the ratio that was asked for: counts are whole and at least 1.
         kept = replace(self.guidance, retention_ratio=len(self.kept) / self.visual_tokens)
-        return kept.average(self.num_layers)
+        # Tiles that can be skipped are as large as each other.
+        return kept.average(self.num_layers, seen=1 - self.tiles_skipped / self.tiles)

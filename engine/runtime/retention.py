@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.config import GuidanceConfig, GuidanceSource, ScoreRows
+from engine.config import GuidanceConfig, GuidanceSource, ScoreRows, num_kept
 from engine.runtime.arrays import to_host
 from engine.runtime.grid import Grid
 from engine.runtime.guidance import (
@@ -37,8 +37,13 @@ class Choice:
     budget: Budget | None = None
 
     def needed(self, guidance: GuidanceConfig) -> np.ndarray | None:
-        """[N]: the tokens that any layer of the large model sees; None is all."""
-        return None if guidance.prune_layer else self.kept
+        """int64, sorted: the tokens whose tiles are to be encoded; None is all."""
+        if not guidance.prune_layer or self.kept is None:
+            return self.kept
+        if guidance.tile_retention is None or self.importance is None:
+            return None
+        important = select(self.importance, num_kept(len(self.importance), guidance.tile_retention))
+        return np.union1d(self.kept, important)
 
 
 def rank(settings: Settings, grid: Grid, known: Grid | None, scores: np.ndarray | None) -> np.ndarray | None:
@@ -85,11 +90,11 @@ def choose(settings: Settings, ranking: np.ndarray | None, grid: Grid) -> Choice
 def merged(guidance: GuidanceConfig, prompt: PromptTokens) -> tuple[PromptTokens, Choice]:
     """A prompt whose visual tokens are merged into those that are kept."""
     tokens = len(prompt.visual_positions)
-    num_kept = guidance.num_kept(tokens)
-    if num_kept == tokens:
+    count = guidance.num_kept(tokens)
+    if count == tokens:
         return prompt, Choice()
     visual, features = prompt.visual_features(), to_host(prompt.features).copy()
-    found = merge(features[visual], num_kept)
+    found = merge(features[visual], count)
     features[visual[found.kept]] = found.features
     return replace(prompt, features=features), Choice(None, found.kept, Budget.RATIO)
 

@@ -56,7 +56,7 @@ METRICS = (
     Metric("visual_tokens_total", "Visual tokens that the model that answered saw"),
     Metric("visual_tokens_kept_total", "Visual tokens that it used to the end"),
     Metric("tiles_total", "Tiles of their pictures that the large model could have been shown"),
-    Metric("tiles_skipped_total", "Those of them that it was not, as nothing of them was kept"),
+    Metric("tiles_skipped_total", "Those of them that it was not, as no layer was to see anything of them"),
     Metric("generated_tokens_total", "Tokens of answers"),
     Metric("drafted_tokens_total", "Tokens of the small model's answers that the large one checked"),
     Metric("accepted_tokens_total", "Those of them that it would have said, each of which spared it a step"),

@@ -148,7 +148,7 @@ def time_table(study: Study) -> Table:
         rows.append([f"SGP, {retention:.0%}", f"{1000 * seconds:.1f}"])
     cascade = exit_curves(timed)[ExitCriterion.DECISION_SCORE].cascade()
     for share in EXITS[1:-1]:
-        seconds = float(cascade.seconds[round(share * (len(cascade.seconds) - 1))])
+        seconds = float(cascade.cost[round(share * (len(cascade.cost) - 1))])
         rows.append([f"SGP, {USUAL:.0%}, {share:.0%} exit", f"{1000 * seconds:.1f}"])
     return [["", "ms a question"], *rows]
 
