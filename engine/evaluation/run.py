@@ -39,7 +39,6 @@ class Way:
     seed: int = 0
     draft: Draft = SamplingConfig.draft
     video: VideoConfig = field(default_factory=VideoConfig)
-    video: VideoConfig = field(default_factory=VideoConfig)
 
 
 @dataclass(frozen=True)
