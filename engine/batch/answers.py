@@ -4,7 +4,6 @@ Every answer is written to the journal first, and then to the file, in the order
 the file, only what the journal's first record says is believed: the rest is written again from the journal.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from engine.batch.journal import Journal, Record, Tail, create
 from engine.batch.line_set import LineSet
 from engine.batch.lines import Mark
+from engine.batch.locked import open_locked
 from engine.batch.tally import Tally
 from engine.errors import RequestError
 from engine.json_file import Unreadable, parse_json
@@ -211,7 +211,7 @@ def opened(path: Path, settings: dict[str, Any], is_ordered: bool, head: bytes =
     journal = journal_of(path)
     with ExitStack() as stack:
         is_new = not path.exists() and not path.is_symlink()
-        output = _open(path)
+        output = open_locked(path)
         stack.callback(os.close, output)
         if journal.exists() and _is_unused(journal):
             os.ftruncate(output, 0)
@@ -229,27 +229,6 @@ def opened(path: Path, settings: dict[str, Any], is_ordered: bool, head: bytes =
                 if is_new:
                     path.unlink()
             raise
-
-
-def _open(path: Path) -> int:
-    """-> a descriptor of the file, locked. Raises RequestError."""
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not path.is_file():
-                raise RequestError(f"{path} is no ordinary file; give the name of one")
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RequestError(f"{path} cannot be written ({error.strerror}); write to another file") from None
-        try:
-            _lock(file, path)
-            # Whoever had it locked before may have removed it.
-            if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
 
 
 def _is_unused(path: Path) -> bool:
@@ -276,18 +255,6 @@ def _begin(journal: Path, path: Path, output: int, settings: dict[str, Any]) -> 
         create(journal, [(STATE, _dump(asdict(state)))])
     except OSError as error:
         raise RequestError(f"{journal} cannot be written ({error.strerror}); write to another file") from None
-
-
-def _lock(file: int, path: Path) -> None:
-    """Until the file is closed. Raises RequestError."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RequestError(f"another run is writing {path}; wait until it is done, or write to another file") from None
-    except OSError as error:
-        raise RequestError(
-            f"{path} cannot be locked ({error.strerror}), so two runs could write there; use a file system with locks"
-        ) from None
 
 
 def _head(place: int, tally: Tally) -> bytes:

@@ -89,8 +89,9 @@ class MpiPeers:
     def lose(self, rank: int) -> None:
         self._silent.add(rank)
 
-    def end(self) -> None:
-        """Rank 0's last word. Where not all of the others answer it, this process ends without them."""
+    def end(self, status: int) -> None:
+        """Rank 0's last word. Where not all of the others answer it, this process ends without them, with this exit
+        status."""
         others = set(range(1, self.size + 1)) - self._silent
         for rank in others:
             self._post(rank, None)
@@ -104,7 +105,7 @@ class MpiPeers:
         if silent := sorted(left | self._silent):
             ranks = ", ".join(map(str, silent))
             print(f"the job ends without rank {ranks}, which says nothing", file=sys.stderr, flush=True)
-            atexit.register(abort)
+            atexit.register(abort, status)
 
 
 class MpiLeader:
@@ -146,16 +147,16 @@ class MpiLeader:
 
     def lose(self) -> NoReturn:
         print("rank 0 has fallen silent; the same command continues", file=sys.stderr)
-        abort()
+        abort(1)
 
 
-def abort() -> NoReturn:
+def abort(status: int) -> NoReturn:
     """End the job, whoever has died or stands still: MPI's own end waits for all."""
     sys.stdout.flush()
     sys.stderr.flush()
-    MPI.COMM_WORLD.Abort(0)
+    MPI.COMM_WORLD.Abort(status)
     time.sleep(FAREWELL_SECONDS)  # MPICH only asks mpiexec for the end, which then comes
-    os._exit(0)
+    os._exit(status)
 
 
 @contextmanager
@@ -181,5 +182,7 @@ def entered() -> Iterator[tuple[MpiPeers | MpiLeader, Machine]]:
     signal.signal(signal.SIGINT, handler)
     try:
         yield peers, share
-    finally:
-        peers.end()
+    except BaseException:
+        peers.end(1)
+        raise
+    peers.end(0)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from engine.runtime.images import ImageSource
 
@@ -17,7 +18,7 @@ class Example:
     """
 
     id: str
-    picture: partial[ImageSource] | None
+    picture: partial[Any] | None
     question: str
     answers: tuple[str, ...]
     kind: str = ""

@@ -9,7 +9,6 @@ from typing import Any
 
 from engine.errors import RequestError
 from engine.evaluation.example import Example
-from engine.runtime.images import ImageSource
 
 LARGEST_FIELD = 1 << 28
 """Characters of a table's field: a picture in base64."""
@@ -88,7 +87,7 @@ def directory_of(data: Path, *names: str) -> Path:
     return next((place for name in names if (place := data / name).is_dir()), data / names[0])
 
 
-def picture_file(path: Path) -> partial[ImageSource]:
+def picture_file(path: Path) -> partial[Path]:
     return partial(Path, path)
 
 

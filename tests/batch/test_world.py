@@ -94,7 +94,7 @@ def test_a_rank_that_is_not_reached_has_left() -> None:
     assert said.reason.startswith("MPI does not reach it")
     assert peers.heard() == []
     comm.arriving = [(1, Bye()), (2, Bye())]
-    peers.end()
+    peers.end(0)
     assert comm.sent[1:] == [(1, None), (2, None)]
 
 
@@ -111,16 +111,16 @@ def test_a_rank_hears_nothing_behind_the_end() -> None:
 def test_the_end_does_not_wait_for_who_is_silent(monkeypatch: pytest.MonkeyPatch, says: str) -> None:
     """MPI's own would, for ever; a rank that was left before is not spoken to any more."""
     ends: list[Any] = []
-    monkeypatch.setattr(world.atexit, "register", ends.append)
+    monkeypatch.setattr(world.atexit, "register", lambda *call: ends.append(call))
     monkeypatch.setattr(world, "FAREWELL_SECONDS", 0.1)
     comm = Comm([], (1, Bye()), (3, Bye()), *([(2, Bye())] if says == "bye" else []))
     peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
-    peers.end()
-    assert ends == ([] if says == "bye" else [world.abort])
+    peers.end(1)
+    assert ends == ([] if says == "bye" else [(world.abort, 1)])
     comm.arriving = [(1, Bye()), (3, Bye())]
     peers.lose(2)
     comm.sent.clear()
     peers.send(2, Work(()))
-    peers.end()
+    peers.end(1)
     assert comm.sent == [(1, None), (3, None)]
-    assert ends[-1:] == [world.abort]
+    assert ends[-1:] == [(world.abort, 1)]
