@@ -330,6 +330,8 @@ class PromptConfig:
     """Overrides the template's own system message."""
     stop: tuple[Name, ...] = ()
     """Special tokens that end an answer, besides the template's."""
+    added: tuple[Name, ...] = ()
+    """Tokens of the template that the checkpoint's tokenizer lacks; they get the next ids."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

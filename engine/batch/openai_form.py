@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.batch.tally import Tally, tally_of
 from engine.batch.terms import BadLine, Reply, Terms, bad_line
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
@@ -18,7 +19,7 @@ METHOD, URL = "POST", "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class ChatLine:
-    """See `terms.Request`."""
+    """See `terms.LineRequest`."""
 
     question: Question
     pictures: tuple[str, ...]
@@ -31,6 +32,9 @@ class ChatLine:
         completion = self.completion.whole(answer, pipeline)
         completion.sgl.seconds = {}  # of a question among others they say little, and they differ each time
         return _reply(self.name, self.number, 200, completion.model_dump())
+
+    def counted(self, answer: Answer) -> Tally:
+        return tally_of(answer)
 
     def failed(self, error: Exception) -> Reply:
         return _refused(self.name, self.number, refusal_of(error))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.batch.tally import Tally, tally_of
 from engine.batch.terms import Reply, Report, Terms, bad_line
 from engine.errors import EngineError, ImageError, QuestionTimedOut, RequestError
 from engine.options import all_over, read_given, refuse_unread
@@ -20,7 +21,7 @@ CODES: tuple[tuple[type[Exception], str], ...] = (
 
 @dataclass(frozen=True)
 class ShortRequest:
-    """See `terms.Request`. name: the line's own, or its number."""
+    """See `terms.LineRequest`. name: the line's own, or its number."""
 
     question: Question
     pictures: tuple[str, ...]
@@ -32,6 +33,9 @@ class ShortRequest:
     def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply:
         assert self.question.exit is not None
         return {"id": self.name} | self.report(answer, self.question.exit)
+
+    def counted(self, answer: Answer) -> Tally:
+        return tally_of(answer)
 
     def failed(self, error: Exception) -> Reply:
         code = next((code for kind, code in CODES if isinstance(error, kind)), "failed")

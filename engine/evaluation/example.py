@@ -1,7 +1,7 @@
 """One question of a benchmark."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.runtime.images import ImageSource
@@ -17,7 +17,7 @@ class Example:
     """
 
     id: str
-    picture: Callable[[], ImageSource] | None
+    picture: partial[ImageSource] | None
     question: str
     answers: tuple[str, ...]
     kind: str = ""
@@ -26,3 +26,7 @@ class Example:
 
     def pictures(self) -> tuple[ImageSource, ...]:
         return () if self.picture is None else (self.picture(),)
+
+    def picture_key(self) -> int:
+        """The same for examples about the same picture, or video."""
+        return hash(self.video if self.picture is None else (self.picture.func, self.picture.args))

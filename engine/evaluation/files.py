@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def directory_of(data: Path, *names: str) -> Path:
     return next((place for name in names if (place := data / name).is_dir()), data / names[0])
 
 
-def picture_file(path: Path) -> Callable[[], ImageSource]:
+def picture_file(path: Path) -> partial[ImageSource]:
     return partial(Path, path)
 
 

@@ -8,6 +8,8 @@ from engine.model_config import ModelConfig
 
 DEFAULT, ONE_LINE = "llava_onevision", "llava_onevision, one line"
 """Checkpoints without a chat template have the first."""
+PUBLISHED_CODE = "conv_qwen"
+"""Of the code that trained the models."""
 _CONTENT = (
     "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
     "{{ '<image>%(behind)s' }}{% endfor %}{# Render all video then #}{% for content in message['content'] | "
@@ -58,6 +60,16 @@ TEMPLATES = {
         separates_empty=True,
         opening="\n",
         said_before="<|im_start|>assistant \n",
+    ),
+    PUBLISHED_CODE: Template(
+        "<|im_start|>system\n",
+        "<|im_start|>user\n",
+        "<|im_start|>assistant\n",
+        "<|im_end|>\n",
+        ("<|im_end|>",),
+        PictureForm("", PICTURE, ""),
+        ClipForm("", CLIP, ""),
+        "You are a helpful assistant.",
     ),
 }
 
