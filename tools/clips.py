@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -39,16 +40,16 @@ def write_clip(path: Path, size: tuple[int, int], seconds: int, on_progress: Cal
 def repeated(data: bytes, times: int) -> bytes:
     """An MP4 whose frames are there so many times, one after the other, without being encoded again."""
     file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as opened, av.open(file, "w", format="mp4") as written:
+    with av.open(io.BytesIO(data), "r") as opened, av.open(file, "w", format="mp4") as written:
         stream = opened.streams.video[0]
         copied = written.add_stream_from_template(stream)
         packets = [packet for packet in opened.demux(stream) if packet.size]
-        content = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
-        span = sum(packet.duration or 0 for packet in packets)
+        content = [(bytes(packet), packet.pts or 0, packet.dts or 0, packet.is_keyframe) for packet in packets]
+        unit, span = Fraction(stream.time_base or 1), sum(packet.duration or 0 for packet in packets)
         for turn in range(times):
             for part, shown, decoded, is_key in content:
                 packet = av.Packet(part)
-                packet.pts, packet.dts, packet.time_base = shown + turn * span, decoded + turn * span, stream.time_base
+                packet.pts, packet.dts, packet.time_base = shown + turn * span, decoded + turn * span, unit
                 packet.is_keyframe, packet.stream = is_key, copied
                 written.mux(packet)
     return file.getvalue()

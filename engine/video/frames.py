@@ -52,7 +52,7 @@ class Frames:
         self._opened.container.seek(key, stream=self._opened.stream)
         self._decoded, self._held = self._timed(), None
         self._ahead = next(self._decoded, None)
-        if self._ahead is not None and self._ahead.pts < before:
+        if self._ahead is not None and _time(self._ahead) < before:
             self._seeks = False  # a container without an index goes back further than is gained
 
     def _restart(self) -> None:
@@ -66,13 +66,13 @@ class Frames:
         return (frame for frame in frames if frame.pts is not None or not self._timeline.is_timed())
 
     def _shown(self, time: int) -> VideoFrame | None:
-        while self._held is None or self._held.pts < time:
+        while self._held is None or _time(self._held) < time:
             if self._ahead is None:
                 self._ahead = next(self._decoded, None)
-            if self._ahead is None or self._ahead.pts > time:
+            if self._ahead is None or _time(self._ahead) > time:
                 break
             self._held, self._ahead = self._ahead, None
-            self._position = max(self._position, self._held.pts)
+            self._position = max(self._position, _time(self._held))
         return self._held
 
     def _numbered(self, index: int) -> VideoFrame | None:
@@ -80,3 +80,9 @@ class Frames:
             self._held = frame
             self._number += 1
         return self._held
+
+
+def _time(frame: VideoFrame) -> int:
+    """When a frame of a clip with times is shown."""
+    assert frame.pts is not None, "frames without a time are left out"
+    return frame.pts

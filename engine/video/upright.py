@@ -1,6 +1,7 @@
 """A decoded frame as a picture: its colours, and the turn that its display matrix asks for."""
 
 import struct
+from typing import Any
 
 from av.video.frame import VideoFrame
 from PIL import Image
@@ -27,7 +28,7 @@ MATRIX = struct.Struct("=9i")
 
 def turn_of(frame: VideoFrame) -> Turn:
     """Of its display matrix; none where it has none, or one that is no quarter turn."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return None
     a, b, _, c, d, *_ = MATRIX.unpack(bytes(matrix)[: MATRIX.size])
@@ -41,6 +42,6 @@ def turned(width: int, height: int, turn: Turn) -> tuple[int, int]:
 
 def to_picture(frame: VideoFrame, width: int, height: int, turn: Turn) -> Image.Image:
     """In mode RGB, upright. width, height: as coded; a frame whose size changed on the way is scaled to them."""
-    plane = frame.reformat(width, height, "rgb24").planes[0]
+    plane: Any = frame.reformat(width, height, "rgb24").planes[0]
     picture = Image.frombuffer("RGB", (width, height), plane, "raw", "RGB", plane.line_size, 1)
     return picture if turn is None else picture.transpose(turn)
