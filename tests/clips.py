@@ -106,21 +106,3 @@ def with_matrix(data: bytes, a: int, b: int, c: int, d: int) -> bytes:
     matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     place = data.index(b"tkhd") + 4 + 40
     return data[:place] + matrix + data[place + len(matrix) :]
-
-
-def repeated(data: bytes, times: int) -> bytes:
-    """An MP4 whose frames are there so many times, one after the other, without being encoded again."""
-    file = io.BytesIO()
-    with av.open(io.BytesIO(data)) as opened, av.open(file, "w", format="mp4") as written:
-        stream = opened.streams.video[0]
-        copied = written.add_stream_from_template(stream)
-        packets = [packet for packet in opened.demux(stream) if packet.size]
-        content = [(bytes(packet), packet.pts, packet.dts, packet.is_keyframe) for packet in packets]
-        span = sum(packet.duration or 0 for packet in packets)
-        for turn in range(times):
-            for part, shown, decoded, is_key in content:
-                packet = av.Packet(part)
-                packet.pts, packet.dts, packet.time_base = shown + turn * span, decoded + turn * span, stream.time_base
-                packet.is_keyframe, packet.stream = is_key, copied
-                written.mux(packet)
-    return file.getvalue()

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "runtime": {"base", "families", "plugins", "towers", "video", "runtime"},
     "video": {"base", "runtime", "video"},
     "planning": {"base", "families", "plugins", "graphs", "towers", "build", "runtime", "planning"},
-    "evaluation": {"base", "families", "runtime", "serve", "video", "batch", "evaluation"},
+    "evaluation": {"base", "families", "runtime", "video", "batch", "evaluation"},
     "serve": {"base", "families", "runtime", "video", "serve"},
     "batch": {"base", "families", "runtime", "serve", "batch"},
     "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "batch", "video", "cli"},

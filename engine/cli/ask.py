@@ -96,8 +96,10 @@ class Opened:
     config: QuestionConfig
 
     def answer(self, question: str, on_text: OnText | None, history: Sequence[Turn] = ()) -> Answer:
-        said = {"on_text": on_text, "history": history, "videos": self.videos}
-        return self.pipeline.answer(self.images, question, **said, **vars(self.config))
+        settings = vars(self.config)
+        return self.pipeline.answer(
+            self.images, question, on_text=on_text, history=history, videos=self.videos, **settings
+        )
 
 
 def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:

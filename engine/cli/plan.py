@@ -18,7 +18,7 @@ from engine.families import published
 from engine.options import BY_NAME, over
 from engine.planning.chip import Chip
 from engine.planning.plan_config import PlanConfig
-from engine.planning.workload import Workload
+from engine.planning.workload import FRAME, Workload
 from engine.target import Precision, Target
 from engine.units import size_text
 
@@ -65,7 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         type=positive,
         help="of a question's pictures, thumbnails included; where a model does not cut them up, pictures of as "
-        "many pixels (default: the large model's most)",
+        "many pixels (default: the large model's most, none with --frames)",
+    )
+    add(
+        "--frames",
+        type=positive,
+        metavar="N",
+        help=f"of a question's clip, of {FRAME[0]} x {FRAME[1]} pixels (default: no clip)",
     )
     add(
         "--text-tokens",
@@ -122,7 +128,8 @@ def plan(arguments: argparse.Namespace) -> None:
         )
     )
     workload = Workload(
-        tiles=arguments.tiles or pair.large.config.most_tiles(),
+        tiles=arguments.tiles or (0 if arguments.frames else pair.large.config.most_tiles()),
+        frames=arguments.frames or 0,
         batch=arguments.batch,
         text_tokens=arguments.text_tokens,
         new_tokens=over(SamplingConfig(), given).max_new_tokens,

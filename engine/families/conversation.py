@@ -93,9 +93,11 @@ def render(
     _refuse_control_tokens("system message", [system or ""], template)
     questions = [template.opening + question for question in questions]
     pictures = len(visual_tokens)
-    first = _unmarked(questions, PICTURE, pictures, "picture") * _picture_marks(pictures, template.picture)
-    first += _unmarked(questions, CLIP, len(clips), "clip") * f"{CLIP}{template.clip.behind}" * len(clips)
-    questions[0] = first + questions[0]
+    pictures_are_marked = _are_marked(questions, PICTURE, pictures, "picture")
+    if not _are_marked(questions, CLIP, len(clips), "clip"):
+        questions[0] = f"{CLIP}{template.clip.behind}" * len(clips) + questions[0]
+    if not pictures_are_marked:
+        questions[0] = _picture_marks(pictures, template.picture) + questions[0]
     form, order = template.picture, _order(questions, pictures)
     texts = [form.start + form.token * tokens + form.end for tokens in visual_tokens]
     texts += [template.clip.render(rows) for rows in clips]
@@ -110,14 +112,14 @@ def render(
     return Prompt(tuple(parts), form.token, (*template.stop, *stop), template.clip.token, order)
 
 
-def _unmarked(questions: Sequence[str], mark: str, number: int, what: str) -> bool:
-    """Whether so many pictures, or clips, have no marks. Raises RequestError for another number of marks."""
+def _are_marked(questions: Sequence[str], mark: str, number: int, what: str) -> bool:
+    """Whether so many pictures, or clips, have a mark each; else none has. Raises RequestError for another number."""
     marks = sum(question.count(mark) for question in questions)
-    if marks not in (0, number) or (marks and not number):
+    if marks not in (0, number):
         raise RequestError(
             f"marks {mark} in the question: {marks}, {what}s: {number}; give one mark per {what}, or none"
         )
-    return not marks
+    return marks > 0
 
 
 def _order(questions: Sequence[str], pictures: int) -> tuple[int, ...]:

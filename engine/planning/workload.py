@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.config import GuidanceConfig, SamplingConfig
-from engine.model_config import ModelConfig
+from engine.families import by_name
+from engine.model_config import ModelConfig, QwenVitConfig
+
+FRAME = 1280, 720
+"""Pixels of a clip's frames; of a model that scales larger ones down, about the most tokens that it makes."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """batch: questions at once. Of each: tiles of its pictures, thumbnails included; words of the prompt; answer.
+    """batch: questions at once. Of each: tiles of its pictures, thumbnails included; words of the prompt; answer;
+    frames of a clip.
 
     Where a picture is not cut up, it is one of as many pixels.
     """
@@ -18,9 +23,26 @@ class Workload:
     batch: int = 1
     text_tokens: int = 64
     new_tokens: int = SamplingConfig.max_new_tokens
+    frames: int = 0
 
     def visual_tokens(self, config: ModelConfig) -> int:
-        return config.tokens_of(self.tiles)
+        return config.tokens_of(self.tiles) + sum(self._clip_rows(config))
+
+    def pieces(self, config: ModelConfig) -> dict[int, int]:
+        """What is encoded of a question: how many pieces there are of how many visual tokens, as they are encoded."""
+        if not isinstance(config.vision, QwenVitConfig):
+            return {config.tokens_of(1): self.tiles + self.frames}
+        rows = self._clip_rows(config)
+        pictures = {config.tokens_of(self.tiles): 1} if self.tiles else {}
+        return pictures | ({rows[0]: len(rows) + pictures.get(rows[0], 0)} if rows else {})
+
+    def media(self) -> str:
+        """In words."""
+        both = (f"{self.tiles} tiles" * bool(self.tiles), f"{self.frames} frames" * bool(self.frames))
+        return " and ".join(filter(None, both))
+
+    def _clip_rows(self, config: ModelConfig) -> Sequence[int]:
+        return by_name(config.family).clip_rows(config, self.frames, *FRAME) if self.frames else ()
 
     def prompt_tokens(self, config: ModelConfig) -> int:
         return self.visual_tokens(config) + self.text_tokens

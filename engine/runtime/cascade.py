@@ -170,7 +170,7 @@ def open_pictures(
     """Cut up pictures and clips and tokenize the prompt. media: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
     asked = question.images, question.text, *said, question.picture, question.videos, question.video
-    seen: Seen = yield Outside(partial(model.look, *asked, media))
+    seen: Seen = yield Outside(partial(model.look, *asked, media, question.timeout))
     return seen
 
 

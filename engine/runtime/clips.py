@@ -1,7 +1,8 @@
 """Clips of a question: from a file, its bytes or pictures to the frames that a model is shown."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,8 @@ from engine.video.reader import read_clip
 
 PICTURES_A_SECOND = 2.0
 """Of frames that come without their times, as the published preprocessing of Qwen2-VL takes them."""
+LATEST = 1e9
+"""Seconds."""
 LIMITS = ClipLimits()
 Check = Callable[[int, int, int], None]
 """Of a number of frames, their width and height; raises where they are too many."""
@@ -37,10 +40,17 @@ class ClipFrames:
         if not isinstance(self.pictures, list | tuple) or not self.pictures:
             raise RequestError("a clip of pictures holds none; give at least one")
         object.__setattr__(self, "pictures", tuple(self.pictures))
-        object.__setattr__(self, "seconds", tuple(map(float, self.seconds)))
-        steps = zip(self.seconds, self.seconds[1:], strict=False)
-        if self.seconds and (len(self.seconds) != len(self.pictures) or not all(a <= b for a, b in steps)):
+        object.__setattr__(self, "seconds", self._checked())
+
+    def _checked(self) -> tuple[float, ...]:
+        """Raises RequestError."""
+        given = self.seconds if isinstance(self.seconds, list | tuple) else [None]
+        if not len(given):
+            return ()
+        are_numbers = all(isinstance(at, Real) and not isinstance(at, bool) and abs(at) < LATEST for at in given)
+        if not are_numbers or len(given) != len(self.pictures) or list(given) != sorted(given):
             raise RequestError("seconds of a clip are not one for each picture, ascending; give them so, or none")
+        return tuple(map(float, given))
 
     def times(self) -> tuple[float, ...]:
         """When each is seen."""
@@ -66,9 +76,15 @@ class Shown:
 
 
 def open_clip(
-    source: ClipSource, family: Family, video: VideoConfig, picture: PictureConfig, check: Check
+    source: ClipSource,
+    family: Family,
+    video: VideoConfig,
+    picture: PictureConfig,
+    check: Check,
+    timeout: float | None = None,
 ) -> tuple[Frames, Shown]:
-    """The frames that a family's rule chooses. Raises ImageError, and RequestError by `check` before any is decoded."""
+    """The frames that a family's rule chooses. timeout: seconds of the question, after which nobody waits for them.
+    Raises ImageError, and RequestError by `check` before any is decoded."""
     if isinstance(source, ClipFrames):
         return _given(source, picture, check)
 
@@ -81,7 +97,8 @@ def open_clip(
         check(len(chosen), facts.width, facts.height)
         return chosen
 
-    clip = read_clip(source, choose, LIMITS)
+    seconds = LIMITS.seconds if timeout is None else min(LIMITS.seconds, timeout)
+    clip = read_clip(source, choose, replace(LIMITS, seconds=seconds))
     rate = len(clip.indices) / clip.facts.frames * clip.facts.rate
     return Frames(clip.pictures, clip.seconds, clip.facts.seconds, rate), Shown(clip.indices, clip.seconds)
 

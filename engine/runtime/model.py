@@ -157,14 +157,15 @@ class VisionLanguageModel:
         videos: Sequence[ClipSource] = (),
         video: VideoConfig = VideoConfig(),  # noqa: B008 (frozen)
         media: Media | None = None,
+        timeout: float | None = None,
     ) -> Seen:
         """Open and cut up pictures and clips and tokenize the prompt; runs no engine. media: of another model that cuts
-        them up alike.
+        them up alike. timeout: seconds of the question.
 
         Raises EngineError when prompt and answer exceed what the engine was built for.
         """
         if media is None:
-            media = self._open(images, videos, max_new_tokens, picture, video)
+            media = self._open(images, videos, max_new_tokens, picture, video, timeout)
         asked = self.config, question, media.picture_rows(), history, system, media.clip_rows
         prompt = self._family.render_prompt(*asked)
         pieces = tuple(media.pieces[number] for number in prompt.order)
@@ -179,6 +180,7 @@ class VisionLanguageModel:
         max_new_tokens: int,
         picture: PictureConfig,
         video: VideoConfig,
+        timeout: float | None,
     ) -> Media:
         cut: list[Pieces] = []
         clips: list[Shown] = []
@@ -193,7 +195,7 @@ class VisionLanguageModel:
             self._check_room(count_rows(cut) + sum(rows[-1]), max_new_tokens, what)
 
         for clip in videos:
-            frames, shown = open_clip(clip, self._family, video, picture, check)
+            frames, shown = open_clip(clip, self._family, video, picture, check, timeout)
             cut.append(self._family.cut_clip(frames, self.config))
             clips.append(shown)
         return Media(tuple(cut), tuple(clips), tuple(rows))

@@ -70,12 +70,15 @@ def open_clip(file: BinaryIO, demuxer: str, threads: int) -> Opened:
     """Raises Unfit, or whatever FFmpeg may raise for what is damaged."""
     file.seek(0)
     options = {"format_whitelist": demuxer, "codec_whitelist": ",".join(CODECS), "protocol_whitelist": ""}
-    container = av.open(file, "r", format=demuxer, container_options=options, io_open=_open_nothing)
+    # What a clip says of itself is not read, whatever letters it is in.
+    container = av.open(
+        file, "r", format=demuxer, container_options=options, metadata_errors="replace", io_open=_open_nothing
+    )
     pictures = [stream for stream in container.streams.video if not stream.disposition & ATTACHED]
     if not pictures:
         raise Unfit("has no moving pictures, only sound or text; give a clip")
     stream = pictures[0]
-    name = stream.codec_context.name
+    name = "something unknown" if stream.codec_context is None else stream.codec_context.name
     if name not in CODECS:
         raise Unfit(f"is coded as {short(name)}, which is not read; convert it to H.264")
     stream.thread_type, stream.codec_context.thread_count = "AUTO", threads

@@ -36,14 +36,31 @@ def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:
         assert part in " ".join(run.out.split()), part
 
 
+def test_a_pair_of_two_families_is_planned(sgl: Sgl) -> None:
+    """One of the paper's, on four ranks."""
+    models = ("--small", "InternVL2-2B", "--large", "LLaVA-OneVision-72B")
+    plan = json.loads(sgl("plan", *models, "--tp", 4, "--json").out)
+    assert (plan["small"], plan["large"]) == models[1::2]
+    assert plan["workload"]["visual_tokens"] == 8830
+    assert 140e9 < 4 * plan["ranks"][1]["large"]["language"] < 160e9
+    assert plan["ranks"][0]["free"] > 0
+
+
 def test_any_layer_can_be_pruned_at(sgl: Sgl) -> None:
     assert "KV cache, layers below 7" in sgl("plan", *PUBLISHED, "--prune-layer", 7).out
+
+
+def test_a_clip_is_planned_in_the_place_of_pictures(sgl: Sgl) -> None:
+    out = sgl("plan", *PUBLISHED, "--frames", 16).out
+    assert "a question: 4,096 visual tokens (16 frames)" in out
+    assert "4,352 visual tokens (1 tiles and 16 frames)" in sgl("plan", *PUBLISHED, "--frames", 16, "--tiles", 1).out
 
 
 def test_json_adds_up(sgl: Sgl) -> None:
     plan = json.loads(sgl("plan", *PUBLISHED, "--tp", 4, "--batch", 3, "--tiles", 7, "--json").out)
     assert (plan["small"], plan["large"], plan["world_size"]) == ("InternVL2-1B", "InternVL2-2B", 4)
     assert plan["workload"] == {
+        "frames": 0,
         "tiles": 7,
         "batch": 3,
         "text_tokens": 64,

@@ -55,6 +55,27 @@ def test_vision_multiplies_by_each_weight() -> None:
     assert vision.operations == 3 * (24 * layer + projector + patches)
 
 
+@pytest.mark.parametrize(
+    ("name", "frames", "visual"),
+    [
+        ("InternVL2-2B", 8, 8 * 256),
+        ("Qwen2-VL-2B", 8, 4 * 36 * 20),
+        ("Qwen2-VL-2B", 9, 5 * 36 * 20),
+        ("Qwen2.5-VL-3B", 8, 4 * 36 * 20),
+        ("LLaVA-OneVision-0.5B", 8, 8 * 196 + 1),
+    ],
+)
+def test_a_clip_has_the_tokens_of_its_frames(name: str, frames: int, visual: int) -> None:
+    """A tile each; a pair of 1008 x 560 pixels, 28 x 28 a token; half as many a side as a tile has, and one end."""
+    config, alone = read_config(published(name)), Workload(tiles=0, frames=frames)
+    assert alone.visual_tokens(config) == visual
+    assert replace(alone, tiles=2).visual_tokens(config) == visual + config.tokens_of(2)
+    plan = ModelPlan(config, BF16, Shard())
+    shares = [plan.vision_call(replace(alone, frames=count)).operations for count in (frames, 2 * frames)]
+    assert shares[1] == (2 * shares[0] if frames % 2 == 0 else shares[0] * 9 // 5)
+    assert plan.activation_bytes(alone) > 0
+
+
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_ranks_sum_twice_a_layer_and_once_for_the_embedding(world_size: int) -> None:
     decode, prefill = (call(WORKLOAD) for call in (make_plan(world_size).decode, make_plan(world_size).prefill))

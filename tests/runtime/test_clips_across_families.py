@@ -19,6 +19,10 @@ from engine.runtime.grid import Grid
 from engine.runtime.guidance import resample, select
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.video.clip import Clip
+from engine.video.facts import Choose
+from engine.video.limits import ClipLimits
+from engine.video.reader import read_clip
 from tests import saved_internvl, saved_llava_onevision, saved_qwen2_vl
 from tests.eager_clips import noise
 from tests.whole import QUESTION
@@ -127,6 +131,21 @@ def test_too_many_frames_are_refused_before_they_are_read(
     monkeypatch.setattr("engine.video.reader._Reader._frames", lambda *_: pytest.fail("they were read"))
     with pytest.raises(RequestError, match=r"30 frames of a clip alone have .* tokens, .* fewer pictures or frames"):
         ask(pipeline, clip, VideoConfig(frames=30), tokens=1000)
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 300), (20, 20), (9999, 300)])
+def test_a_clip_is_read_within_the_time_of_its_question(
+    pipeline: SglPipeline, clip: Path, monkeypatch: pytest.MonkeyPatch, timeout: float | None, seconds: float
+) -> None:
+    found = []
+
+    def read(source: Path, choose: Choose, limits: ClipLimits) -> Clip:
+        found.append(limits.seconds)
+        return read_clip(source, choose, limits)
+
+    monkeypatch.setattr("engine.runtime.clips.read_clip", read)
+    ask(pipeline, clip, VideoConfig(frames=2), timeout=timeout)
+    assert set(found) == {seconds}
 
 
 @pytest.mark.parametrize(

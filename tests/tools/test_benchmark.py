@@ -32,6 +32,7 @@ ROWS = {
     "memory": 8,
     "tensor_parallel": 9,
     "plans": 8,
+    "video": 9,
 }
 
 

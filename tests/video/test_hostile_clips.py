@@ -142,6 +142,17 @@ def test_a_codec_that_is_not_read_is_named() -> None:
         read_clip(data, everything)
 
 
+def test_a_codec_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"^the clip is coded as something unknown, which is not read"):
+        read_clip(clips.clip().replace(b"avc1", b"zzzz"), everything)
+
+
+def test_what_a_clip_says_of_itself_may_be_in_any_letters() -> None:
+    data = clips.clip(container="matroska")
+    assert data.count(b"Lavf")
+    assert read_clip(data.replace(b"Lavf", b"\xd0\xff\x8b\xc3"), everything).facts.frames == 30
+
+
 def test_pixels_and_bytes_are_limited(tmp_path: Path) -> None:
     data = clips.clip(frames=12)
     with pytest.raises(ImageError, match=r"has 96 x 64 pixels, more than can be decoded safely"):

@@ -9,6 +9,7 @@ import pytest
 
 from engine.video.reader import read_clip
 from tests import clips
+from tools.clips import repeated
 
 FRAMES, REPEATED, RATE, SIZE = 50, 1800, 25, (160, 96)
 MEASURE = """import resource, sys
@@ -25,7 +26,7 @@ print(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 @pytest.fixture(scope="module")
 def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hour") / "hour.mp4"
-    path.write_bytes(clips.repeated(clips.clip(frames=FRAMES, rate=RATE, size=SIZE), REPEATED))
+    path.write_bytes(repeated(clips.clip(frames=FRAMES, rate=RATE, size=SIZE), REPEATED))
     return path
 
 

@@ -159,8 +159,8 @@ def _texts(asked: Sequence[Sequence[UserMessage]]) -> list[str]:
     parts = [[part for message in turn for part in _parts(message)] for turn in asked]
     for turn in parts:
         for part in turn:
-            for mark, what, kind in RESERVED if isinstance(part, TextPart) else ():
-                if mark in part.text:
+            for mark, what, kind in RESERVED:
+                if isinstance(part, TextPart) and mark in part.text:
                     raise RequestError(f"a text contains {mark}, which is a mark for {what} here; send {kind} parts")
     order = [[ImagePart, VideoPart, TextPart].index(type(part)) for turn in parts for part in turn]
     if order == sorted(order) and all(isinstance(part, TextPart) for turn in parts[1:] for part in turn):

@@ -66,8 +66,8 @@ class Inquiry:
             return find_all(urls, lambda url, seconds: fetch(url, hosts, seconds, medium), timeout, medium)
 
         images, videos = (*self.images, *find(self.urls, PICTURE)), (*self.videos, *find(self.clip_urls, CLIP))
-        said = {"history": self.history, "timeout": timeout, "videos": videos}
-        return Question(images, self.text, **said, **vars(self.config))
+        given = vars(self.config)
+        return Question(images, self.text, history=self.history, timeout=timeout, videos=videos, **given)
 
 
 @dataclass(frozen=True)

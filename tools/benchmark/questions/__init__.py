@@ -14,6 +14,7 @@ from tools.benchmark.questions.scores import measure_scores
 from tools.benchmark.questions.serving import measure_serving
 from tools.benchmark.questions.tensor_parallel import measure_tensor_parallel
 from tools.benchmark.questions.towers import measure_towers
+from tools.benchmark.questions.video import measure_video
 from tools.benchmark.report import Section
 
 QUESTIONS: dict[str, Callable[[Bench], Section]] = {
@@ -28,4 +29,5 @@ QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "plans": measure_plans,
     "serving": measure_serving,
     "doors": measure_doors,
+    "video": measure_video,
 }
