@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,10 +150,8 @@ def show(
     best = front(found) or found[:1]
     sure = []
     for number, one in enumerate(best, 1):
-        part = f"simulating {number} of {len(best)}"
-        outlook = terms.look(
-            one.way, one.replicas or 1, LEAST, MOST, on_progress=lambda done, part=part: on_progress(part, done)
-        )
+        progress = partial(on_progress, f"simulating {number} of {len(best)}")
+        outlook = terms.look(one.way, one.replicas or 1, LEAST, MOST, on_progress=progress)
         sure.append(replace(one, outlook=outlook))
     quality = SCORE if arguments.runs else RETENTION
     if arguments.figure is not None:

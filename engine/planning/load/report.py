@@ -111,10 +111,10 @@ def draw_front(best: Sequence[Found], found: Sequence[Found], terms: Terms, qual
 
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.subplots()
-    for some, style in ((found, {"color": "lightgrey", "linestyle": ""}), (best, {"color": "tab:blue"})):
+    for some, colour, line in ((found, "lightgrey", ""), (best, "tab:blue", "-")):
         met = [(one.replicas * terms.service.each, one.way.quality) for one in some if one.replicas is not None]
         if met:
-            axes.plot(*zip(*met, strict=True), marker="o", **style)
+            axes.plot(*zip(*met, strict=True), marker="o", color=colour, linestyle=line)
     axes.set(xlabel=f"number of {terms.service.unit}", ylabel=quality, title=" and ".join(map(str, terms.goals)))
     axes.grid(alpha=0.3)
     try:
