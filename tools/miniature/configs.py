@@ -3,7 +3,7 @@
 from typing import Any
 
 from tools.miniature.scenes import SIDE, TILE, TILES
-from tools.miniature.vocabulary import SPECIAL_TOKENS, make_tokenizer
+from tools.miniature.vocabulary import SPECIAL_TOKENS, make_tokenizer, token_id
 
 INTERNVL2, QWEN2_VL = "internvl_chat", "qwen2_vl"
 """Each layout's `model_type`."""
@@ -46,9 +46,11 @@ LANGUAGE: dict[str, Any] = {
     "tie_word_embeddings": True,
     "vocab_size": make_tokenizer(SPECIAL_TOKENS[INTERNVL2]).get_vocab_size(),
 }
+NATIVE_TOKENIZER = make_tokenizer(SPECIAL_TOKENS[QWEN2_VL])
 NATIVE: dict[str, Any] = {
     "architectures": ["Qwen2VLForConditionalGeneration"],
     "hidden_act": "silu",
+    "image_token_id": token_id(NATIVE_TOKENIZER, "<|image_pad|>"),
     "max_position_embeddings": 1024,
     "model_type": QWEN2_VL,
     "rms_norm_eps": 1e-6,
@@ -56,7 +58,10 @@ NATIVE: dict[str, Any] = {
     "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
     "use_sliding_window": False,
-    "vocab_size": make_tokenizer(SPECIAL_TOKENS[QWEN2_VL]).get_vocab_size(),
+    "video_token_id": token_id(NATIVE_TOKENIZER, "<|video_pad|>"),
+    "vision_end_token_id": token_id(NATIVE_TOKENIZER, "<|vision_end|>"),
+    "vision_start_token_id": token_id(NATIVE_TOKENIZER, "<|vision_start|>"),
+    "vocab_size": NATIVE_TOKENIZER.get_vocab_size(),
 }
 NATIVE_VISION: dict[str, Any] = {
     "hidden_act": "quick_gelu",
