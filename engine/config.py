@@ -19,6 +19,7 @@ from engine.bounds import (
     Threshold,
     Tiles,
     Tokens,
+    TopTokens,
     check_bounds,
     settle_types,
 )
@@ -280,6 +281,8 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
     draft: Draft = Draft.SMALL
+    top_logprobs: TopTokens = 0
+    """Most probable tokens that are told in the place of each token of the answer."""
 
     def __post_init__(self) -> None:
         _check_request(self)

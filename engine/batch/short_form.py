@@ -9,6 +9,7 @@ from engine.options import all_over, read_given, refuse_unread
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.serve.spelled import spell
 
 OWN = ("id", "image", "images", "question", "system", "timeout")
 CODES: tuple[tuple[type[Exception], str], ...] = (
@@ -30,7 +31,8 @@ class ShortRequest:
 
     def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply:
         assert self.question.exit is not None
-        return {"id": self.name} | self.report(answer, self.question.exit)
+        tokens = {"tokens": spell(answer, pipeline)} if any(answer.top) else {}
+        return {"id": self.name} | self.report(answer, self.question.exit) | tokens
 
     def failed(self, error: Exception) -> Reply:
         code = next((code for kind, code in CODES if isinstance(error, kind)), "failed")

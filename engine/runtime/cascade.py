@@ -95,6 +95,7 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         images=said.seen.grid.images,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
+        top=said.completion.top,
         drafted=said.completion.drafted,
         accepted=said.completion.accepted,
         num_layers=pair.manifest.models["large"].config.language.num_layers,

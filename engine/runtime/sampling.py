@@ -18,12 +18,24 @@ EXP_FLOOR = -104.0
 
 
 @dataclass(frozen=True)
+class TopToken:
+    """One of the most probable tokens."""
+
+    token: int
+    probability: float
+
+
+@dataclass(frozen=True)
 class Choice:
-    """A token with its probability and the entropy of all tokens, both of the model's softmax at temperature 1."""
+    """A token with its probability and the entropy of all tokens, both of the model's softmax at temperature 1.
+
+    top: the most probable tokens by that softmax, as many as were asked for; of equal ones, lower ids come first.
+    """
 
     token: int
     probability: float
     entropy: float
+    top: tuple[TopToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,8 @@ class Sampler:
         self._generator = np.random.Generator(self._bits)
 
     def choose(self, logits: Array) -> Array:
-        """[vocab] -> float64 [4], a choice for `read`: the token, the peak of the logits, log-probability, entropy."""
+        """[vocab] -> float64 [4 + 2N], a choice for `read`: the token, the peak of the logits, log-probability, entropy;
+        N top tokens and their log-probabilities, if they are wanted."""
         xp = array_namespace(logits)
         peak = xp.max(logits)
         with np.errstate(invalid="ignore"):  # `read` refuses what is not finite
@@ -54,11 +67,14 @@ class Sampler:
             total = xp.sum(weights, dtype=xp.float64)
             log_probability = xp.take(shifted, token, axis=0) - xp.log(total)
             entropy = xp.log(total) - xp.vecdot(weights, clipped) / total
-        numbers = (token, peak, log_probability, entropy)
-        return xp.concat([xp.reshape(xp.astype(number, xp.float64), (1,)) for number in numbers])
+            numbers = [xp.reshape(number, (1,)) for number in (token, peak, log_probability, entropy)]
+            if self._config.top_logprobs:
+                top = _most_probable(logits, self._config.top_logprobs)
+                numbers += [top, xp.take(shifted, top, axis=0) - xp.log(total)]
+        return xp.concat([xp.astype(number, xp.float64) for number in numbers])
 
     def choose_each(self, logits: Array) -> Array:
-        """[R,vocab] -> float64 [R,4]: choices behind a prompt and behind each token of a draft.
+        """[R,vocab] -> float64 [R,4 + 2N]: choices behind a prompt and behind each token of a draft.
 
         A draft's token is accepted where it is the one that is chosen anyway: drawn, with the probability that the
         model gives it; and what is drawn where it is another has the distribution of the others (speculative sampling
@@ -83,9 +99,11 @@ class Sampler:
 
 def read(choice: Sequence[float]) -> Choice:
     """What `Sampler.choose` found, on the host. Raises EngineError when the logits were not numbers."""
-    token, peak, log_probability, entropy = choice
+    token, peak, log_probability, entropy, *top = choice
     _check_peak(peak)
-    return Choice(int(token), math.exp(log_probability), max(0.0, entropy))
+    tokens, logs = top[: len(top) // 2], top[len(top) // 2 :]
+    tops = (TopToken(int(token), math.exp(log)) for token, log in zip(tokens, logs, strict=True))
+    return Choice(int(token), math.exp(log_probability), max(0.0, entropy), tuple(tops))
 
 
 def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
@@ -142,6 +160,16 @@ def _keep(kept: Array, tokens: Array, values: Array, nothing: float) -> tuple[Ar
         return tokens[kept], values[kept]
     xp = array_namespace(values)
     return tokens, xp.where(kept, values, xp.full_like(values, nothing))
+
+
+def _most_probable(logits: Array, count: int) -> Array:
+    """[vocab] -> [N]: the tokens of the largest logits, largest first."""
+    xp = array_namespace(logits)
+    count = min(count, len(logits))
+    if not is_host(logits):
+        return xp.argsort(-logits, stable=True)[:count]
+    likely = np.flatnonzero(~(logits < _largest(logits, count)))  # also where none is a number
+    return likely[np.argsort(-logits[likely], stable=True)][:count]
 
 
 def _largest(values: Array, rank: int) -> Array:

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from engine.config import SamplingConfig
 from engine.runtime.question import OnText
-from engine.runtime.sampling import Choice
+from engine.runtime.sampling import Choice, TopToken
 from engine.runtime.tokenizer import TextStream, Tokenizer
 
 
@@ -16,7 +16,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class Completion:
-    """One finished answer; tokens, probabilities and entropies include the token that ended it.
+    """One finished answer; tokens, and what is known of each, include the token that ended it.
 
     drafted: tokens that the model was shown behind its prompt; accepted: how many of them, from the first, it would
     have said, each of which spared it a step.
@@ -26,6 +26,7 @@ class Completion:
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     entropies: tuple[float, ...]
+    top: tuple[tuple[TopToken, ...], ...]
     finish_reason: FinishReason
     drafted: int = 0
     accepted: int = 0
@@ -62,6 +63,7 @@ class Utterance:
             tuple(choice.token for choice in self._choices),
             tuple(choice.probability for choice in self._choices),
             tuple(choice.entropy for choice in self._choices),
+            tuple(choice.top for choice in self._choices),
             FinishReason.STOP if self._stream.stopped else FinishReason.LENGTH,
         )
 

@@ -60,6 +60,7 @@ def make_answer(text: str) -> Answer:
         images=np.zeros(4, np.int64),
         token_ids=(5, 6, 7),
         probabilities=(0.5, 0.25, 1.0),
+        top=((), (), ()),
         drafted=4,
         accepted=2,
         num_layers=2,

@@ -98,6 +98,7 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
         "top_p": request.top_p,
         "seed": request.seed,
         "stop": [request.stop] if isinstance(request.stop, str) else request.stop,
+        "top_logprobs": request.top_logprobs,
     }
     named = {name: value for name, value in theirs.items() if value is not None}
     if twice := named.keys() & ours.keys():
@@ -106,6 +107,8 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
     config = all_over(default, {**given, **read_given(named)})
     # Of OpenAI's own members, clients send some whatever they mean: those may go unread.
     refuse_unread(given, config)
+    if "top_logprobs" in given | named and config.sampling.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs is of logprobs, which are not asked for; send logprobs, true, as well")
     return config
 
 

@@ -27,7 +27,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "audio": (),
     "web_search_options": (),
-    "top_logprobs": (0,),
 }
 """Members of requests that are served only where they change nothing -> the values that do not."""
 IGNORED = (
@@ -125,6 +124,7 @@ class ChatRequest(Model):
     seed: int | None = Field(None, ge=0)
     stop: Annotated[Text | Stops, Discriminator(_kind)] | None = None
     logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool = False
     stream_options: StreamOptions | None = None
     sgl: dict[str, Any] = Field(default_factory=dict)
@@ -176,15 +176,19 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class TokenLogprob(BaseModel):
+class TopLogprob(BaseModel):
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Any] = Field(default_factory=list)
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
 
 
 class Logprobs(BaseModel):
     content: list[TokenLogprob]
+    refusal: None = None
 
 
 class Decision(BaseModel):
