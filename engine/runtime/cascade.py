@@ -17,6 +17,7 @@ from engine.families import Pieces
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, decide
+from engine.runtime.form import Form
 from engine.runtime.guidance import (
     keep_rows,
     select,
@@ -129,7 +130,8 @@ def ask_small(question: Question, settings: Settings, model: VisionLanguageModel
                 assert ranking is not None
                 with watch(Stage.CONSISTENCY):
                     kept = select(ranking, settings.exit.num_kept(len(ranking)))
-                    agreement = yield from agree(model, slot, prompt, kept, np.array(completion.token_ids))
+                    tokens = np.array(completion.token_ids)
+                    agreement = yield from agree(model, slot, prompt, kept, tokens, seen.form)
             said = np.array(completion.probabilities), np.array(completion.entropies)
             decision = decide(settings.exit, *said, agreement)
     return SmallSaid(seen, completion, ranking, decision)
@@ -171,7 +173,7 @@ def open_pictures(
     """Cut up the pictures and tokenize the prompt. pieces: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
     asked = question.images, question.text, *said, question.picture
-    seen: Seen = yield Outside(partial(model.look, *asked, pieces))
+    seen: Seen = yield Outside(partial(model.look, *asked, pieces, settings.sampling.json_schema))
     return seen
 
 
@@ -206,13 +208,14 @@ def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = Non
 
 
 def agree(
-    model: VisionLanguageModel, slot: int, prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray
+    model: VisionLanguageModel, slot: int, prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray, form: Form
 ) -> Asking[np.ndarray]:
     """[N], [G] -> float64 [G]: the probabilities of an answer's tokens if only these visual tokens are seen (eq. 8).
+    form: of the answer.
 
     One parallel pass that goes on from the text before the pictures.
     """
     again = reread(prompt, keep_rows(prompt.visual_positions, kept, len(prompt.ids)), answer)
     model.language.truncate(slot, again.length)
-    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer))
+    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer, form))
     return read_probabilities(found)

@@ -16,6 +16,8 @@ from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, Sig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
 from engine.runtime.feature_cache import FeatureCache
+from engine.runtime.form import Form
+from engine.runtime.grammar import Grammars
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
@@ -60,11 +62,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Seen:
-    """A question as one model reads it: its pictures cut up, and its prompt."""
+    """A question as one model reads it: its pictures cut up, its prompt, and what its answer may be."""
 
     pieces: tuple[Pieces, ...]
     grid: Grid
     encoded: Encoded
+    form: Form
 
     def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
         """features: [F,C] of each picture; width: C. encoded: see PromptTokens."""
@@ -107,6 +110,7 @@ class VisionLanguageModel:
         self.role, self.config, self.tokenizer = role, built.config, tokenizer
         self.vision, self.language = vision, language
         self.limits, self.prefill_chunk = limits, running.serving.prefill_chunk
+        self.grammars = Grammars(tokenizer, built.config.language.vocab_size)
         self.features = FeatureCache(running.serving.feature_cache)
         self._family, self._prune_layers = by_name(built.config.family), built.prune_layers
 
@@ -147,12 +151,14 @@ class VisionLanguageModel:
         system: str | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
         pieces: Sequence[Pieces] | None = None,
+        schema: str | None = None,
     ) -> Seen:
         """Open and cut up the pictures and tokenize the prompt; runs no engine. pieces: of another model that cuts
-        pictures up alike.
+        pictures up alike. schema: of the answer, as JSON.
 
         Raises EngineError when prompt and answer exceed what the engine was built for.
         """
+        form = Form() if schema is None else self.grammars.form(schema)
         cut = list(pieces or ())
         if pieces is None:
             for source in images:
@@ -161,7 +167,8 @@ class VisionLanguageModel:
         rows = [part.num_rows() for part in cut]
         encoded = self._tokenize(self._family.render_prompt(self.config, question, rows, history, system), cut)
         self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
-        return Seen(tuple(cut), grid_of(cut), encoded)
+        form.end_with(self.tokenizer.ids_of(encoded.stop))
+        return Seen(tuple(cut), grid_of(cut), encoded, form)
 
     def draft(self, seen: Seen, tokenizer: Tokenizer, said: Sequence[int]) -> np.ndarray:
         """int64 [D]: what a model with that tokenizer said, in tokens of this one's as they would follow the prompt."""

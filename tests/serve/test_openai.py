@@ -1,6 +1,7 @@
 """OpenAI's own client against a running server; the pipeline in this process is the oracle."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -48,6 +49,34 @@ def test_an_answer_is_the_pipelines(
     assert answer.sgl["answered_by"] == expected.answered_by
     assert answer.sgl["visual_tokens_kept"] == expected.num_kept()
     assert answer.sgl["seconds"].keys() == expected.seconds.keys()
+
+
+def test_the_most_probable_tokens(client: openai.OpenAI, pipeline: SglPipeline) -> None:
+    options = {"temperature": 1.5, "seed": 3, "logprobs": True, "top_logprobs": 5}
+    answer = ask(client, "What is it?", **options)
+    sampling = replace(SAMPLING, temperature=1.5, seed=3, top_logprobs=5)
+    expected = pipeline.answer([], "What is it?", sampling=sampling)
+    tokenizer = (pipeline.small if expected.early_exit else pipeline.large).tokenizer
+    tokens = answer.choices[0].logprobs.content
+    for place, (token, top) in enumerate(zip(tokens, expected.top, strict=True)):
+        assert [one.logprob for one in token.top_logprobs] == [math.log(one.probability) for one in top]
+        texts = [tokenizer.token_bytes(one.token, starts=not place) for one in top]
+        assert [bytes(one.bytes) for one in token.top_logprobs if one.bytes] == [text for text in texts if text]
+        assert all(one.token.encode() == bytes(one.bytes) for one in token.top_logprobs if "�" not in one.token)
+        same = [one for one in token.top_logprobs if one.bytes == token.bytes]
+        assert [one.logprob for one in same] == [token.logprob] * len(same)
+    chunks = list(ask(client, "What is it?", stream=True, **options))
+    assert chunks[-1].choices[0].logprobs.model_dump() == answer.choices[0].logprobs.model_dump()
+    for wrong, words in (
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 3, "logprobs": False}, "top_logprobs is of logprobs"),
+        (
+            {"top_logprobs": openai.omit, "logprobs": False, "extra_body": {"sgl": {"top_logprobs": 3}}},
+            "is of logprobs",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words):
+            ask(client, "Hi", **options | wrong)
 
 
 def test_what_is_ours(client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.errors import Overloaded, QuestionCancelled, QuestionTimedOut
@@ -18,6 +18,7 @@ from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.runtime.scheduler import TIMED_OUT
+from engine.runtime.schema_check import check_schema
 from engine.runtime.ticket import Ticket
 from engine.serve.http.chat import read_chat
 from engine.serve.http.errors import DRAINING, Refusal, refusal_of
@@ -29,6 +30,8 @@ from engine.serve.measures import count_answer, count_failure, set_load
 
 FETCHERS = 4
 """Threads that fetch pictures from elsewhere; those that come with the request have others."""
+CHECKERS = 2
+"""Schemas that are looked at at once."""
 MOST_FETCHING = 64
 """Requests that are fetched or wait for it."""
 MOST_VALUES = 1 << 18
@@ -58,6 +61,7 @@ class Desk:
         self.served, self.metrics = served, Metrics(served.model)
         self.in_flight, self.is_draining = InFlight(max_body), False
         self._fetchers, self._fetching = ThreadPoolExecutor(FETCHERS, "sgl-fetch"), 0
+        self._checking = CapacityLimiter(CHECKERS)
         self._inference: asyncio.Future[None] | None = None
         self._heard = -math.inf
         """When an answer went on, of any question."""
@@ -78,6 +82,9 @@ class Desk:
             raise Refusal(503, DRAINING)
         self.metrics.count("questions_total")
         try:
+            if asked.schema is not None:
+                # Before an answer begins, and so with a status; asked again, the pipeline knows the outcome.
+                await to_thread.run_sync(check_schema, asked.schema, limiter=self._checking)
             if all(url.lstrip()[:5].lower() == "data:" for url in asked.urls):
                 question = await to_thread.run_sync(asked.fetched, abandon_on_cancel=True)
             else:

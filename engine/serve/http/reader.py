@@ -1,5 +1,6 @@
 """A chat request as a question with its settings."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,10 +8,21 @@ from typing import Any
 from engine.bounds import shown
 from engine.errors import RequestError
 from engine.families import Turn
+from engine.json_schema import ANY_OBJECT
 from engine.options import QuestionConfig, all_over, read_given, refuse_unread
 from engine.runtime.image_url import NO_HOST, Hosts, fetch, find_all
 from engine.runtime.question import Question
-from engine.serve.http.schema import AssistantMessage, ChatRequest, Part, SystemMessage, TextPart, UserMessage
+from engine.serve.http.schema import (
+    AssistantMessage,
+    ChatRequest,
+    Format,
+    ObjectFormat,
+    Part,
+    SchemaFormat,
+    SystemMessage,
+    TextPart,
+    UserMessage,
+)
 
 MARK = "<image>"
 RETURNS = ("return_importance", "return_kept")
@@ -42,6 +54,12 @@ class Asked:
     image_hosts: Hosts
     return_importance: bool
     return_kept: bool
+
+    @property
+    def schema(self) -> str | None:
+        """Of the answer."""
+        assert self.question.sampling is not None
+        return self.question.sampling.json_schema
 
     @property
     def exit_threshold(self) -> float:
@@ -99,6 +117,7 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
         "seed": request.seed,
         "stop": [request.stop] if isinstance(request.stop, str) else request.stop,
         "top_logprobs": request.top_logprobs,
+        "json_schema": _schema(request.response_format),
     }
     named = {name: value for name, value in theirs.items() if value is not None}
     if twice := named.keys() & ours.keys():
@@ -110,6 +129,16 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
     if "top_logprobs" in given | named and config.sampling.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs is of logprobs, which are not asked for; send logprobs, true, as well")
     return config
+
+
+def _schema(wanted: Format | None) -> str | None:
+    match wanted:
+        case ObjectFormat():
+            return ANY_OBJECT
+        case SchemaFormat():
+            return json.dumps(wanted.json_schema.content, ensure_ascii=False)
+        case _:
+            return None
 
 
 def _conversation(

@@ -22,7 +22,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "prediction": (),
     "audio": (),
@@ -107,6 +106,31 @@ class AssistantMessage(Model):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
+class TextFormat(Model):
+    type: Literal["text"]
+
+
+class ObjectFormat(Model):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Model):
+    """The schema is followed, whatever `strict` says."""
+
+    name: str = Field(max_length=64)
+    description: str | None = None
+    content: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool = True
+
+
+class SchemaFormat(Model):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
 class StreamOptions(Model):
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -123,6 +147,7 @@ class ChatRequest(Model):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
     stop: Annotated[Text | Stops, Discriminator(_kind)] | None = None
+    response_format: Format | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool = False
