@@ -1,4 +1,4 @@
-"""JSON schemas of strangers, as far as they are JSON; `engine.runtime.schema_check` says whether one can be followed."""
+"""JSON schemas of strangers, as far as they are JSON; `engine.runtime.schema_check` says whether one is followed."""
 
 from engine.errors import RequestError, Setting
 from engine.json_file import Unreadable, parse_json

@@ -57,8 +57,8 @@ class Sampler:
         self._generator = np.random.Generator(self._bits)
 
     def choose(self, logits: Array) -> Array:
-        """[vocab] -> float64 [4 + 2N], a choice for `read`: the token, the peak of the logits, log-probability, entropy,
-        and where they are wanted N top tokens and their log-probabilities."""
+        """[vocab] -> float64 [4 + 2N], a choice for `read`: the token, the logits' peak, log-probability, entropy, and
+        where they are wanted N top tokens and their log-probabilities."""
         xp = array_namespace(logits)
         logits = self._form.mask(logits)
         peak = xp.max(logits)

@@ -216,6 +216,7 @@ print(json.dumps([status, sorted(sys.modules)]))
         "rich",
         "PIL.ImageDraw",
         "numpy.f2py",
+        "llguidance",
     }
     assert heavy & set(modules) == set()
 

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -37,8 +36,11 @@ NEVER = ExitConfig(exit_threshold=1.01)
 CIRCLE = json.dumps(
     {
         "type": "object",
-        "properties": {"colour": {"enum": ["red", "green", "blue"]}, "sizes": {"type": "array", "items": {"type": "integer"}}},
-        "required": ["colour", "sizes"],
+        "properties": {
+            "colour": {"enum": ["red", "green", "blue"]},
+            "size": {"type": "integer", "minimum": 0, "maximum": 99},
+        },
+        "required": ["colour", "size"],
         "additionalProperties": False,
     }
 )  # fmt: skip
@@ -49,13 +51,13 @@ ASK = "What colour is the circle?"
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SglPipeline]:
     """The trained pair, each model with a tokenizer of its own."""
     directory = tmp_path_factory.mktemp("engines") / "miniature"
-    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, max_tokens=512, max_batch=16))
+    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, max_tokens=256, max_batch=16))
     with SglPipeline.load(directory, threads=1) as pipeline:
         yield pipeline
 
 
 def drawn(seed: int, schema: str, **options: Any) -> SamplingConfig:
-    return SamplingConfig(max_new_tokens=150, temperature=1.5, seed=seed, json_schema=schema, **options)
+    return SamplingConfig(max_new_tokens=80, temperature=1.5, seed=seed, json_schema=schema, **options)
 
 
 def check(answer: Answer, schema: str) -> None:
@@ -70,15 +72,15 @@ def test_random_schemas(miniature: SglPipeline, picture: Image.Image, monkeypatc
     chance = random.Random(17)
     schemas = [json.dumps(random_schema(chance)) for _ in range(SCHEMAS)]
     asked = [
-        Question((picture,), ASK, exit=(SMALL, LARGE)[seed % 2], sampling=drawn(seed, schema, top_p=0.999))
+        Question((picture,) * (seed % 20 == 0), ASK, exit=(SMALL, LARGE)[seed % 2], sampling=drawn(seed, schema))
         for seed, schema in enumerate(schemas)
     ]
     answers = miniature.answer_batch(asked)
     for answer, schema in zip(answers, schemas, strict=True):
         check(answer, schema)
     assert {answer.answered_by for answer in answers} == {AnsweredBy.SMALL, AnsweredBy.LARGE}
-    assert sum(answer.finish_reason is FinishReason.STOP for answer in answers) > 0.9 * SCHEMAS
-    for index in range(0, SCHEMAS, 9):
+    assert sum(answer.finish_reason is FinishReason.STOP for answer in answers) > 0.8 * SCHEMAS
+    for index in range(0, SCHEMAS, 20):
         (alone,) = miniature.answer_batch([asked[index]])
         for name in ("text", "token_ids", "probabilities", "decision", "small_text"):
             assert getattr(alone, name) == getattr(answers[index], name)
@@ -110,7 +112,7 @@ def test_a_whole_number_ends_with_the_models_own_end(miniature: SglPipeline) -> 
 
 def test_what_is_said_of_it_is_of_what_it_may_be(miniature: SglPipeline, picture: Image.Image) -> None:
     """Probabilities, confidence and consistency are of the tokens that the schema lets come next."""
-    sampling = SamplingConfig(json_schema='{"enum": ["red", "green"]}', top_logprobs=20)
+    sampling = SamplingConfig(20, json_schema='{"enum": ["red", "green"]}', top_logprobs=20)
     answer = miniature.answer(picture, ASK, exit=NEVER, sampling=replace(sampling, draft=Draft.NONE))
     for probability, top in zip(answer.probabilities, answer.top, strict=True):
         assert sum(one.probability for one in top) == pytest.approx(1, abs=1e-6)
@@ -120,7 +122,7 @@ def test_what_is_said_of_it_is_of_what_it_may_be(miniature: SglPipeline, picture
     evidence = answer.decision.evidence
     assert answer.decision.confidence == pytest.approx(confidence(np.array(evidence.probabilities)))
     assert evidence.consistency is not None and 0 < min(evidence.consistency) <= max(evidence.consistency) <= 1
-    forced = miniature.answer(picture, ASK, exit=NEVER, sampling=SamplingConfig(json_schema='{"const": 5}'))
+    forced = miniature.answer(picture, ASK, exit=NEVER, sampling=SamplingConfig(20, json_schema='{"const": 5}'))
     assert forced.decision is not None and forced.decision.consistency == pytest.approx(1)
 
 
@@ -129,21 +131,23 @@ def test_what_is_said_of_it_is_of_what_it_may_be(miniature: SglPipeline, picture
 def test_drafts_change_nothing(
     miniature: SglPipeline, picture: Image.Image, sampling: SamplingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = miniature.answer(picture, ASK, exit=LARGE, sampling=replace(sampling, draft=Draft.NONE))
+    asked = {"guidance": GuidanceConfig(retention_ratio=1.0), "exit": LARGE}
+    plain = miniature.answer(picture, ASK, sampling=replace(sampling, draft=Draft.NONE), **asked)
     tokens = np.array(plain.token_ids)
-    for right in range(len(tokens) + 1):
-        for wrong in ([], [7], [7] * 9, [10**6]):
-            draft = np.concatenate([tokens[:right], np.array(wrong, np.int64)])
+    for right in range(0, len(tokens) + 1, 4):
+        for wrong in (0, 1, 9):
+            draft = np.concatenate([tokens[:right], np.full(wrong, tokens[-1])])
             monkeypatch.setattr(VisionLanguageModel, "draft", lambda self, *asked, draft=draft: draft)
-            found = miniature.answer(
-                picture, ASK, guidance=GuidanceConfig(retention_ratio=1.0), exit=LARGE, sampling=sampling
+            found = miniature.answer(picture, ASK, sampling=sampling, **asked)
+            assert (found.text, found.token_ids, found.finish_reason) == (
+                plain.text,
+                plain.token_ids,
+                plain.finish_reason,
             )
-            if right == wrong == 0:
-                plain = found
-            assert found.accepted >= min(right, len(tokens) - 1) if wrong == [] else True
-            expected = plain if found.guidance == plain.guidance else found
-            assert (found.text, found.token_ids) == (expected.text, expected.token_ids)
-            assert_allclose(found.probabilities, expected.probabilities, **TOLERANCE["fp32"])
+            assert found.accepted == min(right, len(tokens) - 1)
+            assert_allclose(found.probabilities, plain.probabilities, **TOLERANCE["fp32"])
+            for ours, theirs in zip(found.top, plain.top, strict=True):
+                assert [one.token for one in ours] == [one.token for one in theirs]
 
 
 HOSTILE = {
@@ -178,7 +182,9 @@ def test_schemas_of_strangers(pipeline: SglPipeline, schema: dict[str, Any], wor
     """Are refused within a time; what was refused once is at once."""
     text = json.dumps(schema)
     for _ in range(2):
-        with pytest.raises(BadSchema, match=f"json_schema cannot be followed \\(.*{words}.*; send another, or a simpler"):
+        with pytest.raises(
+            BadSchema, match=f"json_schema cannot be followed \\(.*{words}.*; send another, or a simpler"
+        ):
             pipeline.answer([], "Hi", sampling=SamplingConfig(json_schema=text))
         start = time.process_time()
     assert time.process_time() - start < 1
@@ -196,7 +202,3 @@ def test_without_the_library(pipeline: SglPipeline, monkeypatch: pytest.MonkeyPa
     with pytest.raises(RequestError, match=r"json_schema needs a package .* pip install 'sgl-engine\[grammar\]'"):
         pipeline.answer([], "Hi", sampling=SamplingConfig(json_schema=CIRCLE))
     assert pipeline.answer([], "Hi", sampling=SamplingConfig(max_new_tokens=2)).token_ids
-
-
-def test_nothing_is_imported_where_no_schema_is_given() -> None:
-    assert "llguidance" not in Path(schema_check.__file__).read_text(encoding="utf-8").partition("def ")[0]
