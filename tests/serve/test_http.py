@@ -153,7 +153,8 @@ def test_a_body_that_comes_behind_its_answer(server: HttpServer, path: str) -> N
 def _until(sock: socket.socket, end: bytes) -> bytes:
     got = b""
     while end not in got:
-        assert (part := sock.recv(4096))
+        part = sock.recv(4096)
+        assert part, got
         got += part
     return got
 

@@ -214,7 +214,7 @@ def test_pictures_that_do_not_come(
         refused(server.post(wanted | {"sgl": {"timeout": 0.05}}), 504, "in its time")
         second = send(server.address, request(wanted))
         wait_until(lambda: server.desk.in_flight.requests == 2)
-        refused(server.post(wanted), 429, "are fetched already")
+        refused(server.post(wanted), 429, "are looked at already")
         second.close()
         wait_until(lambda: server.desk.in_flight.requests == 1)
         may_end.set()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.errors import Overloaded, QuestionCancelled, QuestionTimedOut
@@ -18,7 +18,6 @@ from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from engine.runtime.scheduler import TIMED_OUT
-from engine.runtime.schema_check import check_schema
 from engine.runtime.ticket import Ticket
 from engine.serve.http.chat import read_chat
 from engine.serve.http.errors import DRAINING, Refusal, refusal_of
@@ -29,9 +28,7 @@ from engine.serve.http.schema import ChatRequest
 from engine.serve.measures import count_answer, count_failure, set_load
 
 FETCHERS = 4
-"""Threads that fetch pictures from elsewhere; those that come with the request have others."""
-CHECKERS = 2
-"""Schemas that are looked at at once."""
+"""Threads that fetch pictures from elsewhere, and look at schemas; pictures that come with the request have others."""
 MOST_FETCHING = 64
 """Requests that are fetched or wait for it."""
 MOST_VALUES = 1 << 18
@@ -61,7 +58,6 @@ class Desk:
         self.served, self.metrics = served, Metrics(served.model)
         self.in_flight, self.is_draining = InFlight(max_body), False
         self._fetchers, self._fetching = ThreadPoolExecutor(FETCHERS, "sgl-fetch"), 0
-        self._checking = CapacityLimiter(CHECKERS)
         self._inference: asyncio.Future[None] | None = None
         self._heard = -math.inf
         """When an answer went on, of any question."""
@@ -82,10 +78,7 @@ class Desk:
             raise Refusal(503, DRAINING)
         self.metrics.count("questions_total")
         try:
-            if asked.schema is not None:
-                # Before an answer begins, and so with a status; asked again, the pipeline knows the outcome.
-                await to_thread.run_sync(check_schema, asked.schema, limiter=self._checking)
-            if all(url.lstrip()[:5].lower() == "data:" for url in asked.urls):
+            if asked.schema is None and all(url.lstrip()[:5].lower() == "data:" for url in asked.urls):
                 question = await to_thread.run_sync(asked.fetched, abandon_on_cancel=True)
             else:
                 question = await self._fetch(asked, receive)
@@ -137,9 +130,7 @@ class Desk:
     async def _fetch(self, asked: Asked, receive: Receive) -> Question:
         """Raises EngineError and ClientGone."""
         if self._fetching >= MOST_FETCHING:
-            raise Overloaded(
-                f"pictures of {self._fetching} requests are fetched already; send them, or ask again later"
-            )
+            raise Overloaded(f"pictures or schemas of {self._fetching} requests are looked at already; ask again later")
         self._fetching += 1
         # One that runs goes on to its end, and keeps its thread: who leaves and comes again has no more of them.
         fetched = asyncio.get_running_loop().run_in_executor(self._fetchers, asked.fetched)

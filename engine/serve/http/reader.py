@@ -12,6 +12,7 @@ from engine.json_schema import ANY_OBJECT
 from engine.options import QuestionConfig, all_over, read_given, refuse_unread
 from engine.runtime.image_url import NO_HOST, Hosts, fetch, find_all
 from engine.runtime.question import Question
+from engine.runtime.schema_check import check_schema
 from engine.serve.http.schema import (
     AssistantMessage,
     ChatRequest,
@@ -67,7 +68,10 @@ class Asked:
         return self.question.exit.exit_threshold
 
     def fetched(self) -> Question:
-        """With its pictures, together within the time of one. Raises ImageError."""
+        """With its pictures, together within the time of one. Raises ImageError, and BadSchema: before an answer
+        begins, and so with a status."""
+        if self.schema is not None:
+            check_schema(self.schema)
         urls = list(dict.fromkeys(self.urls))  # one that is shown twice comes once
         pictures = find_all(urls, lambda url, seconds: fetch(url, self.image_hosts, seconds), self.question.timeout)
         found = dict(zip(urls, pictures, strict=True))
