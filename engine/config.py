@@ -316,6 +316,8 @@ class ServingConfig:
     """Rows of a prompt that one run feeds: so long do answers in progress wait for a new question's prompt."""
     feature_cache: int = 256 * 2**20
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
+    small_apart: bool = False
+    """The small model on a GPU of its own, the one behind the large model's; else on the large model's first."""
 
     def __post_init__(self) -> None:
         settle_types(self)

@@ -37,7 +37,7 @@ from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.options import QuestionConfig, all_over
 from engine.runtime.answer import Answer
-from engine.runtime.loading import kv_memory_here, resolve_device
+from engine.runtime.loading import gpus_of, kv_memory_here, resolve_device
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.tensor_parallel import identify, started_by_mpiexec
 from engine.target import Device
@@ -141,7 +141,7 @@ def open_worker(
     if machine is not None:
         machine.take_cores()
         if device is Device.CUDA:
-            machine.take_gpus(manifest.world_size)
+            machine.take_gpus(gpus_of(manifest, serving["small_apart"]))
         if serving["kv_memory"] is None and (memory := kv_memory_here(device)) is not None:
             serving["kv_memory"] = memory // machine.size
     with ExitStack() as stack:

@@ -96,6 +96,7 @@ def add_serving_arguments(parser: argparse.ArgumentParser, refuses: bool = True)
     add("--kv-memory", type=size, metavar="SIZE", help="of keys and values (default: half of what is free)")
     add("--prefill-chunk", type=positive, default=ServingConfig.prefill_chunk, help=f"prompt rows at once {default}")
     add_feature_cache(parser)
+    add("--small-apart", action="store_true", help="the small model on a GPU of its own, behind the large model's")
 
 
 def add_feature_cache(parser: argparse.ArgumentParser) -> None:

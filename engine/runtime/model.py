@@ -87,11 +87,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Running:
-    """Where and how the models of a process run. threads: of the whole process."""
+    """Where and how the models of a process run. threads: of the whole process. small_gpu: see `loading.small_gpu`."""
 
     threads: int
     device: Device
     serving: ServingConfig
+    small_gpu: int | None = None
 
 
 class VisionLanguageModel:
@@ -133,7 +134,7 @@ class VisionLanguageModel:
             )
         else:
             config, rank = model.config, root / "rank0"
-            where = running.threads, running.device
+            where = running.threads, running.device, None if role == SHARDED else running.small_gpu
             engine = load(manifest.target, rank / "language", *where)
             scoring = load_scoring(model.scoring, manifest.target, rank, *where)
             vision = VisionEncoder(load(manifest.target, root / "vision", *where), config.vision, limits)

@@ -18,7 +18,7 @@ from engine.families import Turn
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource
-from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
+from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads, small_gpu
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.question import OnText, Question
@@ -93,6 +93,7 @@ class SglPipeline:
         kv_memory: int | None = ServingConfig.kv_memory,
         prefill_chunk: int = ServingConfig.prefill_chunk,
         feature_cache: int = ServingConfig.feature_cache,
+        small_apart: bool = ServingConfig.small_apart,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
 
@@ -101,10 +102,11 @@ class SglPipeline:
         device: what runs the engines; None is what their target is for. The others are the fields of `ServingConfig`.
         """
         directory, threads = Path(directory), resolve_threads(threads)
-        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache)
+        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache, small_apart)
         manifest = read_manifest(directory)
         device = resolve_device(directory, manifest, device)
-        pair = LoadedPair(directory, manifest, Running(threads, device, serving), ranks)
+        apart = small_gpu(directory, manifest, device, small_apart)
+        pair = LoadedPair(directory, manifest, Running(threads, device, serving, apart), ranks)
         verify(directory, manifest)
         if preload:
             _ = pair.small, pair.large
