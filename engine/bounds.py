@@ -85,6 +85,9 @@ Epsilon = Annotated[float, Between(0, 1)]
 Stretch = Annotated[float, Between(1e-6, 1e6)]
 """Of rotary positions."""
 RopeBase = Annotated[float, Between(1, 1e15)]
+FrameCount = Annotated[int, Between(1, 1 << 20)]
+"""Of a clip."""
+FrameRate = Annotated[float, Between(0, 1000, is_open=True)]
 Ratio = Annotated[float, Between(0, 1, is_open=True)]
 Temperature = Annotated[float, Between(0, inf)]
 Threshold = Annotated[float, Between(-inf, inf)]

@@ -10,6 +10,8 @@ from engine.bounds import (
     Batch,
     Choices,
     Colour,
+    FrameCount,
+    FrameRate,
     Layer,
     Pixels,
     Ranks,
@@ -113,6 +115,9 @@ class GuidanceConfig:
     """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
     above."""
     schedule: Schedule = Schedule.PAPER
+    per_frame_quota: bool = False
+    """Whether every frame of a clip keeps the same share of its tokens; else the most important of all frames are kept,
+    as in the paper. A still picture counts as a frame."""
     retention_share: Ratio | None = None
     """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
     overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""
@@ -348,6 +353,23 @@ class PictureConfig:
             raise RequestError(
                 Setting("background"), f" {self.background} is no colour; give red, green and blue in 0..255"
             )
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Which frames of a clip a model is shown, where that is to be other than by its published rule."""
+
+    frames: FrameCount | None = None
+    """So many."""
+    fps: FrameRate | None = None
+    """So many for each second."""
+    max_frames: FrameCount | None = None
+    """Of those, or of the published rule's, at most."""
+
+    def __post_init__(self) -> None:
+        _check_request(self)
+        if self.frames is not None and self.fps is not None:
+            raise RequestError(Setting("frames"), " and ", Setting("fps"), " contradict each other; give one of them")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from engine.config import (
     PictureConfig,
     SamplingConfig,
     ScoreRows,
+    VideoConfig,
 )
 from engine.engine_directory import read_manifest
 from engine.errors import RequestError
@@ -54,7 +55,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "export": (("--engine", "engine", "--out", "repository"), WHOLE),
     "evaluate": (
         ("--engine", "engine", "--benchmark", "textvqa"),
-        {option.name for option in OPTIONS if option.config in (GuidanceConfig, ExitConfig)}
+        {option.name for option in OPTIONS if option.config in (VideoConfig, GuidanceConfig, ExitConfig)}
         | {"max_new_tokens", "seed", "draft"},
     ),
     "calibrate": (
@@ -331,6 +332,7 @@ def test_defaults_are_those_of_the_configurations() -> None:
     assert all_over(QuestionConfig(), {}) == QuestionConfig()
     assert vars(QuestionConfig()) == {
         "picture": PictureConfig(),
+        "video": VideoConfig(),
         "guidance": GuidanceConfig(),
         "exit": ExitConfig(),
         "sampling": SamplingConfig(),

@@ -7,7 +7,8 @@ import torch
 
 from engine.cli.command_line import CommandParser, positive, run_command
 from engine.units import size_text
-from tools.miniature.checkpoint import CONFIGS, export, restore
+from tools.miniature.checkpoint import export, restore
+from tools.miniature.configs import CONFIGS
 from tools.miniature.grade import grade, in_words, torch_answers
 from tools.miniature.progress import training_progress
 from tools.miniature.questions import exam

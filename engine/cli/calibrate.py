@@ -1,20 +1,28 @@
-"""Choose the exit threshold of an engine directory from a labelled run (`sgl evaluate --label`) and write it there.
+"""Choose the exit threshold of an engine directory from a labelled run and write it there.
 
-Exactly one wish: a share of early exits, a score of the whole cascade, or its seconds a question.
+`--label BENCHMARK` makes or continues that run, on every rank where mpiexec started this; `sgl evaluate --label` does,
+too. Exactly one wish: a share of early exits, a score of the whole cascade, or its seconds a question.
 """
 
 import argparse
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from engine.batch.crew import Peers
+from engine.batch.share import Machine
+from engine.cli.benchmark_run import add_benchmark_arguments, answer_benchmark_run, read_benchmark_run
 from engine.cli.command_line import run_command
 from engine.cli.question_options import add_group, read_options
+from engine.cli.ranks import on_ranks
 from engine.config import ExitConfig
 from engine.engine_directory import read_manifest, write_manifest
 from engine.errors import RequestError
+from engine.evaluation.benchmarks import BENCHMARKS
 from engine.evaluation.cascade import Cascade, by_criterion, pick, with_threshold
 from engine.evaluation.record import RunSettings, read_run
+from engine.evaluation.run import Run
 from engine.manifest import Manifest
 from engine.options import over
 
@@ -48,8 +56,15 @@ class Wish:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", type=Path, required=True, metavar="ENGINE_DIR")
     parser.add_argument(
-        "--run", dest="labelled", type=Path, required=True, metavar="FILE.jsonl", help="what sgl evaluate --label wrote"
+        "--run", dest="labelled", type=Path, required=True, metavar="FILE.jsonl", help="where the labelled run lies"
     )
+    parser.add_argument(
+        "--label",
+        choices=list(BENCHMARKS),
+        metavar="BENCHMARK",
+        help="first let both models answer its questions (default: the run is there, by sgl evaluate --label)",
+    )
+    add_benchmark_arguments(parser)
     wish = parser.add_mutually_exclusive_group(required=True)
     wish.add_argument("--exit-ratio", type=fraction, help="at least this share of questions exits early")
     wish.add_argument("--score", "--accuracy", type=fraction, help="the most exits whose score is at least this")
@@ -61,7 +76,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Calibrate, and return the exit status."""
-    return run_command(lambda: calibrate(arguments))
+    return run_command(
+        lambda: on_ranks(
+            arguments, partial(lead, arguments), lambda manifest, started: read_labelled_run(arguments, manifest)
+        ),
+        "interrupted; what was answered is kept, and the same command continues",
+    )
+
+
+def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -> None:
+    """As rank 0, or alone. Raises EngineError."""
+    if arguments.label is None and (arguments.limit is not None or arguments.data != Path()):
+        raise RequestError("--limit and --data are of a run that --label makes; leave them out, or name a benchmark")
+    if arguments.label is not None:
+        manifest = read_manifest(arguments.engine)
+        run = read_labelled_run(arguments, manifest)
+        answer_benchmark_run(arguments, manifest, run, arguments.labelled, peers, machine)
+    calibrate(arguments)
+
+
+def read_labelled_run(arguments: argparse.Namespace, manifest: Manifest) -> Run:
+    """Raises EngineError."""
+    return read_benchmark_run(arguments, manifest, arguments.label, is_labelled=True)
 
 
 def check_engine(manifest: Manifest, settings: RunSettings, directory: Path, path: Path) -> None:

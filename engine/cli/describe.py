@@ -65,6 +65,14 @@ def to_json(
         "retention_ratio": answer.retention_ratio(),
         "average_retention": answer.average_retention(),
         "keep_index": answer.kept.tolist() if answer.kept is not None else None,
+        "clips": [
+            {
+                "frames": shown.indices,
+                "seconds": shown.seconds,
+                "kept": answer.frames_kept(number),
+            }
+            for number, shown in enumerate(answer.clips)
+        ],
         "decision": None
         if decision is None
         else {
@@ -88,7 +96,7 @@ def _reason(answer: Answer) -> str:
 
 def _visual_tokens(answer: Answer) -> str:
     if not answer.visual_tokens:
-        return "none, as there is no picture"
+        return "none, as there is no picture or clip"
     if answer.guidance is None:
         return f"all {answer.visual_tokens} kept"
     source, share = answer.guidance.source, answer.guidance.retention_share

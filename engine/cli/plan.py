@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.cli.command_line import add_feature_cache, names, positive, run_command, size
+from engine.cli.plan_load import add_load_arguments, check_models, plan_measured, plan_predicted
 from engine.cli.question_options import add_option, read_options
 from engine.config import GuidanceConfig, SamplingConfig
 from engine.errors import EngineError
@@ -29,8 +30,8 @@ PRUNING = ("retention_ratio", "prune_layer", "average_retention", "schedule", "n
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     default = "(default: %(default)s)"
-    add("--small", required=True, metavar="MODEL", help="guiding model: a checkpoint directory, or e.g. InternVL2-2B")
-    add("--large", required=True, metavar="MODEL", help="guided model, likewise")
+    add("--small", metavar="MODEL", help="guiding model: a checkpoint directory, or e.g. InternVL2-2B")
+    add("--large", metavar="MODEL", help="guided model, likewise")
     add(
         "--tp",
         type=positive,
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--reduce-latency", Chip.reduce_latency * 1e6, "us", "of the smallest all-reduce"),
     ):
         add(option, type=rate, default=value, metavar=unit, help=f"{what}, in {unit} (default: {value:g})")
+    add_load_arguments(parser, rate)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,6 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Plan, and print it. Raises EngineError."""
+    check_models(arguments)
+    if arguments.engine is not None:
+        plan_measured(arguments, read_options(arguments))
+        return
     # Only here: what graphs are declared with takes long to import.
     from engine.planning.pair_plan import plan_pair
     from engine.planning.report import make_report, to_json, to_tables
@@ -121,6 +127,9 @@ def plan(arguments: argparse.Namespace) -> None:
         text_tokens=arguments.text_tokens,
         new_tokens=over(SamplingConfig(), given).max_new_tokens,
     )
+    if arguments.load is not None:
+        plan_predicted(arguments, given, pair, chip, workload)
+        return
     report = make_report(pair, workload, chip)
     if arguments.json:
         print(json.dumps(to_json(report)))

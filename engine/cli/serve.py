@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--image-hosts",
         metavar="HOST,…",
-        help=f"fetch http(s) pictures from these hosts, {EVERY} from every public one (default: from none)",
+        help=f"fetch http(s) pictures and clips from these hosts, {EVERY} from every public one (default: from none)",
     )
     add("--drain", type=float, default=300.0, metavar="SECONDS", help=f"for the last questions after SIGTERM {default}")
     add("--log-requests", action="store_true", help="log each request's address, path and status")

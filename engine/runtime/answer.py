@@ -6,6 +6,7 @@ from enum import StrEnum
 import numpy as np
 
 from engine.config import GuidanceConfig
+from engine.runtime.clips import Shown
 from engine.runtime.early_exit import ExitDecision
 from engine.runtime.guidance import Budget
 from engine.runtime.sampling import TopToken
@@ -46,7 +47,7 @@ class Answer:
     boxes: np.ndarray
     """float32 [V,4], x0 y0 x1 y1 of each visual token in its picture, whose sides are 1."""
     images: np.ndarray
-    """int64 [V], which picture each is of."""
+    """int64 [V], which picture or clip each is of, counted pictures first."""
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""
@@ -62,6 +63,11 @@ class Answer:
     """Stage -> seconds from its start to its end, in the order in which the stages ran."""
     engine_seconds: dict[str, float]
     """Stage -> seconds of the engines; those of a run for several questions are shared out among them."""
+    times: np.ndarray | None = None
+    """float64 [V,2], from when to when each is in its clip, which lasts 1; a still picture's are 0 and 1. None: there
+    are no clips."""
+    clips: tuple[Shown, ...] = ()
+    """Which frames of each clip the model that answered was shown."""
 
     @property
     def early_exit(self) -> bool:
@@ -74,6 +80,15 @@ class Answer:
     def num_kept(self) -> int:
         """Visual tokens that the model used to the end."""
         return self.visual_tokens if self.kept is None else len(self.kept)
+
+    def frames_kept(self, clip: int) -> list[int]:
+        """Of each frame of a clip, or each group of frames that became tokens together, the visual tokens that were
+        kept."""
+        assert self.times is not None, "a question with clips has times"
+        mine = np.flatnonzero(self.images == self.images.max() + 1 - len(self.clips) + clip)
+        frame = np.unique(self.times[mine], axis=0, return_inverse=True)[1].reshape(-1)
+        is_kept = np.ones(len(mine), bool) if self.kept is None else np.isin(mine, self.kept)
+        return list(np.bincount(frame[is_kept], minlength=int(frame.max()) + 1).tolist())
 
     def average_retention(self) -> float:
         """Share of visual tokens over the layers of the model that answered."""

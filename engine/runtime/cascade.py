@@ -5,7 +5,6 @@ A generator: it yields the work that it needs done (`work`) and is sent the resu
 it does not know.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -13,7 +12,6 @@ from typing import Protocol
 import numpy as np
 
 from engine.config import Draft, GuidanceSource, SamplingConfig
-from engine.families import Pieces
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, decide
@@ -22,7 +20,7 @@ from engine.runtime.guidance import (
     keep_rows,
     select,
 )
-from engine.runtime.model import Seen, VisionLanguageModel, split_alike
+from engine.runtime.model import Media, Seen, VisionLanguageModel, split_alike
 from engine.runtime.prompt import PromptTokens, prompt_rows, reread
 from engine.runtime.question import Meter, OnText, Question, Settings, Stage, Watch, settle
 from engine.runtime.retention import Choice, choose, merged, pruned_rows, rank, rank_by_itself
@@ -94,6 +92,8 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         importance=large.choice.importance if large else said.importance,  # type: ignore[union-attr]
         boxes=said.seen.grid.boxes,
         images=said.seen.grid.images,
+        times=said.seen.grid.times,
+        clips=said.seen.media.clips,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
         top=said.completion.top,
@@ -141,19 +141,19 @@ def ask_large(
     question: Question, settings: Settings, pair: Pair, small: SmallSaid | None, watch: Watch, say: OnText
 ) -> Asking[LargeSaid]:
     """Answer with the visual tokens that the guidance keeps."""
-    model, guidance, pieces, draft = pair.large, settings.guidance, None, NONE
+    model, guidance, media, draft = pair.large, settings.guidance, None, NONE
     if small is not None and split_alike(model.config, pair.manifest.models["small"].config):
-        pieces = small.seen.pieces
+        media = small.seen.media
     with watch(Stage.LARGE_VISION):
-        seen = yield from open_pictures(model, question, settings, pieces)
+        seen = yield from open_pictures(model, question, settings, media)
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
     if settings.wants_guidance() and guidance.source.reads_large():
         with watch(Stage.LARGE_VISION):
             looked = yield from look(model, seen)
-        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)))
+        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)), seen.grid)
     else:
         known, scores = (None, None) if small is None else (small.seen.grid, small.importance)
-        choice = choose(settings, rank(settings, seen.grid, known, scores))
+        choice = choose(settings, rank(settings, seen.grid, known, scores), seen.grid)
         with watch(Stage.LARGE_VISION):
             looked = yield from look(model, seen, choice.needed(guidance))
     prompt = looked.prompt
@@ -168,12 +168,12 @@ def ask_large(
 
 
 def open_pictures(
-    model: VisionLanguageModel, question: Question, settings: Settings, pieces: Sequence[Pieces] | None = None
+    model: VisionLanguageModel, question: Question, settings: Settings, media: Media | None = None
 ) -> Asking[Seen]:
-    """Cut up the pictures and tokenize the prompt. pieces: where another model cut them up alike."""
+    """Cut up pictures and clips and tokenize the prompt. media: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
-    asked = question.images, question.text, *said, question.picture
-    seen: Seen = yield Outside(partial(model.look, *asked, pieces, settings.sampling.json_schema))
+    asked = question.images, question.text, *said, question.picture, question.videos, question.video
+    seen: Seen = yield Outside(partial(model.look, *asked, media, settings.sampling.json_schema))
     return seen
 
 
@@ -192,8 +192,8 @@ def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = Non
     several pieces, none is.
     """
     features, encoded, skipped, start = [], [], 0, 0
-    for image, part in enumerate(seen.pieces):
-        count, tokens = len(part.pixels), int(np.count_nonzero(seen.grid.images == image))
+    for part in seen.pieces:
+        count, tokens = len(part.pixels), len(part.boxes)
         wanted, each = np.arange(count), tokens // count
         if needed is not None and part.packing is None:
             mine = needed[(needed >= start) & (needed < start + tokens)] - start

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.config import GuidanceConfig, GuidanceSource, ScoreRows
 from engine.runtime.arrays import to_host
+from engine.runtime.grid import Grid
 from engine.runtime.guidance import (
     Budget,
     count_kept,
@@ -17,8 +18,8 @@ from engine.runtime.guidance import (
     random_importance,
     resample,
     select,
+    select_by_frame,
 )
-from engine.runtime.model import Grid
 from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows
 from engine.runtime.question import Settings, Stage
 from engine.runtime.speaker import Scored, Speaker
@@ -49,9 +50,7 @@ def rank(settings: Settings, grid: Grid, known: Grid | None, scores: np.ndarray 
         return random_importance(len(grid.boxes), settings.sampling.seed)
     if known is None or scores is None or settings.guided_by(GuidanceSource.TOME):
         return None
-    if grid.same(known):
-        return scores
-    return resample(scores, known.boxes, grid.boxes, known.images, grid.images)
+    return scores if grid.same(known) else resample(scores, known, grid)
 
 
 def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]:
@@ -70,13 +69,17 @@ def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]
             return fastv_importance(speaker.model.language.visual_scores(slot), guidance.prune_layer)
 
 
-def choose(settings: Settings, ranking: np.ndarray | None) -> Choice:
-    """Of ranked tokens. What TOME keeps it chooses by features: `merged`."""
+def choose(settings: Settings, ranking: np.ndarray | None, grid: Grid) -> Choice:
+    """Of ranked tokens, which lie on this grid. What TOME keeps it chooses by features: `merged`."""
     if not settings.wants_guidance() or settings.guided_by(GuidanceSource.TOME):
         return Choice(ranking)
     assert ranking is not None, "what guides has ranked the tokens before"
     count, budget = count_kept(ranking, settings.guidance)
-    return Choice(ranking, select(ranking, count), budget) if count < len(ranking) else Choice(ranking)
+    if count >= len(ranking):
+        return Choice(ranking)
+    by_frame = settings.guidance.per_frame_quota
+    kept = select_by_frame(ranking, count, grid.frames()) if by_frame else select(ranking, count)
+    return Choice(ranking, kept, budget)
 
 
 def merged(guidance: GuidanceConfig, prompt: PromptTokens) -> tuple[PromptTokens, Choice]:

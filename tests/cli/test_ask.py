@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from engine.cli.command_line import printable
-from engine.cli.draw_pruning import GAP, WIDTH
+from engine.cli.drawing import GAP, WIDTH
 from tests.cli.conftest import Run
 
 QUESTION = "How many circles are there?"
@@ -39,6 +39,7 @@ KEYS = {
     "average_retention",
     "keep_index",
     "tokens",
+    "clips",
     "decision",
     "seconds",
     "picture",
@@ -189,7 +190,7 @@ def test_a_question_without_a_picture_is_answered(sgl: Callable[..., Run], engin
     assert json.loads(run.out)["visual_tokens"] == 0
     for options in ((), ("--no-early-exit",)):
         run = sgl("ask", engine_directory, "Who are you?", "--max-new-tokens", 3, *options)
-        assert re.search(r"^  visual tokens +none, as there is no picture$", run.out, re.MULTILINE)
+        assert re.search(r"^  visual tokens +none, as there is no picture or clip$", run.out, re.MULTILINE)
 
 
 def test_asking_imports_nothing_of_the_build(engine_directory: Path, picture: Path) -> None:

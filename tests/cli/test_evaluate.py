@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.batch.answers import journal_of
 from engine.cli.__main__ import main
 from engine.config import Draft, ExitCriterion
 from engine.engine_directory import read_manifest
@@ -57,13 +58,20 @@ def test_a_run_continues_where_it_stopped(
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     assert len(lines) == 11
-    # Killed in the middle of the ninth answer.
-    path.write_bytes(b"".join(lines[:9]) + lines[9][:40])
     asked: list[str] = []
     make_record = runs.make_record
     monkeypatch.setattr(
         runs, "make_record", lambda *arguments: asked.append(arguments[1].id) or make_record(*arguments)
     )
+    few, again = measure("--limit", 8, *options), measure("--limit", 10, *options)
+    assert (few["questions"], asked, again) == (8, [], whole)
+    # Killed in the middle of the ninth answer: the file is made again from what the journal holds.
+    path.unlink()
+    journal_of(path).unlink()
+    measure("--limit", 8, *options)
+    with path.open("ab") as file:
+        file.write(lines[9][:40])
+    asked.clear()
     again = measure("--limit", 10, *options)
     _, records = read_run(path)
     assert asked == [record.id for record in records[8:]]
@@ -75,7 +83,7 @@ def test_a_run_continues_where_it_stopped(
     refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path)]
     refused += ["--guidance", "random", "--seed", "5"]
     assert main(["evaluate", *refused]) == 2
-    assert "holds a run with another guidance and exit and seed; remove it" in capsys.readouterr().err
+    assert "holds answers with another guidance and exit and seed; write to another file" in capsys.readouterr().err
 
 
 def test_a_labelled_run_calibrates_the_engine(
@@ -93,6 +101,7 @@ def test_a_labelled_run_calibrates_the_engine(
     exit = read_manifest(engine).exit
     assert (exit.criterion, exit.exit_threshold) == ("confidence", report["exit_threshold"])
     path.unlink()
+    journal_of(path).unlink()
     assert measure("--limit", 8, "--retention-ratio", 0.1)["early_exit"] == report["exit_ratio"] >= 0.5
 
     assert main(["calibrate", *(str(part) for part in (*arguments, "--exit-ratio", 0.5))]) == 2
@@ -132,9 +141,8 @@ def test_drafts_and_tiles_are_counted(measure: Callable[..., dict[str, Any]], tm
     assert drafted["steps_saved"] == steps_saved(records)
     assert drafted["tiles_skipped"] > 0
     assert sum(record.drafted_tokens for record in records) > 0
-    (tmp_path / "run.jsonl").rename(tmp_path / "drafted.jsonl")
-    plain = measure(*options, "--draft", "none")
-    settings, others = read_run(tmp_path / "run.jsonl")
+    plain = measure(*options, "--draft", "none", "--out", tmp_path / "plain.jsonl")
+    settings, others = read_run(tmp_path / "plain.jsonl")
     assert settings.draft is Draft.NONE
     assert [record.prediction for record in others] == [record.prediction for record in records]
     assert (plain["steps_saved"], sum(record.drafted_tokens for record in others)) == (0, 0)

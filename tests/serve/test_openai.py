@@ -1,5 +1,6 @@
 """OpenAI's own client against a running server; the pipeline in this process is the oracle."""
 
+import base64
 import json
 import math
 from dataclasses import replace
@@ -10,9 +11,10 @@ import pytest
 from openai.lib._parsing._completions import type_to_response_format_param
 from pydantic import BaseModel, Field
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.families import Turn
 from engine.runtime.pipeline import SglPipeline
+from tests.clips import clip
 from tests.serve.http_server import MODEL, SECONDS, HttpServer
 
 SAMPLING = SamplingConfig(max_new_tokens=6)
@@ -121,6 +123,21 @@ def test_schemas_that_are_not_followed(client: openai.OpenAI, schema: dict[str, 
         ask(client, "Hi", response_format=wanted, stream=stream)
     body: Any = raised.value.body
     assert (body["param"], body["code"]) == ("response_format", "invalid_schema")
+
+
+def test_a_clip(client: openai.OpenAI, pipeline: SglPipeline) -> None:
+    data = clip(frames=12)
+    part = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{base64.b64encode(data).decode()}"}}
+    text = {"type": "text", "text": "What is it?"}
+    answer = ask(client, [part, text], extra_body={"sgl": {"frames": 2, "return_importance": True}})
+    expected = pipeline.answer([], "What is it?", sampling=SAMPLING, videos=data, video=VideoConfig(frames=2))
+    assert answer.choices[0].message.content == expected.text
+    assert answer.usage.prompt_tokens == expected.prompt_tokens
+    assert answer.sgl["pictures"] == expected.images.tolist()
+    with pytest.raises(openai.UnprocessableEntityError, match="is not fetched, as video URLs are not allowed here"):
+        ask(client, [{"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, text])
+    with pytest.raises(openai.UnprocessableEntityError, match="the clip is not a clip"):
+        ask(client, [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,aGVsbG8="}}, text])
 
 
 def test_what_is_ours(client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]) -> None:

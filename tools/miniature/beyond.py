@@ -7,7 +7,6 @@ as the report's are.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from engine.cli.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, Schedule, ScoreRows
 from engine.evaluation.benchmark import mean
-from engine.evaluation.progress import run_progress
 from engine.evaluation.record import Record
 from engine.evaluation.summary import summarise
 from engine.runtime.answer import AnsweredBy
@@ -186,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.engine, arguments.threads, device=read_device(arguments), feature_cache=2**20
         )
         with pipeline:
-            study = Study(pipeline, MINIATURE, examples, arguments.runs, partial(run_progress, False))
+            study = Study(pipeline, MINIATURE, examples, arguments.runs)
             write(study, arguments.out, arguments.retention, not arguments.without_exits)
         print(f"{arguments.out}: {len(examples)} questions, {arguments.out.stat().st_size} bytes")
 

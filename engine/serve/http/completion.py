@@ -110,6 +110,7 @@ class Completion:
             report.importance = [float(f"{value:.{DIGITS}g}") for value in answer.importance.tolist()]
             report.boxes = np.round(answer.boxes.astype(np.float64), DIGITS).tolist()
             report.pictures = answer.images.tolist()
+            report.times = None if answer.times is None else np.round(answer.times, DIGITS).tolist()
         return report
 
 

@@ -78,7 +78,9 @@ class Desk:
             raise Refusal(503, DRAINING)
         self.metrics.count("questions_total")
         try:
-            if asked.schema is None and all(url.lstrip()[:5].lower() == "data:" for url in asked.urls):
+            if asked.schema is None and all(
+                url.lstrip()[:5].lower() == "data:" for url in (*asked.urls, *asked.clip_urls)
+            ):
                 question = await to_thread.run_sync(asked.fetched, abandon_on_cancel=True)
             else:
                 question = await self._fetch(asked, receive)

@@ -68,6 +68,17 @@ class ImagePart(Model):
     image_url: ImageUrl
 
 
+class VideoUrl(Model):
+    url: str
+
+
+class VideoPart(Model):
+    """Of no API of OpenAI's, but of servers that take clips, such as vLLM's."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
 TEXT, LIST = "a text", "a list"
 """Tags of what may be either; they stand in places of errors, and no member is called so."""
 
@@ -77,7 +88,7 @@ def _kind(value: Any) -> str:
 
 
 Text = Annotated[str, Tag(TEXT)]
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 Parts = Annotated[list[Part], Field(max_length=MOST_PARTS), Tag(LIST)]
 TextParts = Annotated[list[TextPart], Field(max_length=MOST_PARTS), Tag(LIST)]
 Stops = Annotated[list[str], Field(max_length=MOST_STOPS), Tag(LIST)]
@@ -249,7 +260,9 @@ class Report(BaseModel):
     boxes: list[list[float]] | None = None
     """Of every visual token: x0 y0 x1 y1 in its picture, whose sides are 1."""
     pictures: list[int] | None = None
-    """Of every visual token: which picture it is of."""
+    """Of every visual token: which picture or clip it is of, counted pictures first."""
+    times: list[list[float]] | None = None
+    """Of every visual token: from when to when it is seen in its clip, which lasts 1."""
 
 
 class AnswerMessage(BaseModel):

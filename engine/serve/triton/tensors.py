@@ -40,6 +40,8 @@ INPUTS = (
     Tensor("image_input", "UINT8", (-1, -1, -1, 3)),
     Tensor("image_bytes_input", "STRING", (-1,)),
     Tensor("image_url_input", "STRING", (-1,)),
+    Tensor("video_bytes_input", "STRING", (-1,)),
+    Tensor("video_url_input", "STRING", (-1,)),
     *map(option_input, OPTIONS),
     Tensor("timeout", "FP32"),
     Tensor("stream", "BOOL"),

@@ -12,12 +12,14 @@ from tools.benchmark.questions.plans import measure_plans
 from tools.benchmark.questions.scores import measure_scores
 from tools.benchmark.questions.serving import measure_serving
 from tools.benchmark.questions.tensor_parallel import measure_tensor_parallel
+from tools.benchmark.questions.towers import measure_towers
 from tools.benchmark.report import Section
 
 QUESTIONS: dict[str, Callable[[Bench], Section]] = {
     "scores": measure_scores,
     "peers": measure_peers,
     "int8": measure_int8,
+    "towers": measure_towers,
     "consistency": measure_consistency,
     "memory": measure_memory,
     "tensor_parallel": measure_tensor_parallel,
