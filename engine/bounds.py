@@ -92,6 +92,8 @@ Ratio = Annotated[float, Between(0, 1, is_open=True)]
 Temperature = Annotated[float, Between(0, inf)]
 Threshold = Annotated[float, Between(-inf, inf)]
 Choices = Annotated[int, Between(0, (1 << 31) - 1)]
+TopTokens = Annotated[int, Between(0, 20)]
+"""As many as OpenAI's API gives."""
 Seed = Annotated[int, Between(0, inf)]
 Colour = Annotated[int, Between(0, 255)]
 Fraction = Annotated[float, Between(1e-3, 1)]

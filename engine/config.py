@@ -21,11 +21,13 @@ from engine.bounds import (
     Threshold,
     Tiles,
     Tokens,
+    TopTokens,
     check_bounds,
     settle_types,
 )
 from engine.build_flags import BuildFlag
 from engine.errors import EngineError, RequestError, Setting
+from engine.json_schema import read_schema
 from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
@@ -292,6 +294,10 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
     draft: Draft = Draft.SMALL
+    top_logprobs: TopTokens = 0
+    """Most probable tokens that are told in the place of each token of the answer."""
+    json_schema: str | None = None
+    """A JSON schema, as JSON: the answer is a text that fulfils it, if it is not cut off."""
 
     def __post_init__(self) -> None:
         _check_request(self)
@@ -303,6 +309,8 @@ class SamplingConfig:
                 f" holds more than {MOST_STOPS} texts, or one of more than {LONGEST_STOP} characters; leave some out, "
                 "each is looked for after every token",
             )
+        if self.json_schema is not None:
+            read_schema(self.json_schema)
 
 
 @dataclass(frozen=True)

@@ -352,6 +352,8 @@ OPTIONS = (
         "what the large model checks before it answers: what the small one said, or nothing",
         unread=_no_small_model,
     ),
+    Option(SamplingConfig, "top_logprobs", "tell the most probable tokens in each token's place, so many (0..20)"),
+    Option(SamplingConfig, "json_schema", "a JSON schema: the answer is JSON that fulfils it", metavar="JSON"),
     Option(SamplingConfig, "stop", "ends the answer", metavar="TEXT", tensor="stop_words"),
 )
 BY_NAME = {option.name: option for option in OPTIONS}

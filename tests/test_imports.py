@@ -14,6 +14,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").r
 BASE = (
     "bounds",
     "json_file",
+    "json_schema",
     "build_flags",
     "config",
     "options",

@@ -79,6 +79,8 @@ class Example:
 def example(option: Option) -> Example:
     if option.name == "background":
         return Example("1,2,3", [1, 2, 3], (1, 2, 3))
+    if option.name == "json_schema":
+        return Example('{"type": "object"}', '{"type": "object"}', '{"type": "object"}')
     if option.length == 0:
         return Example("a, b", ["a, b"], ("a, b",))
     if issubclass(option.item, StrEnum):
@@ -220,6 +222,10 @@ def test_pages_name_every_option() -> None:
         ("stop", "###", "stop '###' is not a list; give one"),
         ("stop", ["a", None], "stop None is not a text; give one"),
         ("stop", [""], "stop holds an empty text; leave it out"),
+        ("json_schema", {}, "json_schema {} is not a text; give one"),
+        ("json_schema", "[]", "json_schema is no object; send a schema"),
+        ("json_schema", "{", r"json_schema cannot be read as JSON \(.*\); send a schema, an object"),
+        ("json_schema", " " * 70_000, "json_schema has more than 65,536 bytes; send a smaller one"),
         ("background", [1, 2], "background cannot be a tuple of 2; give a tuple of 3, each a whole number"),
         ("temprature", 1, "option 'temprature' is unknown; there are auto_orient, "),
     ],

@@ -10,6 +10,7 @@ from engine.options import all_over, read_given, refuse_unread
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.serve.spelled import spell
 
 OWN = ("id", "image", "images", "video", "videos", "question", "system", "timeout")
 CODES: tuple[tuple[type[Exception], str], ...] = (
@@ -32,7 +33,8 @@ class ShortRequest:
 
     def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply:
         assert self.question.exit is not None
-        return {"id": self.name} | self.report(answer, self.question.exit)
+        tokens = {"tokens": spell(answer, pipeline)} if any(answer.top) else {}
+        return {"id": self.name} | self.report(answer, self.question.exit) | tokens
 
     def counted(self, answer: Answer) -> Tally:
         return tally_of(answer)

@@ -12,7 +12,7 @@ from engine.cli.command_line import add_running_arguments, printable, read_devic
 from engine.cli.describe import describe, to_json
 from engine.cli.question_options import add_group, read_options
 from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, VideoConfig
-from engine.errors import EngineError, RequestError
+from engine.errors import EngineError, RequestError, Setting
 from engine.families import Turn
 from engine.options import QuestionConfig, all_over, refuse_unread
 from engine.runtime.answer import Answer
@@ -22,6 +22,7 @@ from engine.runtime.images.source import STDIN
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import OnText
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
+from engine.serve.spelled import spell
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -105,6 +106,8 @@ class Opened:
 def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:
     """As `add_asking_arguments` asks for it. Raises EngineError."""
     given = read_options(arguments)
+    if given.get("top_logprobs") and not getattr(arguments, "json", False):
+        raise RequestError(Setting("top_logprobs"), " is told by sgl ask --json only; ask so, or leave it out")
     if [*arguments.image, *arguments.video].count(STDIN) > 1:
         raise RequestError(f"{STDIN} is given more than once, and standard input comes once; name files")
     images = tuple(read_source(text, arguments.allow_image_urls) for text in arguments.image)
@@ -147,7 +150,8 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
 
             save(draw_answer(engine.images, answer, picture, engine.videos), arguments.picture)
         if arguments.json:
-            print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False, allow_nan=False))
+            tokens = spell(answer, engine.pipeline) if any(answer.top) else None
+            print(json.dumps(to_json(answer, exit, arguments.picture, tokens), ensure_ascii=False, allow_nan=False))
         else:
             print(describe(answer, exit, arguments.picture))
 

@@ -30,8 +30,8 @@ from engine.runtime.answer import Answer
 from engine.runtime.tensor_parallel import identify
 from engine.units import size_text
 
-NOT_REPORTED = ("keep_index", "seconds", "picture")
-"""Of what `sgl ask --json` says of an answer: long, or another one each time."""
+NOT_REPORTED = ("keep_index", "tokens", "seconds", "picture")
+"""Of what `sgl ask --json` says of an answer: long, another one each time, or said where it was asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,8 +39,10 @@ def summarise(answer: Answer) -> str:
     )
 
 
-def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> dict[str, Any]:
-    """Keys as the README documents them; null where a stage did not run."""
+def to_json(
+    answer: Answer, exit: ExitConfig, picture: Path | None = None, tokens: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Keys as docs/options.md has them; null where a stage did not run. tokens: spelled, where they were asked for."""
     decision = answer.decision
     pruning = answer.guidance
     return {
@@ -80,6 +82,7 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
             "confidence": decision.confidence,
             "consistency": decision.consistency,
         },
+        "tokens": tokens,
         "seconds": answer.seconds,
         "picture": None if picture is None else str(picture),
     }

@@ -9,6 +9,7 @@ from engine.config import GuidanceConfig
 from engine.runtime.clips import Shown
 from engine.runtime.early_exit import ExitDecision
 from engine.runtime.guidance import Budget
+from engine.runtime.sampling import TopToken
 from engine.runtime.utterance import FinishReason
 
 
@@ -50,6 +51,8 @@ class Answer:
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""
+    top: tuple[tuple[TopToken, ...], ...]
+    """Of each token, the most probable ones in its place; none unless they were asked for."""
     drafted: int
     """Tokens of the small model's answer that the large one was shown behind its prompt."""
     accepted: int

@@ -15,6 +15,7 @@ from engine.config import Draft, GuidanceSource, SamplingConfig
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.early_exit import ExitDecision, decide
+from engine.runtime.form import Form
 from engine.runtime.guidance import (
     keep_rows,
     select,
@@ -95,6 +96,7 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         clips=said.seen.media.clips,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
+        top=said.completion.top,
         drafted=said.completion.drafted,
         accepted=said.completion.accepted,
         num_layers=pair.manifest.models["large"].config.language.num_layers,
@@ -128,7 +130,8 @@ def ask_small(question: Question, settings: Settings, model: VisionLanguageModel
                 assert ranking is not None
                 with watch(Stage.CONSISTENCY):
                     kept = select(ranking, settings.exit.num_kept(len(ranking)))
-                    agreement = yield from agree(model, slot, prompt, kept, np.array(completion.token_ids))
+                    tokens = np.array(completion.token_ids)
+                    agreement = yield from agree(model, slot, prompt, kept, tokens, seen.form)
             said = np.array(completion.probabilities), np.array(completion.entropies)
             decision = decide(settings.exit, *said, agreement)
     return SmallSaid(seen, completion, ranking, decision)
@@ -170,7 +173,8 @@ def open_pictures(
     """Cut up pictures and clips and tokenize the prompt. media: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
     asked = question.images, question.text, *said, question.picture, question.videos, question.video
-    seen: Seen = yield Outside(partial(model.look, *asked, media, question.timeout))
+    schema = settings.sampling.json_schema
+    seen: Seen = yield Outside(partial(model.look, *asked, media, question.timeout, schema))
     return seen
 
 
@@ -205,13 +209,14 @@ def look(model: VisionLanguageModel, seen: Seen, needed: np.ndarray | None = Non
 
 
 def agree(
-    model: VisionLanguageModel, slot: int, prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray
+    model: VisionLanguageModel, slot: int, prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray, form: Form
 ) -> Asking[np.ndarray]:
     """[N], [G] -> float64 [G]: the probabilities of an answer's tokens if only these visual tokens are seen (eq. 8).
+    form: of the answer.
 
     One parallel pass that goes on from the text before the pictures.
     """
     again = reread(prompt, keep_rows(prompt.visual_positions, kept, len(prompt.ids)), answer)
     model.language.truncate(slot, again.length)
-    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer))
+    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer, form))
     return read_probabilities(found)

@@ -17,6 +17,8 @@ from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
 from engine.runtime.clips import ClipSource, Shown, open_clip
 from engine.runtime.feature_cache import FeatureCache
+from engine.runtime.form import Form
+from engine.runtime.grammar import Grammars
 from engine.runtime.grid import Grid
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
@@ -63,7 +65,7 @@ class Media:
 
 @dataclass(frozen=True)
 class Seen:
-    """A question as one model reads it: its pictures and clips cut up, and its prompt.
+    """A question as one model reads it: its pictures and clips cut up, its prompt, and what its answer may be.
 
     pieces: of `media`, in the order of the prompt.
     """
@@ -72,6 +74,7 @@ class Seen:
     pieces: tuple[Pieces, ...]
     grid: Grid
     encoded: Encoded
+    form: Form
 
     def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
         """features: [F,C] of each of the pieces; width: C. encoded: see PromptTokens."""
@@ -115,6 +118,7 @@ class VisionLanguageModel:
         self.role, self.config, self.tokenizer = role, built.config, tokenizer
         self.vision, self.language = vision, language
         self.limits, self.prefill_chunk = limits, running.serving.prefill_chunk
+        self.grammars = Grammars(tokenizer, built.config.language.vocab_size)
         self.features = FeatureCache(running.serving.feature_cache)
         self._family, self._prune_layers = by_name(built.config.family), built.prune_layers
 
@@ -158,12 +162,14 @@ class VisionLanguageModel:
         video: VideoConfig = VideoConfig(),  # noqa: B008 (frozen)
         media: Media | None = None,
         timeout: float | None = None,
+        schema: str | None = None,
     ) -> Seen:
         """Open and cut up pictures and clips and tokenize the prompt; runs no engine. media: of another model that cuts
-        them up alike. timeout: seconds of the question.
+        them up alike. timeout: seconds of the question. schema: of the answer, as JSON.
 
         Raises EngineError when prompt and answer exceed what the engine was built for.
         """
+        form = Form() if schema is None else self.grammars.form(schema)
         if media is None:
             media = self._open(images, videos, max_new_tokens, picture, video, timeout)
         asked = self.config, question, media.picture_rows(), history, system, media.clip_rows
@@ -171,7 +177,8 @@ class VisionLanguageModel:
         pieces = tuple(media.pieces[number] for number in prompt.order)
         encoded = self._tokenize(prompt, pieces)
         self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
-        return Seen(media, pieces, Grid.of(pieces, prompt.order), encoded)
+        form.end_with(self.tokenizer.ids_of(encoded.stop))
+        return Seen(media, pieces, Grid.of(pieces, prompt.order), encoded, form)
 
     def _open(
         self,

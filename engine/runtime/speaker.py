@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -60,14 +61,16 @@ class Speaker:
         draft: int64 [D], tokens that it may begin with. They are fed behind the prompt, in the same runs; those from
         the first on that are chosen need no step, and the others are dropped.
         """
-        sampling = self.settings.sampling
+        sampling, form = self.settings.sampling, self.seen.form
         draft = draft[: sampling.max_new_tokens - 1]
-        sampler, wanted = Sampler(sampling), len(rows) - 1 + np.arange(len(draft) + 1)
-        utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say)
+        draft = draft[: form.count_possible(draft.tolist())]
+        sampler, wanted = Sampler(sampling, form), len(rows) - 1 + np.arange(len(draft) + 1)
+        utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say, form)
         prefill, decode = self.stages
         with self.watch(prefill):
             fed = rows.then(answer_rows(rows.next_position(), draft)) if len(draft) else rows
-            choices = yield Extend(self.model, slot, fed, wanted, sampler.choose_each, scored.prompt)
+            choose = partial(sampler.choose_each, draft=draft.tolist())
+            choices = yield Extend(self.model, slot, fed, wanted, choose, scored.prompt)
         with self.watch(decode):
             accepted, goes_on = 0, utterance.push(read(choices[0]))
             while goes_on and accepted < len(draft) and utterance.last_token() == draft[accepted]:

@@ -39,6 +39,7 @@ def make_answer(text: str) -> Answer:
         images=np.zeros(4, np.int64),
         token_ids=(1, 2),
         probabilities=(0.5, 0.5),
+        top=((), ()),
         num_layers=2,
         seconds={},
         engine_seconds={},

@@ -38,6 +38,7 @@ KEYS = {
     "retention_ratio",
     "average_retention",
     "keep_index",
+    "tokens",
     "clips",
     "decision",
     "seconds",
@@ -64,6 +65,18 @@ def test_json_has_the_documented_keys(ask: Callable[..., dict[str, Any]]) -> Non
     documented = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
     assert content.keys() == KEYS
     assert [key for key in KEYS if f"`{key}`" not in documented] == []
+
+
+def test_the_most_probable_tokens(ask: Callable[..., dict[str, Any]], sgl: Callable[..., Run]) -> None:
+    content = ask("--top-logprobs", 3)
+    assert len(content["tokens"]) == content["generated_tokens"]
+    assert "".join(token["token"] for token in content["tokens"][:2]).startswith(content["text"][:1])
+    for token in content["tokens"]:
+        assert token.keys() == {"token", "logprob", "bytes", "top_logprobs"}
+        assert token["top_logprobs"][0] == {name: token[name] for name in ("token", "logprob", "bytes")}  # greedy
+        assert len(token["top_logprobs"]) == 3
+    run = sgl("ask", "engine", QUESTION, "--top-logprobs", 3)
+    assert (run.status, "--top-logprobs is told by sgl ask --json only" in run.err) == (2, True)
 
 
 def test_the_large_model_answers_with_the_kept_tokens(ask: Callable[..., dict[str, Any]]) -> None:
@@ -204,6 +217,7 @@ print(json.dumps([status, sorted(sys.modules)]))
         "rich",
         "PIL.ImageDraw",
         "numpy.f2py",
+        "llguidance",
     }
     assert heavy & set(modules) == set()
 

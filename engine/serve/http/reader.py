@@ -1,5 +1,6 @@
 """A chat request as a question with its settings."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,14 +8,19 @@ from typing import Any
 from engine.bounds import shown
 from engine.errors import RequestError
 from engine.families import Turn
+from engine.json_schema import ANY_OBJECT
 from engine.options import QuestionConfig, all_over, read_given, refuse_unread
 from engine.runtime.image_url import CLIP, NO_HOST, PICTURE, Hosts, Medium, fetch, find_all
 from engine.runtime.question import Question
+from engine.runtime.schema_check import check_schema
 from engine.serve.http.schema import (
     AssistantMessage,
     ChatRequest,
+    Format,
     ImagePart,
+    ObjectFormat,
     Part,
+    SchemaFormat,
     SystemMessage,
     TextPart,
     UserMessage,
@@ -57,12 +63,21 @@ class Asked:
     return_kept: bool
 
     @property
+    def schema(self) -> str | None:
+        """Of the answer."""
+        assert self.question.sampling is not None
+        return self.question.sampling.json_schema
+
+    @property
     def exit_threshold(self) -> float:
         assert self.question.exit is not None
         return self.question.exit.exit_threshold
 
     def fetched(self) -> Question:
-        """With its pictures, together within the time of one, and its clips likewise. Raises ImageError."""
+        """With its pictures, together within the time of one, and its clips likewise. Raises ImageError, and
+        BadSchema: before an answer begins, and so with a status."""
+        if self.schema is not None:
+            check_schema(self.schema)
         images, videos = self._fetch(self.urls, PICTURE), self._fetch(self.clip_urls, CLIP)
         return replace(self.question, images=images, videos=videos)
 
@@ -118,6 +133,8 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
         "top_p": request.top_p,
         "seed": request.seed,
         "stop": [request.stop] if isinstance(request.stop, str) else request.stop,
+        "top_logprobs": request.top_logprobs,
+        "json_schema": _schema(request.response_format),
     }
     named = {name: value for name, value in theirs.items() if value is not None}
     if twice := named.keys() & ours.keys():
@@ -126,7 +143,19 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
     config = all_over(default, {**given, **read_given(named)})
     # Of OpenAI's own members, clients send some whatever they mean: those may go unread.
     refuse_unread(given, config)
+    if "top_logprobs" in given | named and config.sampling.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs is of logprobs, which are not asked for; send logprobs, true, as well")
     return config
+
+
+def _schema(wanted: Format | None) -> str | None:
+    match wanted:
+        case ObjectFormat():
+            return ANY_OBJECT
+        case SchemaFormat():
+            return json.dumps(wanted.json_schema.content, ensure_ascii=False)
+        case _:
+            return None
 
 
 def _conversation(

@@ -22,12 +22,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "prediction": (),
     "audio": (),
     "web_search_options": (),
-    "top_logprobs": (0,),
 }
 """Members of requests that are served only where they change nothing -> the values that do not."""
 IGNORED = (
@@ -119,6 +117,31 @@ class AssistantMessage(Model):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
+class TextFormat(Model):
+    type: Literal["text"]
+
+
+class ObjectFormat(Model):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Model):
+    """The schema is followed, whatever `strict` says."""
+
+    name: str = Field(max_length=64)
+    description: str | None = None
+    content: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool = True
+
+
+class SchemaFormat(Model):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
 class StreamOptions(Model):
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -135,7 +158,9 @@ class ChatRequest(Model):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
     stop: Annotated[Text | Stops, Discriminator(_kind)] | None = None
+    response_format: Format | None = None
     logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool = False
     stream_options: StreamOptions | None = None
     sgl: dict[str, Any] = Field(default_factory=dict)
@@ -187,15 +212,19 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class TokenLogprob(BaseModel):
+class TopLogprob(BaseModel):
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Any] = Field(default_factory=list)
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
 
 
 class Logprobs(BaseModel):
     content: list[TokenLogprob]
+    refusal: None = None
 
 
 class Decision(BaseModel):

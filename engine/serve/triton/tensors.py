@@ -58,6 +58,8 @@ OUTPUTS = (
     Tensor("visual_tokens_kept", "INT32"),
     Tensor("token_ids", "INT64", (-1,)),
     Tensor("log_probs", "FP32", (-1,)),
+    Tensor("top_token_ids", "INT64", (-1, -1)),
+    Tensor("top_log_probs", "FP32", (-1, -1)),
     Tensor("early_exit", "BOOL"),
     Tensor("decision_score", "FP32"),
     Tensor("confidence", "FP32"),
