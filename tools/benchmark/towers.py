@@ -93,7 +93,7 @@ def write_tower(tower: Tower, layers: int, out: Path) -> None:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     heads = {"num_attention_heads": tower.width // 64, "num_key_value_heads": tower.width // 64}
-    text = TEXT | heads | {"hidden_size": tower.width}
+    text: dict[str, Any] = {**TEXT, **heads, "hidden_size": tower.width}
     if tower.model_type.startswith("qwen"):
         text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
     else:

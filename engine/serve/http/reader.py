@@ -143,7 +143,7 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
     config = all_over(default, {**given, **read_given(named)})
     # Of OpenAI's own members, clients send some whatever they mean: those may go unread.
     refuse_unread(given, config)
-    if "top_logprobs" in given | named and config.sampling.top_logprobs and not request.logprobs:
+    if "top_logprobs" in {*given, *named} and config.sampling.top_logprobs and not request.logprobs:
         raise RequestError("top_logprobs is of logprobs, which are not asked for; send logprobs, true, as well")
     return config
 
