@@ -85,10 +85,15 @@ Epsilon = Annotated[float, Between(0, 1)]
 Stretch = Annotated[float, Between(1e-6, 1e6)]
 """Of rotary positions."""
 RopeBase = Annotated[float, Between(1, 1e15)]
+FrameCount = Annotated[int, Between(1, 1 << 20)]
+"""Of a clip."""
+FrameRate = Annotated[float, Between(0, 1000, is_open=True)]
 Ratio = Annotated[float, Between(0, 1, is_open=True)]
 Temperature = Annotated[float, Between(0, inf)]
 Threshold = Annotated[float, Between(-inf, inf)]
 Choices = Annotated[int, Between(0, (1 << 31) - 1)]
+TopTokens = Annotated[int, Between(0, 20)]
+"""As many as OpenAI's API gives."""
 Seed = Annotated[int, Between(0, inf)]
 Colour = Annotated[int, Between(0, 255)]
 Fraction = Annotated[float, Between(1e-3, 1)]

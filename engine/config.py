@@ -10,6 +10,8 @@ from engine.bounds import (
     Batch,
     Choices,
     Colour,
+    FrameCount,
+    FrameRate,
     Layer,
     Pixels,
     Ranks,
@@ -19,11 +21,13 @@ from engine.bounds import (
     Threshold,
     Tiles,
     Tokens,
+    TopTokens,
     check_bounds,
     settle_types,
 )
 from engine.build_flags import BuildFlag
 from engine.errors import EngineError, RequestError, Setting
+from engine.json_schema import read_schema
 from engine.parallel import SHARDED, Shard
 from engine.target import Precision, Target
 
@@ -79,6 +83,10 @@ class GuidanceSource(StrEnum):
         """Whether the large model runs once more, for its attention scores."""
         return self in (GuidanceSource.FASTV, GuidanceSource.ORACLE)
 
+    def ranks_before_large(self) -> bool:
+        """Whether tokens are ranked before the large model runs, so that it need not look at all of them."""
+        return self in (GuidanceSource.SMALL, GuidanceSource.RANDOM)
+
     def weighs(self) -> bool:
         """Whether importance says how much more one token matters than another."""
         return self not in (GuidanceSource.RANDOM, GuidanceSource.TOME)
@@ -111,12 +119,18 @@ class GuidanceConfig:
     """Target of (K + (L-K) r) / L, with K by `schedule`, of the paper's so that r is near K / L; overrides the two
     above."""
     schedule: Schedule = Schedule.PAPER
+    per_frame_quota: bool = False
+    """Whether every frame of a clip keeps the same share of its tokens; else the most important of all frames are kept,
+    as in the paper. A still picture counts as a frame."""
     retention_share: Ratio | None = None
     """Keep the tokens whose importance is at least this share of the largest, of each question as many as there are;
     overrides the ratio, where attention ranks. None keeps the same fraction of every question's."""
     retention_least: Ratio = 0.015
     retention_most: Ratio = 0.17
     """Fractions of visual tokens that `retention_share` keeps at least, and at most."""
+    tile_retention: Ratio | None = None
+    """Of a later layer's pruning: encode only the tiles that hold one of this fraction of the visual tokens, the most
+    important ones, or one that is kept. Tokens of other tiles are seen by no layer. None encodes every tile."""
     score_rows: ScoreRows = ScoreRows.BEHIND_LAST
     """Of the model that ranks: the small one, or the large one of ORACLE; so is `score_layers`."""
     score_layers: Ratio = 1.0
@@ -188,10 +202,10 @@ class GuidanceConfig:
             )
         return self
 
-    def average(self, num_layers: int) -> float:
-        """Average retention (K + (L-K) r) / L of a resolved configuration."""
+    def average(self, num_layers: int, seen: float = 1.0) -> float:
+        """Average retention (K s + (L-K) r) / L of a resolved configuration. seen: s, before the prune layer."""
         assert self.prune_layer is not None
-        return (self.prune_layer + (num_layers - self.prune_layer) * self.retention_ratio) / num_layers
+        return (self.prune_layer * seen + (num_layers - self.prune_layer) * self.retention_ratio) / num_layers
 
 
 PAPER_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4)
@@ -280,6 +294,10 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     """Texts that end the answer, besides the template's own stop tokens; not part of the answer."""
     draft: Draft = Draft.SMALL
+    top_logprobs: TopTokens = 0
+    """Most probable tokens that are told in the place of each token of the answer."""
+    json_schema: str | None = None
+    """A JSON schema, as JSON: the answer is a text that fulfils it, if it is not cut off."""
     speculate: Choices = 0
     """Tokens that the small model drafts at once, time and again, from what the large one has said."""
 
@@ -293,6 +311,8 @@ class SamplingConfig:
                 f" holds more than {MOST_STOPS} texts, or one of more than {LONGEST_STOP} characters; leave some out, "
                 "each is looked for after every token",
             )
+        if self.json_schema is not None:
+            read_schema(self.json_schema)
 
 
 @dataclass(frozen=True)
@@ -310,6 +330,8 @@ class ServingConfig:
     """Rows of a prompt that one run feeds: so long do answers in progress wait for a new question's prompt."""
     feature_cache: int = 256 * 2**20
     """Bytes of visual features that each model keeps: at 13 tiles and 16 bits, of 45 pictures for 1B, 5 for 76B."""
+    small_apart: bool = False
+    """The small model on a GPU of its own, the one behind the large model's; else on the large model's first."""
     prefix_cache: int = 2**30
     """Bytes of keys and values of prompts' beginnings that are kept, of `kv_memory` what no question needs: at 13 tiles
     and 16 bits, of 3 pictures for 2B."""
@@ -349,6 +371,23 @@ class PictureConfig:
             raise RequestError(
                 Setting("background"), f" {self.background} is no colour; give red, green and blue in 0..255"
             )
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Which frames of a clip a model is shown, where that is to be other than by its published rule."""
+
+    frames: FrameCount | None = None
+    """So many."""
+    fps: FrameRate | None = None
+    """So many for each second."""
+    max_frames: FrameCount | None = None
+    """Of those, or of the published rule's, at most."""
+
+    def __post_init__(self) -> None:
+        _check_request(self)
+        if self.frames is not None and self.fps is not None:
+            raise RequestError(Setting("frames"), " and ", Setting("fps"), " contradict each other; give one of them")
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,8 @@ class QwenVitConfig:
     """Tokens along one side of the windows in which patches see each other; None: all see the whole picture."""
     whole_layers: tuple[int, ...] = ()
     """Those of windows in which they see all of it, too."""
+    steps_per_second: Positions | None = None
+    """Of positions in time, from a clip's pair of frames to the next; None: a pair is a step."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -328,6 +330,8 @@ class PromptConfig:
     """Overrides the template's own system message."""
     stop: tuple[Name, ...] = ()
     """Special tokens that end an answer, besides the template's."""
+    added: tuple[Name, ...] = ()
+    """Tokens of the template that the checkpoint's tokenizer lacks; they get the next ids."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

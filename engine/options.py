@@ -14,14 +14,23 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from engine.bounds import Bound, bounds, shown
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
+from engine.config import (
+    ExitConfig,
+    GuidanceConfig,
+    GuidanceSource,
+    PictureConfig,
+    SamplingConfig,
+    Schedule,
+    VideoConfig,
+)
 from engine.errors import RequestError, Setting
 
-Config = PictureConfig | GuidanceConfig | ExitConfig | SamplingConfig
+Config = PictureConfig | VideoConfig | GuidanceConfig | ExitConfig | SamplingConfig
 C = TypeVar("C", bound=Config)
 Given = Mapping[str, Any]
 GROUPS: dict[type[Config], str] = {
     PictureConfig: "pictures",
+    VideoConfig: "clips: which of their frames each model is shown, if not those of its published rule",
     GuidanceConfig: "guidance: which visual tokens the large model keeps",
     ExitConfig: "early exit: when the small model's answer is good enough",
     SamplingConfig: "sampling",
@@ -35,6 +44,7 @@ class QuestionConfig:
     """All settings of a question."""
 
     picture: PictureConfig = declared(default_factory=PictureConfig)
+    video: VideoConfig = declared(default_factory=VideoConfig)
     guidance: GuidanceConfig = declared(default_factory=GuidanceConfig)
     exit: ExitConfig = declared(default_factory=ExitConfig)
     sampling: SamplingConfig = declared(default_factory=SamplingConfig)
@@ -179,6 +189,11 @@ def _no_score_rows(config: QuestionConfig) -> str | None:
     return None if ranks else "ranks visual tokens, and without guidance and consistency none is"
 
 
+def _no_ranking(config: QuestionConfig) -> str | None:
+    merges = config.guidance.source is GuidanceSource.TOME
+    return "is of tokens that are dropped, and tome merges them" if merges else None
+
+
 def _no_share(config: QuestionConfig) -> str | None:
     if config.guidance.source.weighs():
         return None
@@ -187,6 +202,14 @@ def _no_share(config: QuestionConfig) -> str | None:
 
 def _no_limits(config: QuestionConfig) -> str | None:
     return _no_share(config) if config.guidance.retention_share else "limits a retention_share, and there is none"
+
+
+def _no_later_layer(config: QuestionConfig) -> str | None:
+    guidance = config.guidance
+    if not guidance.source.ranks_before_large():
+        return f"is of tokens that are ranked before the large model runs, and with {guidance.source} none are"
+    is_first = guidance.prune_layer == 0 or (guidance.prune_layer is None and guidance.schedule is Schedule.FLAT)
+    return "is of a later prune layer; before the first, only tiles of kept tokens are encoded" if is_first else None
 
 
 def _no_small_model(config: QuestionConfig) -> str | None:
@@ -218,6 +241,15 @@ OPTIONS = (
         "what is seen through transparent pixels, such as 255,255,255",
         metavar="R,G,B",
     ),
+    Option(
+        VideoConfig,
+        "frames",
+        "so many frames of a clip",
+        excludes=("fps",),
+        why="is how many",
+    ),
+    Option(VideoConfig, "fps", "so many frames for each second of a clip"),
+    Option(VideoConfig, "max_frames", "at most so many frames of a clip"),
     Option(GuidanceConfig, "guidance", "what ranks the tokens: SGP's small model, or a baseline", field="source"),
     Option(GuidanceConfig, "retention_ratio", "fraction of visual tokens kept from the prune layer on"),
     Option(
@@ -238,6 +270,12 @@ OPTIONS = (
     Option(GuidanceConfig, "schedule", "before which layer is pruned: the paper's, or the first"),
     Option(
         GuidanceConfig,
+        "per_frame_quota",
+        "keep the same share of every frame, not the most important tokens of all",
+        unread=_no_ranking,
+    ),
+    Option(
+        GuidanceConfig,
         "retention_share",
         "keep the tokens whose importance is at least this share of the largest, as many as a question has",
         excludes=("retention_ratio", "average_retention"),
@@ -250,13 +288,19 @@ OPTIONS = (
     Option(GuidanceConfig, "retention_most", "fraction of visual tokens that a share keeps at most", unread=_no_limits),
     Option(
         GuidanceConfig,
+        "tile_retention",
+        "encode only the tiles that hold this fraction of the visual tokens, the most important, or a kept one",
+        unread=_no_later_layer,
+    ),
+    Option(
+        GuidanceConfig,
         "no_guidance",
         "the large model keeps every visual token",
         field="enabled",
         is_negated=True,
         excludes=(
             *("guidance", "retention_ratio", "prune_layer", "average_retention", "schedule"),
-            *("retention_share", "retention_least", "retention_most"),
+            *("per_frame_quota", "retention_share", "retention_least", "retention_most", "tile_retention"),
         ),
         why="keeps every visual token",
     ),
@@ -308,6 +352,8 @@ OPTIONS = (
         "what the large model checks before it answers: what the small one said, or nothing",
         unread=_no_small_model,
     ),
+    Option(SamplingConfig, "top_logprobs", "tell the most probable tokens in each token's place, so many (0..20)"),
+    Option(SamplingConfig, "json_schema", "a JSON schema: the answer is JSON that fulfils it", metavar="JSON"),
     Option(
         SamplingConfig,
         "speculate",

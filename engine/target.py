@@ -78,7 +78,7 @@ class Target(StrEnum):
         "onnxruntime",
         Traits(
             precisions={
-                Device.CPU: (Precision.FP32, Precision.FP16, Precision.INT8),
+                Device.CPU: (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4),
                 Device.CUDA: (Precision.FP16,),
             },
             activations="float32",

@@ -210,17 +210,20 @@ def embed(oracle: Any, ids: np.ndarray, visual_positions: np.ndarray, features: 
 
 
 @torch.no_grad()
-def pruned_logits(oracle: Any, prompt: PromptTokens, answer: np.ndarray, pruning: Pruning) -> np.ndarray:
-    """Logits of the last token when tokens are dropped from transformers' hidden states before a layer."""
+def pruned_logits(oracle: Any, prompt: PromptTokens, answer: np.ndarray, *prunings: Pruning) -> np.ndarray:
+    """Logits of the last token when tokens are dropped from transformers' hidden states before a layer, or several."""
     ids = np.concatenate([prompt.ids, answer])
-    kept = torch.from_numpy(np.concatenate([pruning.rows, len(prompt.ids) + np.arange(len(answer))]))
-    model = oracle.model
+    behind = len(prompt.ids) + np.arange(len(answer))
+    survivors = {pruning.prune_layer: np.concatenate([pruning.rows, behind]) for pruning in prunings}
+    model, seen = oracle.model, np.arange(len(ids))
     hidden = embed(oracle, ids, prompt.visual_positions, prompt.features)
     positions = torch.arange(len(ids))[None]
     cos, sin = model.rotary_emb(hidden, positions)
     for index, layer in enumerate(model.layers):
-        if index == pruning.prune_layer:
+        if index in survivors:
+            kept = torch.from_numpy(np.flatnonzero(np.isin(seen, survivors[index])))
             hidden, positions, cos, sin = hidden[:, kept], positions[:, kept], cos[:, kept], sin[:, kept]
+            seen = seen[kept]
         size = hidden.shape[1]
         mask = torch.full((size, size), float("-inf")).triu(1)[None, None]
         output = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=(cos, sin))

@@ -1,4 +1,5 @@
-"""LLaVA-OneVision checkpoints as transformers itself saves them: random weights, processor files, and the oracle."""
+"""LLaVA-OneVision checkpoints as transformers itself saves them, and the same in lmms-lab's layout: random weights,
+processor files, and the oracle."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     LlavaOnevisionConfig,
@@ -59,12 +61,23 @@ class Saved:
     directory: Path
     model: Any
     processor: Any
+    is_published: bool = False
+    """In lmms-lab's layout."""
+
+    def prompt(self, images: list[Any], question: str) -> str:
+        """One user turn."""
+        if self.is_published:
+            system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            asked = "<image>\n" * len(images) + question
+            return f"{system}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        text: str = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return text
 
     def inputs(self, images: list[Any], question: str) -> Any:
         """What the processor makes of one user turn."""
-        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
-        messages = [{"role": "user", "content": content}]
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self.prompt(images, question)
         # Nested: the pictures of one prompt.
         return self.processor(images=[images] if images else None, text=text, return_tensors="pt")
 
@@ -76,8 +89,9 @@ def save(
     older_names: bool = True,
     template: str = DEFAULT,
     seed: int = 0,
+    is_published: bool = False,
 ) -> Saved:
-    """A whole tiny model, saved in float32."""
+    """A whole tiny model, saved in float32. is_published: as lmms-lab does."""
     write_tokenizer(directory, SPECIAL_TOKENS)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     torch.manual_seed(seed)
@@ -116,4 +130,85 @@ def save(
         chat_template=CHAT_TEMPLATES[template],
         vision_aspect_ratio=ratio,
     )
-    return Saved(directory, model, processor)
+    if is_published:
+        publish(directory, ratio, is_tied)
+    return Saved(directory, model, processor, is_published)
+
+
+TOWER = "tiny-siglip"
+"""Name of the vision encoder here, and what it stands for."""
+TOWER_SIZES: dict[str, Any] = {
+    "image_size": TILE,
+    "patch_size": PATCH,
+    "hidden_size": VISION["hidden_size"],
+    "num_layers": VISION["num_hidden_layers"],
+    "num_heads": VISION["num_attention_heads"],
+    "intermediate_size": VISION["intermediate_size"],
+    "norm_eps": 1e-6,
+}
+PUBLISHED: dict[str, Any] = {
+    "architectures": ["LlavaQwenForCausalLM"],
+    "hidden_act": "silu",
+    "image_aspect_ratio": "anyres_max_9",
+    "image_crop_resolution": None,
+    "image_split_resolution": None,
+    "image_token_index": 151646,
+    "mm_newline_position": "one_token",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_resampler_type": None,
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_use_im_patch_token": False,
+    "mm_use_im_start_end": False,
+    "mm_vision_select_feature": "patch",
+    "mm_vision_select_layer": -2,
+    "model_type": "llava",
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "tokenizer_padding_side": "right",
+    "torch_dtype": "bfloat16",
+    "use_mm_proj": True,
+    "use_pos_skipping": False,
+    "use_sliding_window": False,
+}
+"""What the `config.json`s of lmms-lab share."""
+NAMES = {
+    "language_model.model.": "model.",
+    "language_model.lm_head.": "lm_head.",
+    "image_newline": "model.image_newline",
+    "multi_modal_projector.linear_1.": "model.mm_projector.0.",
+    "multi_modal_projector.linear_2.": "model.mm_projector.2.",
+    "vision_tower.vision_model.": "model.vision_tower.vision_tower.vision_model.",
+    "vision_tower.": "model.vision_tower.vision_tower.vision_model.",
+}
+"""Beginnings of names as transformers' conversion finds them, from its to lmms-lab's."""
+
+
+def publish(directory: Path, ratio: str, is_tied: bool) -> None:
+    """Make a directory that was saved under the older names one as lmms-lab publishes it."""
+    config = TEXT | PUBLISHED | {"tie_word_embeddings": is_tied, "mm_hidden_size": VISION["hidden_size"]}
+    config |= {"mm_vision_tower": TOWER, "image_aspect_ratio": ratio, "image_grid_pinpoints": PINPOINTS}
+    (directory / "config.json").write_text(json.dumps(config))
+    tensors = load_file(directory / "model.safetensors")
+    renamed = {}
+    for name, tensor in tensors.items():
+        start = next(start for start in NAMES if name.startswith(start))
+        renamed[NAMES[start] + name.removeprefix(start)] = tensor
+    save_file(renamed, directory / "model.safetensors", metadata={"format": "pt"})
+    for file in ("chat_template.jinja", "processor_config.json", "preprocessor_config.json", "generation_config.json"):
+        (directory / file).unlink(missing_ok=True)
+    # Its tokenizer has neither mark; nothing stands behind them.
+    added = json.loads((directory / "added_tokens.json").read_text())
+    marks = {str(added.pop(mark)) for mark in ("<image>", "<video>")}
+    (directory / "added_tokens.json").write_text(json.dumps(added))
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    decoder = settings["added_tokens_decoder"]
+    settings |= {
+        "added_tokens_decoder": {number: token for number, token in decoder.items() if number not in marks},
+        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if str(token["id"]) not in marks]
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))

@@ -18,11 +18,13 @@ from tests import fake_nccl, fake_tensorrt
 LOAD: Any = TensorRtExecutor.load.__func__  # type: ignore[attr-defined]
 
 
-def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> None:
+def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> list[tuple[str, Path]]:
     """What runs plans, in float32, on those of the machine's GPUs that the process sees from here on.
 
-    device: of torch, in the place of a GPU's memory.
+    device: of torch, in the place of a GPU's memory. -> torch's name of the GPU that each plan was to run on, and the
+    plan, as they are loaded.
     """
+    loaded: list[tuple[str, Path]] = []
 
     def visible() -> list[int]:
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -36,12 +38,16 @@ def put_gpus(patch: pytest.MonkeyPatch, gpus: int = 1, device: str = "cpu") -> N
     patch.setattr(torch.cuda, "device_count", lambda: len(visible()))
     patch.setattr(torch.cuda, "set_device", lambda index: fake_nccl.record(f"gpu {visible()[index]}"))
 
-    def load(cls: type[TensorRtExecutor], target: Target, path: Path, records: bool = True) -> TensorRtExecutor:
+    def load(
+        cls: type[TensorRtExecutor], target: Target, path: Path, gpu: str, records: bool = True
+    ) -> TensorRtExecutor:
+        loaded.append((gpu, path))
         executor: TensorRtExecutor = LOAD(cls, target, path, device, records)
         return executor
 
     patch.setattr(TensorRtExecutor, "load", classmethod(load))
     _compute_in_float32(patch)
+    return loaded
 
 
 def put_compiler(patch: pytest.MonkeyPatch) -> None:

@@ -133,14 +133,34 @@ def test_int8_hardly_moves_the_last_logits(pipeline: SglPipeline, int8: SglPipel
         assert np.mean(cosines) >= 0.999, name
 
 
-def test_int8_answers_are_the_same_alone_and_together(int8: SglPipeline) -> None:
+@pytest.fixture(scope="module")
+def int4(tmp_path_factory: pytest.TempPathFactory) -> SglPipeline:
+    return load(tmp_path_factory.mktemp("int4"), Precision.INT4)
+
+
+def test_int4_moves_the_last_logits_a_little(pipeline: SglPipeline, int4: SglPipeline) -> None:
+    """Likewise."""
+    for name in ("small", "large"):
+        cosines = []
+        for seed, question in exam(Split.TEST, 24):
+            image = picture(seed)
+            exact, coarse = (last_logits(getattr(one, name), image, question.text) for one in (pipeline, int4))
+            cosines.append(exact @ coarse / np.linalg.norm(exact) / np.linalg.norm(coarse))
+        assert np.mean(cosines) >= 0.99, (name, np.mean(cosines))
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
+def test_answers_in_few_bits_are_the_same_alone_and_together(
+    precision: Precision, request: pytest.FixtureRequest
+) -> None:
     """With pruning and early exit on, bit by bit."""
+    coarse: SglPipeline = request.getfixturevalue(precision)
     sampling = SamplingConfig(max_new_tokens=8)
     questions = [Question((picture(seed),), asked.text, sampling=sampling) for seed, asked in exam(Split.TEST, 24)]
-    together = int8.answer_batch(questions)
+    together = coarse.answer_batch(questions)
     assert {answer.answered_by for answer in together} == set(AnsweredBy)
     for question, answer in zip(questions, together, strict=True):
-        (alone,) = int8.answer_batch([question])
+        (alone,) = coarse.answer_batch([question])
         assert alone.token_ids == answer.token_ids
         assert alone.probabilities == answer.probabilities
         assert alone.decision == answer.decision

@@ -14,6 +14,7 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "engine").r
 BASE = (
     "bounds",
     "json_file",
+    "json_schema",
     "build_flags",
     "config",
     "options",
@@ -34,17 +35,18 @@ BASE = (
 )
 MAY_IMPORT = {
     "base": {"base"},
-    "families": {"base", "towers", "families"},
+    "families": {"base", "towers", "video", "families"},
     "plugins": {"base", "plugins"},
     "graphs": {"base", "plugins", "graphs"},
     "towers": {"base", "plugins", "graphs", "towers"},
     "build": {"base", "families", "plugins", "graphs", "towers", "build"},
-    "runtime": {"base", "families", "plugins", "towers", "runtime"},
+    "runtime": {"base", "families", "plugins", "towers", "video", "runtime"},
+    "video": {"base", "runtime", "video"},
     "planning": {"base", "families", "plugins", "graphs", "towers", "build", "runtime", "planning"},
-    "evaluation": {"base", "families", "runtime", "evaluation"},
-    "serve": {"base", "families", "runtime", "serve"},
+    "evaluation": {"base", "families", "runtime", "video", "batch", "evaluation"},
+    "serve": {"base", "families", "runtime", "video", "serve"},
     "batch": {"base", "families", "runtime", "serve", "batch"},
-    "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "batch", "cli"},
+    "cli": {"base", "families", "build", "runtime", "planning", "evaluation", "serve", "batch", "video", "cli"},
 }
 ONLY_IN = {
     "onnxruntime": (
@@ -57,6 +59,13 @@ ONLY_IN = {
         "engine/plugins/*/tensorrt*.py",
         "engine/plugins/tensorrt*.py",
         "engine/tensorrt_library.py",
+    ),
+    "av": (
+        "engine/video/container.py",
+        "engine/video/frames.py",
+        "engine/video/reader_process.py",
+        "engine/video/timeline.py",
+        "engine/video/upright.py",
     ),
     "mpi4py": ("engine/runtime/tensor_parallel*.py", "engine/batch/world.py"),
     "tensorrt_rtx_bindings": ("engine/tensorrt_library.py",),
@@ -216,6 +225,7 @@ def test_every_module_lies_in_a_known_room() -> None:
         ("engine/build/targets/tensorrt_plan.py", "import tensorrt_rtx_bindings"),
         ("engine/config.py", "from engine.cli.command_line import positive"),
         ("engine/runtime/pipeline.py", "from mpi4py import MPI"),
+        ("engine/video/reader.py", "import av"),
         ("engine/runtime/vision.py", "from engine.graphs.layers import Linear"),
         ("engine/towers/internvit/__init__.py", "import onnx_ir as ir"),
         ("engine/towers/internvit/graph.py", "from engine.build.weights import WeightReader"),

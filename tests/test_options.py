@@ -22,6 +22,7 @@ from engine.config import (
     PictureConfig,
     SamplingConfig,
     ScoreRows,
+    VideoConfig,
 )
 from engine.engine_directory import read_manifest
 from engine.errors import RequestError
@@ -54,7 +55,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "export": (("--engine", "engine", "--out", "repository"), WHOLE),
     "evaluate": (
         ("--engine", "engine", "--benchmark", "textvqa"),
-        {option.name for option in OPTIONS if option.config in (GuidanceConfig, ExitConfig)}
+        {option.name for option in OPTIONS if option.config in (VideoConfig, GuidanceConfig, ExitConfig)}
         | {"max_new_tokens", "seed", "draft", "speculate"},
     ),
     "calibrate": (
@@ -78,6 +79,8 @@ class Example:
 def example(option: Option) -> Example:
     if option.name == "background":
         return Example("1,2,3", [1, 2, 3], (1, 2, 3))
+    if option.name == "json_schema":
+        return Example('{"type": "object"}', '{"type": "object"}', '{"type": "object"}')
     if option.length == 0:
         return Example("a, b", ["a, b"], ("a, b",))
     if issubclass(option.item, StrEnum):
@@ -219,6 +222,10 @@ def test_pages_name_every_option() -> None:
         ("stop", "###", "stop '###' is not a list; give one"),
         ("stop", ["a", None], "stop None is not a text; give one"),
         ("stop", [""], "stop holds an empty text; leave it out"),
+        ("json_schema", {}, "json_schema {} is not a text; give one"),
+        ("json_schema", "[]", "json_schema is no object; send a schema"),
+        ("json_schema", "{", r"json_schema cannot be read as JSON \(.*\); send a schema, an object"),
+        ("json_schema", " " * 70_000, "json_schema has more than 65,536 bytes; send a smaller one"),
         ("background", [1, 2], "background cannot be a tuple of 2; give a tuple of 3, each a whole number"),
         ("temprature", 1, "option 'temprature' is unknown; there are auto_orient, "),
     ],
@@ -325,6 +332,7 @@ def test_defaults_are_those_of_the_configurations() -> None:
     assert all_over(QuestionConfig(), {}) == QuestionConfig()
     assert vars(QuestionConfig()) == {
         "picture": PictureConfig(),
+        "video": VideoConfig(),
         "guidance": GuidanceConfig(),
         "exit": ExitConfig(),
         "sampling": SamplingConfig(),

@@ -59,7 +59,7 @@ def test_a_target_is_its_name() -> None:
 def test_what_is_declared_of_targets() -> None:
     assert [target.devices() for target in Target] == [(Device.CPU, Device.CUDA), (Device.CUDA,), (Device.CUDA,)]
     assert [target.plans_memory() for target in Target] == [False, True, True]
-    assert Target.ONNXRUNTIME.precisions() == (Precision.FP32, Precision.FP16, Precision.INT8)
+    assert Target.ONNXRUNTIME.precisions() == (Precision.FP32, Precision.FP16, Precision.INT8, Precision.INT4)
     planned = (Precision.BF16, Precision.FP16, Precision.INT8, Precision.INT4, Precision.FP8)
     assert Target.TENSORRT.precisions() == Target.TENSORRT_RTX.precisions() == planned
     assert [target.activations(Precision.INT8) for target in Target] == ["float32", "bfloat16", "bfloat16"]

@@ -17,7 +17,8 @@ from engine.cli.command_line import (
     read_device,
     run_command,
 )
-from engine.cli.draw_pruning import FAINT, GAP, INK, PAPER, covers, darken, fit, save
+from engine.cli.draw_pruning import covers, save
+from engine.cli.drawing import FAINT, GAP, INK, PAPER, darken, fit
 from engine.config import ExitConfig, GuidanceSource, SamplingConfig
 from engine.runtime.answer import Answer
 from engine.runtime.images import ImageSource, open_image

@@ -40,7 +40,7 @@ def write_checkpoint(directory: Path, config: Mapping[str, Any], seed: int, shar
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors" if shards > 1 else "model.safetensors"
         part = names[shard * len(names) // shards : (shard + 1) * len(names) // shards]
-        tensors = {name: _random_tensor(rng, name, shapes[name]).astype(dtype) for name in part}
+        tensors = {name: random_tensor(rng, name, shapes[name]).astype(dtype) for name in part}
         save_file(tensors, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
     if shards > 1:
@@ -176,7 +176,7 @@ def _vision_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def random_tensor(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """float32, scaled so that activations stay near 1 and attention is neither flat nor one-hot."""
     values = rng.standard_normal(shape, dtype=np.float32)
     if "embed" in name and "patch" not in name:

@@ -1,4 +1,4 @@
-"""Train the miniature pair from scratch and save both models as InternVL2 checkpoints."""
+"""Train the miniature models from scratch and save each as a checkpoint of its family."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,8 @@ import torch
 
 from engine.cli.command_line import CommandParser, positive, run_command
 from engine.units import size_text
-from tools.miniature.checkpoint import CONFIGS, export, restore
+from tools.miniature.checkpoint import export, restore
+from tools.miniature.configs import CONFIGS
 from tools.miniature.grade import grade, in_words, torch_answers
 from tools.miniature.progress import training_progress
 from tools.miniature.questions import exam
@@ -22,13 +23,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(prog="train_miniature", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of weights and scenes (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=Path("models/miniature"), help="receives small/ and large/ (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("models/miniature"),
+        help="receives a directory for each (default: %(default)s)",
     )
     parser.add_argument(
         "--work", type=Path, default=Path("build/miniature"), help="holds unfinished stages (default: %(default)s)"
     )
     parser.add_argument("--threads", type=positive, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--only", choices=list(CONFIGS), help="train this one alone, the other in another process")
+    parser.add_argument("--only", choices=list(CONFIGS), help="train this one alone, others in other processes")
     arguments = parser.parse_args(argv)
     if arguments.seed not in RUNS:
         parser.error(f"--seed {arguments.seed} is outside {RUNS.start}..{RUNS[-1]}, whose scenes are their own")

@@ -4,7 +4,6 @@ Every answer is written to the journal first, and then to the file, in the order
 the file, only what the journal's first record says is believed: the rest is written again from the journal.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from engine.batch.journal import Journal, Record, Tail, create
 from engine.batch.line_set import LineSet
 from engine.batch.lines import Mark
+from engine.batch.locked import open_locked
 from engine.batch.tally import Tally
 from engine.errors import RequestError
 from engine.json_file import Unreadable, parse_json
@@ -54,8 +54,11 @@ class _State:
 class Answers:
     """An open file of answers; `opened` makes one."""
 
-    def __init__(self, path: Path, journal: Journal, output: int, settings: dict[str, Any], is_ordered: bool) -> None:
-        """output: a descriptor. Raises RequestError when the answers so far were made with other settings."""
+    def __init__(
+        self, path: Path, journal: Journal, output: int, settings: dict[str, Any], is_ordered: bool, head: bytes = b""
+    ) -> None:
+        """output: a descriptor. head: a first line, without its break, that is no answer. Raises RequestError when the
+        answers so far were made with other settings."""
         self.path, self.is_ordered = path, is_ordered
         self._journal = journal
         records = journal.records()
@@ -69,6 +72,8 @@ class Answers:
         self._ahead_bytes = 0
         with self._writing():
             self._output = Tail(output, state.bytes)
+            if not state.bytes:
+                self._write(head)
             for record in records:
                 if record.kind == MARK:
                     self.mark = Mark(**parse_json(record.content))
@@ -76,6 +81,10 @@ class Answers:
                     place, ahead, content = _parse(record)
                     self._keep(place, ahead, content)
         self._synced = time.monotonic()
+
+    def is_empty(self) -> bool:
+        """Whether no line is answered."""
+        return self._lines.is_empty()
 
     def holds(self, place: int) -> bool:
         """Whether a line is answered."""
@@ -194,26 +203,47 @@ def journal_of(path: Path) -> Path:
 
 
 @contextmanager
-def opened(path: Path, settings: dict[str, Any], is_ordered: bool) -> Iterator[Answers]:
-    """The answers so far, and room for more. settings: what they depend on. Raises RequestError, also while another run
-    writes there."""
+def opened(path: Path, settings: dict[str, Any], is_ordered: bool, head: bytes = b"") -> Iterator[Answers]:
+    """The answers so far, and room for more. settings: what they depend on. head: a first line that is no answer; it
+    depends on nothing else. A run that fails before anything is answered leaves nothing behind. Raises RequestError,
+    also while another run writes there."""
     settings = settings | {"order": "of the questions" if is_ordered else "as they come"}
     journal = journal_of(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_file():
-            raise RequestError(f"{path} is no ordinary file; give the name of one")
-        output = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror}); write to another file") from None
     with ExitStack() as stack:
+        is_new = not path.exists() and not path.is_symlink()
+        output = open_locked(path)
         stack.callback(os.close, output)
-        _lock(output, path)
+        if journal.exists() and _is_unused(journal):
+            os.ftruncate(output, 0)
+            journal.unlink()
         if not journal.exists():
             _begin(journal, path, output, settings)
         opened_journal = Journal(journal)
         stack.callback(opened_journal.close)
-        yield Answers(path, opened_journal, output, settings, is_ordered)
+        answers = Answers(path, opened_journal, output, settings, is_ordered, head)
+        try:
+            yield answers
+        except BaseException:
+            if answers.is_empty():
+                journal.unlink()
+                if is_new:
+                    path.unlink()
+            raise
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether a journal knows of no answer; its settings then bind nobody."""
+    journal = Journal(path)
+    try:
+        records = journal.records()
+        first = next(records, None)
+        if first is None or first.kind != STATE:
+            return False
+        return not parse_json(first.content).get("bytes", 1) and all(record.kind != ANSWER for record in records)
+    except Unreadable:
+        return False
+    finally:
+        journal.close()
 
 
 def _begin(journal: Path, path: Path, output: int, settings: dict[str, Any]) -> None:
@@ -225,18 +255,6 @@ def _begin(journal: Path, path: Path, output: int, settings: dict[str, Any]) -> 
         create(journal, [(STATE, _dump(asdict(state)))])
     except OSError as error:
         raise RequestError(f"{journal} cannot be written ({error.strerror}); write to another file") from None
-
-
-def _lock(file: int, path: Path) -> None:
-    """Until the file is closed. Raises RequestError."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RequestError(f"another run is writing {path}; wait until it is done, or write to another file") from None
-    except OSError as error:
-        raise RequestError(
-            f"{path} cannot be locked ({error.strerror}), so two runs could write there; use a file system with locks"
-        ) from None
 
 
 def _head(place: int, tally: Tally) -> bytes:

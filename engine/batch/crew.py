@@ -4,14 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
 
 from engine.batch.answers import Answers
 from engine.batch.handout import Handout
-from engine.batch.lines import Line, Lines
-from engine.batch.request import look_at
+from engine.batch.hearing import SILENCE_SECONDS, Hearing
+from engine.batch.lines import Line, Source
 from engine.batch.tally import Tally
-from engine.batch.terms import Terms
+from engine.batch.terms import Reader, RunFailed
 from engine.batch.worker import Answered, Asker, Task
 from engine.errors import EngineError
 from engine.runtime.tensor_parallel import Identity
@@ -42,6 +42,13 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """What ends the run, found by another rank than 0. reason: a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Work:
     """What a rank is to answer, and what it need not any more."""
 
@@ -49,7 +56,7 @@ class Work:
     cancelled: tuple[int, ...] = ()
 
 
-Said = Joined | Left | tuple[Answered, ...]
+Said = Joined | Left | Failed | tuple[Answered, ...]
 
 
 class Peers(Protocol):
@@ -63,6 +70,12 @@ class Peers(Protocol):
 
     def send(self, rank: int, work: Work) -> None: ...
 
+    def begin(self, started: int) -> None:
+        """Let them open their engines. started: when the run began, in seconds since 1970."""
+
+    def lose(self, rank: int) -> None:
+        """It has fallen silent."""
+
 
 class Leader(Protocol):
     """Rank 0, as another sees it."""
@@ -72,11 +85,20 @@ class Leader(Protocol):
 
     def send(self, said: Said) -> None: ...
 
+    def lose(self) -> NoReturn:
+        """It has fallen silent: end this process."""
+
 
 class Alone:
     """No other ranks: `Peers` of one process."""
 
     size = 0
+
+    def begin(self, started: int) -> None:
+        pass
+
+    def lose(self, rank: int) -> None:
+        raise AssertionError("there is nobody")
 
     def heard(self) -> list[tuple[int, Said]]:
         return []
@@ -100,12 +122,13 @@ class Crew:
     """All ranks, led from this one."""
 
     def __init__(
-        self, lines: Lines, answers: Answers, terms: Terms, worker: Asker, identity: Identity, peers: Peers
+        self, lines: Source, answers: Answers, reader: Reader[Any], worker: Asker, identity: Identity, peers: Peers
     ) -> None:
         """worker: this rank's. identity: what the others must have in common with it."""
-        self._lines, self._answers, self._terms = lines, answers, terms
+        self._lines, self._answers, self._reader = lines, answers, reader
         self._worker, self._identity, self._peers = worker, identity, peers
         self._handout = Handout(self._unanswered(), lines.left)
+        self._hearing = Hearing()
         self._capacities: dict[int, int] = {}
         """Of each rank that is ready."""
         self.seconds = 0.0
@@ -123,7 +146,7 @@ class Crew:
                 break
             heard: list[tuple[int, Said]] = []
             while not heard:
-                heard = self._peers.heard()
+                heard = self._listen()
                 seconds = pause.after(bool(heard)) if self._peers.size else None
                 if answered := self._worker.wait(seconds):
                     heard.append((LEADER, tuple(answered)))
@@ -149,6 +172,20 @@ class Crew:
             self._peers.send(rank, Work(tasks))
         return self._handout.has_work(rank)
 
+    def _listen(self) -> list[tuple[int, Said]]:
+        """What other ranks said, and who is to be left, as they have said nothing for long."""
+        self._hearing.listen()
+        heard = self._peers.heard()
+        for rank, _ in heard:
+            self._hearing.hear(rank)
+        if self._hearing.is_beat():
+            for rank in self._hearing.silent():
+                self._peers.lose(rank)
+                heard.append((rank, Left(f"it has said nothing for {SILENCE_SECONDS:g} s")))
+            for rank in range(1, self._peers.size + 1):
+                self._peers.send(rank, Work(()))
+        return heard
+
     def _hear(self, rank: int, said: Said) -> None:
         """Raises EngineError."""
         if isinstance(said, Joined):
@@ -160,8 +197,11 @@ class Crew:
             self._join(rank, said.capacity)
         elif isinstance(said, Left):
             print(f"rank {rank} answers no more: {said.reason}", file=sys.stderr, flush=True)
+            self._hearing.forget(rank)
             if self._capacities.pop(rank, None) is not None:
                 self._handout.lose(rank)
+        elif isinstance(said, Failed):
+            raise RunFailed(said.reason)
         else:
             self._keep(rank, said)
 
@@ -194,18 +234,20 @@ class Crew:
                 continue
             content = self._lines.content(line)
             if content.strip():
-                yield look_at(content, line, self._terms)
+                yield self._reader.look_at(content, line)
             else:
                 answers.add(line.place, b"", Tally(), self._lines.mark)
 
 
 def follow(leader: Leader, worker: Asker, identity: Identity, machine: str) -> None:
-    """What another rank does until rank 0 says that it is over."""
+    """What another rank does until rank 0 says that it is over, or is lost."""
     leader.send(Joined(worker.capacity, identity, machine))
-    pause = Pause()
+    pause, hearing = Pause(), Hearing()
     while True:
+        hearing.listen()
         heard = leader.heard()
         for work in heard:
+            hearing.hear(LEADER)
             if work is None:
                 return
             worker.ask(work.tasks)
@@ -213,3 +255,7 @@ def follow(leader: Leader, worker: Asker, identity: Identity, machine: str) -> N
         if answered := worker.wait(pause.after(bool(heard))):
             pause.after(True)
             leader.send(tuple(answered))
+        if hearing.is_beat():
+            leader.send(())
+            if hearing.silent():
+                leader.lose()

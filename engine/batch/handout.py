@@ -30,6 +30,8 @@ class Handout:
         """Rank -> place -> line, in the order in which they were given."""
         self._holders: dict[int, list[int]] = {}
         """Place -> ranks that answer it."""
+        self._uncopied = 0
+        """Places that one rank answers."""
         self._returned: deque[Line] = deque()
         """Of ranks that were lost."""
 
@@ -42,11 +44,13 @@ class Handout:
         share = max(1, -(-self.unanswered() // len(self._given)))
         room = min(capacity, share) - len(mine)
         lines = list(islice(self._next(rank), max(0, room)))
-        if not lines and not mine:
+        if not lines and not mine and self._uncopied:
             lines = self._copies(rank, capacity)
         for line in lines:
             mine[line.place] = line
-            self._holders.setdefault(line.place, []).append(rank)
+            holders = self._holders.setdefault(line.place, [])
+            holders.append(rank)
+            self._uncopied += {1: 1, 2: -1}.get(len(holders), 0)
         return lines
 
     def answered(self, rank: int, place: int) -> list[int] | None:
@@ -54,6 +58,7 @@ class Handout:
         holders = self._holders.pop(place, None)
         if holders is None:
             return None
+        self._uncopied -= len(holders) == 1
         for holder in holders:
             del self._given[holder][place]
         return [holder for holder in holders if holder != rank]
@@ -62,6 +67,7 @@ class Handout:
         """A rank that answers no more: its questions go to others."""
         for place, line in self._given.pop(rank).items():
             self._holders[place].remove(rank)
+            self._uncopied += {0: -1, 1: 1}.get(len(self._holders[place]), 0)
             if not self._holders[place]:
                 del self._holders[place]
                 self._returned.append(line)

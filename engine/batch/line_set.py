@@ -18,6 +18,9 @@ class LineSet:
     def __contains__(self, place: int) -> bool:
         return place >> 3 < len(self._bits) and bool(self._bits[place >> 3] >> (place & 7) & 1)
 
+    def is_empty(self) -> bool:
+        return not any(self._bits)
+
     def add(self, place: int) -> None:
         if (missing := (place >> 3) + 1 - len(self._bits)) > 0:
             self._bits.extend(bytes(missing))

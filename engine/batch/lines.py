@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from engine.batch.journal import read_at
 from engine.errors import RequestError
@@ -33,8 +33,23 @@ class Mark:
     digest: str = ""
 
 
+class Source(Protocol):
+    """Questions, a line each, read once from their front."""
+
+    def read(self) -> Line | None:
+        """The next one; None at the end."""
+
+    def content(self, line: Line) -> bytes: ...
+
+    def mark(self) -> Mark:
+        """How far they are read now."""
+
+    def left(self) -> int:
+        """About how many are not read yet."""
+
+
 class Lines:
-    """An open file of questions."""
+    """A `Source`: an open file of questions."""
 
     def __init__(self, path: Path) -> None:
         """Raises RequestError."""

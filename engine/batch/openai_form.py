@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.batch.tally import Tally, tally_of
 from engine.batch.terms import BadLine, Reply, Terms, bad_line
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
@@ -18,10 +19,11 @@ METHOD, URL = "POST", "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class ChatLine:
-    """See `terms.Request`."""
+    """See `terms.LineRequest`."""
 
     question: Question
     pictures: tuple[str, ...]
+    clips: tuple[str, ...]
     name: str
     number: int
     completion: Completion
@@ -30,6 +32,9 @@ class ChatLine:
         completion = self.completion.whole(answer, pipeline)
         completion.sgl.seconds = {}  # of a question among others they say little, and they differ each time
         return _reply(self.name, self.number, 200, completion.model_dump())
+
+    def counted(self, answer: Answer) -> Tally:
+        return tally_of(answer)
 
     def failed(self, error: Exception) -> Reply:
         return _refused(self.name, self.number, refusal_of(error))
@@ -44,7 +49,7 @@ def read_openai(value: dict[str, Any], number: int, terms: Terms) -> ChatLine:
         raise bad_line(number, f"member {unknown[0]!r} is unknown; there are {', '.join(MEMBERS)}", name)
     if value.get("method") != METHOD or value.get("url") != URL:
         raise bad_line(number, f"method and url are not {METHOD} and {URL}, which alone are answered; give them", name)
-    limits = Limits(terms.default, terms.max_pictures, terms.timeout, terms.image_hosts)
+    limits = Limits(terms.default, terms.max_pictures, terms.timeout, terms.image_hosts, terms.max_clips)
     try:
         request, asked = read_chat(value.get("body"), terms.model, limits)
         if request.stream:
@@ -60,7 +65,7 @@ def read_openai(value: dict[str, Any], number: int, terms: Terms) -> ChatLine:
         f"chatcmpl-{number}",
         terms.started,
     )
-    return ChatLine(asked.question, asked.urls, name, number, completion)
+    return ChatLine(asked.question, asked.urls, asked.clip_urls, name, number, completion)
 
 
 def _refused(name: str, number: int, refusal: Refusal) -> Reply:

@@ -27,20 +27,21 @@ class Rate:
 
 
 @contextmanager
-def batch_progress(quiet: bool, rate: Rate) -> Iterator[OnProgress]:
+def batch_progress(quiet: bool, rate: Rate, label: str = "") -> Iterator[OnProgress]:
     """A function that shows, on stderr, how much is answered, how fast, and how."""
     if quiet:
         yield lambda tally, lines: None
         return
     if not sys.stderr.isatty():
-        yield _lines(rate)
+        yield _lines(rate, label)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+    said = TextColumn("{task.fields[said]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), said, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
-        task = progress.add_task("", total=None, said="")
+        task = progress.add_task(label, total=None, said="")
         shown = 0.0
 
         def show(tally: Tally, lines: int) -> None:
@@ -52,7 +53,7 @@ def batch_progress(quiet: bool, rate: Rate) -> Iterator[OnProgress]:
         yield show
 
 
-def _lines(rate: Rate) -> OnProgress:
+def _lines(rate: Rate, label: str) -> OnProgress:
     shown = time.monotonic()
 
     def show(tally: Tally, lines: int) -> None:
@@ -61,7 +62,8 @@ def _lines(rate: Rate) -> OnProgress:
             return
         shown, speed = time.monotonic(), rate(tally)
         left = f", {(lines - tally.lines()) / speed:.0f} s left" if speed else ""
-        print(f"{tally.lines()} of {lines} lines, {describe(tally, speed)}{left}", file=sys.stderr, flush=True)
+        about = f"{label}: " if label else ""
+        print(f"{about}{tally.lines()} of {lines} lines, {describe(tally, speed)}{left}", file=sys.stderr, flush=True)
 
     return show
 
@@ -73,6 +75,8 @@ def describe(tally: Tally, speed: float) -> str:
         parts.append(f"early exits {exits:.0%}")
     if (kept := tally.retention()) is not None:
         parts.append(f"tokens kept {kept:.0%}")
+    if (grade := tally.mean_grade()) is not None:
+        parts.append(f"score {grade:.1%}")
     if tally.errors:
         parts.append(f"errors {tally.errors}")
     return " · ".join(parts)

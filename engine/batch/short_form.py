@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from engine.batch.tally import Tally, tally_of
 from engine.batch.terms import Reply, Report, Terms, bad_line
 from engine.errors import EngineError, ImageError, QuestionTimedOut, RequestError
 from engine.options import all_over, read_given, refuse_unread
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.serve.spelled import spell
 
-OWN = ("id", "image", "images", "question", "system", "timeout")
+OWN = ("id", "image", "images", "video", "videos", "question", "system", "timeout")
 CODES: tuple[tuple[type[Exception], str], ...] = (
     (ImageError, "invalid_image"),
     (RequestError, "invalid_request"),
@@ -20,17 +22,22 @@ CODES: tuple[tuple[type[Exception], str], ...] = (
 
 @dataclass(frozen=True)
 class ShortRequest:
-    """See `terms.Request`. name: the line's own, or its number."""
+    """See `terms.LineRequest`. name: the line's own, or its number."""
 
     question: Question
     pictures: tuple[str, ...]
+    clips: tuple[str, ...]
     name: str | int
     number: int
     report: Report
 
     def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply:
         assert self.question.exit is not None
-        return {"id": self.name} | self.report(answer, self.question.exit)
+        tokens = {"tokens": spell(answer, pipeline)} if any(answer.top) else {}
+        return {"id": self.name} | self.report(answer, self.question.exit) | tokens
+
+    def counted(self, answer: Answer) -> Tally:
+        return tally_of(answer)
 
     def failed(self, error: Exception) -> Reply:
         code = next((code for kind, code in CODES if isinstance(error, kind)), "failed")
@@ -49,21 +56,24 @@ def read_short(value: dict[str, Any], number: int, terms: Terms) -> ShortRequest
             raise RequestError("id is neither a text nor a whole number; give one")
         if not isinstance(value.get("question"), str):
             raise RequestError("there is no question, a text; ask something")
-        return ShortRequest(_question(value, terms), _pictures(value, terms.max_pictures), name, number, terms.report)
+        pictures = _media(value, "image", "pictures", terms.max_pictures)
+        clips = _media(value, "video", "clips", terms.max_clips)
+        return ShortRequest(_question(value, terms), pictures, clips, name, number, terms.report)
     except EngineError as error:
         raise bad_line(number, str(error), name) from None
 
 
-def _pictures(value: dict[str, Any], most: int) -> tuple[str, ...]:
-    """Raises RequestError."""
-    if "image" in value and "images" in value:
-        raise RequestError("image and images are both given; leave one of them out")
-    images = [value["image"]] if "image" in value else value.get("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise RequestError("image is no text, or images no list of texts; give paths or URLs")
-    if len(images) > most:
-        raise RequestError(f"images has {len(images)} pictures, and at most {most} are taken; name fewer")
-    return tuple(images)
+def _media(value: dict[str, Any], one: str, what: str, most: int) -> tuple[str, ...]:
+    """one: the member that names one; another names several. what: they are. Raises RequestError."""
+    several = f"{one}s"
+    if one in value and several in value:
+        raise RequestError(f"{one} and {several} are both given; leave one of them out")
+    named = [value[one]] if one in value else value.get(several, [])
+    if not isinstance(named, list) or not all(isinstance(text, str) for text in named):
+        raise RequestError(f"{one} is no text, or {several} no list of texts; give paths or URLs")
+    if len(named) > most:
+        raise RequestError(f"{several} has {len(named)} {what}, and at most {most} are taken; name fewer")
+    return tuple(named)
 
 
 def _question(value: dict[str, Any], terms: Terms) -> Question:
@@ -83,4 +93,5 @@ def _question(value: dict[str, Any], terms: Terms) -> Question:
         system=value.get("system"),
         timeout=timeout,
         picture=config.picture,
+        video=config.video,
     )

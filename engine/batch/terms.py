@@ -1,11 +1,14 @@
-"""What lines are read under, what a line is once it is read, and what one that asks nothing is answered."""
+"""What lines are read by and under, what a line is once it is read, and what one that asks nothing is answered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from engine.batch.lines import Line
+from engine.batch.tally import Tally
 from engine.config import ExitConfig
+from engine.errors import EngineError
 from engine.options import QuestionConfig
 from engine.runtime.answer import Answer
 from engine.runtime.image_url import NO_HOST, Hosts
@@ -27,28 +30,60 @@ class Terms:
     default: QuestionConfig = field(default_factory=QuestionConfig)
     """Of lines that say nothing else."""
     image_hosts: Hosts = NO_HOST
-    """From which http(s) pictures are fetched."""
+    """From which http(s) pictures and clips are fetched."""
     max_pictures: int = 16
     timeout: float | None = None
     """Seconds for a question that names no others; None is no end."""
     started: int = 0
     """When the run began, in seconds since 1970."""
+    max_clips: int = 4
 
 
 class Request(Protocol):
     """A line, read."""
 
+    def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply: ...
+
+    def counted(self, answer: Answer) -> Tally: ...
+
+    def failed(self, error: Exception) -> Reply:
+        """Raises RunFailed where one that fails ends all."""
+
+
+class LineRequest(Request, Protocol):
+    """Of a file's line."""
+
     @property
     def question(self) -> Question:
-        """Without its pictures."""
+        """Without its pictures and clips."""
 
     @property
     def pictures(self) -> tuple[str, ...]:
         """Paths and URLs."""
 
-    def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply: ...
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Paths and URLs."""
 
-    def failed(self, error: Exception) -> Reply: ...
+
+Read = TypeVar("Read", bound=Request)
+
+
+class Reader(Protocol[Read]):
+    """Makes questions of lines; every rank has one."""
+
+    def look_at(self, content: bytes, line: Line) -> Line:
+        """With the picture that it is about. Raises EngineError where no such line can be read."""
+
+    def read(self, content: bytes, number: int) -> Read:
+        """number: of the line, from 1. Raises BadLine, and RunFailed."""
+
+    def question(self, request: Read) -> Question:
+        """With its pictures. Raises EngineError."""
+
+
+class RunFailed(EngineError):
+    """What ends a run, on whatever rank it is found."""
 
 
 class BadLine(Exception):

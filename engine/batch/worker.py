@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from engine.batch.request import read_line, with_pictures
 from engine.batch.tally import Tally
-from engine.batch.terms import BadLine, Reply, Request, Terms
+from engine.batch.terms import BadLine, Reader, Reply, Request
 from engine.errors import EngineError, QuestionTimedOut, RequestError
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
-from engine.runtime.ticket import Ticket
+from engine.runtime.ticket import Ticket, ended
 
 FINAL = RequestError | QuestionTimedOut
 """What a question fails with again when it is asked again; ranks, hosts of pictures and decoders may only have died."""
@@ -65,9 +64,9 @@ class _Ended(NamedTuple):
 class Worker:
     """An `Asker` over a pipeline; a context manager."""
 
-    def __init__(self, pipeline: SglPipeline, terms: Terms, max_running: int) -> None:
-        self.capacity = 2 * max_running
-        self._pipeline, self._terms = pipeline, terms
+    def __init__(self, pipeline: SglPipeline, reader: Reader[Any]) -> None:
+        self.capacity = pipeline.at_once
+        self._pipeline, self._reader = pipeline, reader
         self._pool = ThreadPoolExecutor(READERS, "sgl-lines")
         self._news: queue.SimpleQueue[_Ended | Answered | BaseException] = queue.SimpleQueue()
         self._changing = threading.Lock()
@@ -111,7 +110,7 @@ class Worker:
 
     def _start(self, task: Task) -> None:
         try:
-            request = read_line(task.content, task.place + 1, self._terms)
+            request = self._reader.read(task.content, task.place + 1)
             ticket = self._submit(request)
             with self._changing:
                 is_wanted = task.place in self._asked
@@ -127,13 +126,12 @@ class Worker:
             self._news.put(error)
 
     def _submit(self, request: Request) -> Ticket:
-        """What is wrong with the question at once is its outcome."""
+        """Once there is room; what is wrong with its pictures is its outcome."""
         try:
-            return self._pipeline.submit(with_pictures(request, self._terms))
+            question = self._reader.question(request)
         except EngineError as error:
-            ticket = Ticket(lambda: None)
-            ticket.put(error)
-            return ticket
+            return ended(error)
+        return self._pipeline.ask(question)
 
     def _look(self, asked: _Ended) -> None:
         if asked.ticket.done():
@@ -155,7 +153,10 @@ class Worker:
             return []
         self._forget(task.place)
         if isinstance(outcome, Answer):
-            return [_answered(task.place, request.answered(outcome, self._pipeline), tally_of(outcome))]
+            try:
+                return [_answered(task.place, request.answered(outcome, self._pipeline), request.counted(outcome))]
+            except ValueError as error:  # a number in it is none
+                outcome = EngineError(f"its answer cannot be written ({error})")
         return [_answered(task.place, request.failed(outcome), Tally(errors=1))]
 
     def _forget(self, place: int) -> bool:
@@ -165,16 +166,6 @@ class Worker:
             self._asked.pop(place, None)
         self._failed.discard(place)
         return was_asked
-
-
-def tally_of(answer: Answer) -> Tally:
-    return Tally(
-        answers=1,
-        exits=int(answer.early_exit),
-        visual_tokens=answer.visual_tokens,
-        kept=answer.num_kept(),
-        generated=len(answer.token_ids),
-    )
 
 
 def _answered(place: int, reply: Reply, tally: Tally) -> Answered:

@@ -112,7 +112,7 @@ def role_components(build: BuildConfig, role: Role, compiler: Compiler) -> Itera
         return component_key(part, source, versions, role.fingerprint, role.config, *inputs)
 
     def build_tokenizer(out: Path, on_progress: Callable[[float], None]) -> None:
-        tokenizer.write_tokenizer(role.checkpoint.directory, out)
+        tokenizer.write_tokenizer(role.checkpoint.directory, out, role.config.prompt.added)
 
     def build_vision(out: Path, on_progress: Callable[[float], None]) -> None:
         compiler.write(vision_engine(build, role, lowering), out, "vision", on_progress)

@@ -34,7 +34,10 @@ class Tokens:
     shared_inputs: Sequence[ir.Value]
     """Of the attention, `Lowering.shared_inputs`."""
     wanted: ir.Value | None
-    """[B,R], the rows that go on behind this layer's attention; None is all."""
+    """[B,R], the rows that go on behind this layer's attention, as others serve its keys, values and scores only; None
+    is all."""
+    residual: ir.Value
+    """The hidden states of those that go on."""
 
 
 class Embedding(nn.Module):
@@ -131,7 +134,7 @@ class DecoderLayer(nn.Module):
         self, op: Any, tokens: Tokens, past: Sequence[ir.Value], score_inputs: Sequence[ir.Value]
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
         attended, others = self.self_attn(op, tokens, self.input_layernorm(op, tokens.hidden), past, score_inputs)
-        hidden = op.Add(take(op, tokens.hidden, tokens.wanted), attended)
+        hidden = op.Add(tokens.residual, attended)
         return op.Add(hidden, self.mlp(op, self.post_attention_layernorm(op, hidden))), others
 
 
@@ -142,16 +145,18 @@ def per_head(op: Any, x: ir.Value, norm: RMSNorm) -> ir.Value:
 
 
 def take(op: Any, x: ir.Value, rows: ir.Value | None) -> ir.Value:
-    """[B,S,C], [B,R] -> [B,R,C]; x itself without rows."""
+    """[B,S,C], [B,R] -> [B,R,C]; x itself where no rows are named."""
     return x if rows is None else op.GatherND(x, op.Unsqueeze(rows, [-1]), batch_dims=1)
 
 
-def prune(op: Any, function: ir.Function, rows: Sequence[ir.Value], keep_index: ir.Value) -> Sequence[ir.Value]:
+def prune(
+    op: Any, function: ir.Function, rows: tuple[ir.Value, ir.Value, ir.Value], keep_index: ir.Value
+) -> tuple[ir.Value, ir.Value, ir.Value]:
     """[B,S,N] each, [B,S'] -> [B,S',N] each."""
-    kept = op.call(function, *rows, keep_index)
-    for value, before in zip(kept, rows, strict=True):
+    hidden, cos, sin = op.call(function, *rows, keep_index)
+    for value, before in zip((hidden, cos, sin), rows, strict=True):
         shaped(value, [*dims(keep_index), dims(before)[-1]], before)
-    return kept
+    return hidden, cos, sin
 
 
 class Decoder(nn.Module):
@@ -175,7 +180,8 @@ class Decoder(nn.Module):
     def forward(self, op: Any, inputs: dict[str, ir.Value]) -> tuple[ir.Value, dict[str, ir.Value]]:
         """-> [B,R,C] hidden states of the wanted rows, and the other outputs by name.
 
-        The last layer's other rows serve its keys, values and scores only: they end with its attention.
+        Rows that a prune point drops, and those that are not wanted, end with the attention of the layer before it, and
+        of the last one: no later layer reads more of them than their keys and values there.
         """
         shared_inputs: dict[int, Sequence[ir.Value]] = {}
         score_inputs: dict[int, list[ir.Value]] = {}
@@ -185,17 +191,23 @@ class Decoder(nn.Module):
         scored = []
         for index, layer in enumerate(self.layers):
             segment = segment_of(index, self.prune_layers)
-            if index in self.prune_layers:
-                hidden, cos, sin = prune(op, self.function, (hidden, cos, sin), inputs[names.keep_index(segment)])
-            wanted = inputs[names.LOGIT_INDEX] if index == len(self.layers) - 1 else None
+            wanted, going_on = None, (hidden, cos, sin)
+            if index + 1 in self.prune_layers:
+                wanted = inputs[names.keep_index(segment + 1)]
+                going_on = prune(op, self.function, going_on, wanted)
+            elif index == len(self.layers) - 1:
+                wanted = inputs[names.LOGIT_INDEX]
+                going_on = take(op, hidden, wanted), cos, sin
             past = [inputs[name] for name in names.past_kv(index)]
             lengths = inputs[names.past_length(segment)], inputs[names.kv_length(segment)]
             if segment not in shared_inputs and self.shared_inputs is not None:
                 shared_inputs[segment] = self.shared_inputs(op, hidden, lengths[0])
-            tokens = Tokens(hidden, cos, sin, *lengths, shared_inputs.get(segment, ()), wanted)
+            shared = shared_inputs.get(segment, ())
+            tokens = Tokens(hidden, cos, sin, *lengths, shared, wanted, residual=going_on[0])
             if segment not in score_inputs:
                 score_inputs[segment] = self.score_inputs(op, inputs, tokens, past[0])
             hidden, (present_key, present_value, *scores) = layer(op, tokens, past, score_inputs[segment])
+            cos, sin = going_on[1:]
             outputs.update(zip(names.present_kv(index), (present_key, present_value), strict=True))
             scored += scores
         match self.scoring:

@@ -1,10 +1,14 @@
-"""Matrices to int8: the two storage forms, how their error is measured, and which one a matrix gets."""
+"""Matrices to int8 and int4: their forms, how their error is measured, and which one a matrix gets."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+
+from engine.build.columns import column_parts
+from engine.build.weight_only import block_scales, divide
+from engine.target import Precision
 
 BLOCK = 64
 """Inputs that share a scale in `MatrixKernel.PER_BLOCK`; a last, shorter block is filled with zeros.
@@ -13,9 +17,15 @@ No more than 64: from 128 on, MatMulNBits on AVX-512 adds up a row in another or
 """
 ZERO_POINT = 128
 """Of `MatrixKernel.PER_BLOCK`, whose numbers are unsigned."""
+INT4_BLOCK = 32
+"""Inputs that share a scale in `MatrixKernel.INT4`; filled up likewise.
+
+No more than 32: from 64 on, MatMulNBits of 4 bits adds up a row in another order when it stands alone at the end of an
+odd number of rows.
+"""
+INT4_ZERO_POINT = 8
 LEVELS = 127
 """Symmetric: -127..127 times a scale."""
-COLUMNS_AT_ONCE = 1024
 DECIMALS = 6
 
 
@@ -25,6 +35,8 @@ class MatrixKernel(StrEnum):
     Every kernel computes a row from that row alone, to the last bit: no request changes the answer of another.
     """
 
+    INT4 = "int4"
+    """One scale for `INT4_BLOCK` weights of a column in 4 bits, one for as many activations of a row."""
     PER_ROW = "per_row"
     """One scale for a column of weights, one for a row of activations: an outlier costs its own row digits."""
     PER_BLOCK = "per_block"
@@ -33,16 +45,20 @@ class MatrixKernel(StrEnum):
 
 
 MAX_ERROR = {MatrixKernel.PER_ROW: 0.02, MatrixKernel.PER_BLOCK: 0.05}
-"""Relative errors of a matrix's output that are accepted, in the order of `MatrixKernel`.
+"""Relative errors of a matrix's output that are accepted of int8, in the order of `MatrixKernel`.
 
 Bell-shaped weights and activations give either kernel about 0.01; PER_ROW is refused once outliers double that. Past
 0.05 (a cosine of 0.9987) one matrix alone would cost the model the 0.999 that its last logits shall keep.
 """
+MAX_ERROR_INT4 = {MatrixKernel.INT4: 0.13} | MAX_ERROR
+"""Of int4. Bell-shaped weights give about 0.08; a matrix with outliers is int8."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix [K,N]: PER_ROW int8 [K,N], float32 [N]; PER_BLOCK uint8 [N,blocks,BLOCK], float32 [N,blocks]."""
+    """A matrix [K,N]: PER_ROW int8 [K,N], float32 [N]; PER_BLOCK uint8 [N,blocks,BLOCK], float32 [N,blocks]; INT4 uint8
+    [N,blocks,INT4_BLOCK/2], of two numbers each, and float32 [N,blocks].
+    """
 
     data: np.ndarray
     scale: np.ndarray
@@ -79,7 +95,7 @@ class QuantizationReport:
 
 
 def pack(kernel: MatrixKernel, matrix: np.ndarray) -> Packed:
-    """float32 [K,N] -> the same as an int8 kernel wants it."""
+    """float32 [K,N] -> the same as a kernel wants it."""
     inputs, outputs = matrix.shape
     if kernel is MatrixKernel.PER_ROW:
         packed = Packed(np.empty((inputs, outputs), np.int8), np.empty(outputs, np.float32))
@@ -87,14 +103,22 @@ def pack(kernel: MatrixKernel, matrix: np.ndarray) -> Packed:
             numbers, packed.scale[part] = _symmetric(matrix[:, part], axis=0)
             packed.data[:, part] = numbers
         return packed
-    assert kernel is MatrixKernel.PER_BLOCK
-    blocks = -(-inputs // BLOCK)
-    packed = Packed(np.empty((outputs, blocks, BLOCK), np.uint8), np.empty((outputs, blocks), np.float32))
+    is_int4 = kernel is MatrixKernel.INT4
+    block = INT4_BLOCK if is_int4 else BLOCK
+    blocks = -(-inputs // block)
+    stored = block // 2 if is_int4 else block
+    packed = Packed(np.empty((outputs, blocks, stored), np.uint8), np.empty((outputs, blocks), np.float32))
     for part in column_parts(outputs):
-        columns = np.zeros((len(packed.scale[part]), blocks * BLOCK), np.float32)
+        columns = np.zeros((len(packed.scale[part]), blocks * block), np.float32)
         columns[:, :inputs] = matrix[:, part].T
-        numbers, packed.scale[part] = _symmetric(columns.reshape(-1, blocks, BLOCK), axis=2)
-        packed.data[part] = numbers + ZERO_POINT
+        columns = columns.reshape(-1, blocks, block)
+        if is_int4:
+            numbers, packed.scale[part] = _least_error(columns)
+            unsigned = (numbers + INT4_ZERO_POINT).astype(np.uint8)
+            packed.data[part] = unsigned[..., ::2] | unsigned[..., 1::2] << 4
+        else:
+            numbers, packed.scale[part] = _symmetric(columns, axis=2)
+            packed.data[part] = numbers + ZERO_POINT
     return packed
 
 
@@ -113,9 +137,9 @@ def fidelity(actual: np.ndarray, expected: np.ndarray) -> Fidelity:
     return Fidelity(round(float(cosine), DECIMALS), round(float(error), DECIMALS))
 
 
-def choose(measured: dict[MatrixKernel, Fidelity]) -> MatrixKernel:
-    """The fastest kernel whose error is accepted, else float32."""
-    for kernel, limit in MAX_ERROR.items():
+def choose(measured: Mapping[MatrixKernel, Fidelity], most: Mapping[MatrixKernel, float] = MAX_ERROR) -> MatrixKernel:
+    """The fastest kernel whose error is accepted, else float32. most: errors that are, the fastest kernel first."""
+    for kernel, limit in most.items():
         if measured[kernel].relative_error <= limit:
             return kernel
     return MatrixKernel.FLOAT32
@@ -126,14 +150,16 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.multiply(a, b).sum(axis=1, dtype=np.float64)
 
 
-def column_parts(outputs: int) -> Iterator[slice]:
-    """Columns that are worked on at once, so that temporaries stay a small part of a matrix."""
-    for start in range(0, outputs, COLUMNS_AT_ONCE):
-        yield slice(start, start + COLUMNS_AT_ONCE)
-
-
 def _symmetric(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole numbers -127..127 as float32, and the scale along `axis` that turns them back."""
     scale = np.abs(values).max(axis=axis) / np.float32(LEVELS)
     divisor = np.where(scale > 0, scale, np.float32(1))
     return np.rint(values / np.expand_dims(divisor, axis)), divisor
+
+
+def _least_error(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[N,blocks,block] -> whole numbers -8..7 as float32, and the scales [N,blocks], by least squared error."""
+    turned = np.ascontiguousarray(blocks.transpose(1, 2, 0))
+    scale = block_scales(turned, Precision.INT4, np.dtype(np.float32))
+    numbers = np.rint(divide(turned, scale[:, None], Precision.INT4))
+    return numbers.transpose(2, 0, 1), scale.T

@@ -116,7 +116,7 @@ def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[Mod
 
     Raises CheckpointError.
     """
-    tokenizer = read_tokenizer(directory)
+    tokenizer = read_tokenizer(directory, config.prompt.added)
     prompt = family.render_prompt(config, "", ())
     check_tokenizer(tokenizer, directory, config.language.vocab_size, prompt.image_token)
     added, ids = tokenizer.get_added_tokens_decoder(), family.end_ids(directory)

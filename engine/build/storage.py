@@ -1,6 +1,6 @@
 """How many bits a number takes in an engine, by target and precision: what plans go by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ml_dtypes  # noqa: F401 (NumPy then knows bfloat16)
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from engine.build.weight_only import BLOCKS
 from engine.target import Precision, Target
 
+HEAD = "lm_head.weight"
+"""Turns what a model knows into words: never less than INT8."""
 BITS: dict[Precision, float] = {
     Precision.FP32: 32,
     Precision.BF16: 16,
@@ -24,13 +26,19 @@ BITS: dict[Precision, float] = {
 class Storage:
     """Bits per number. matrix, head, other: of a matrix's weight, of the head's, of any other parameter.
 
-    activation: of float activations and of the KV cache.
+    activation: of float activations and of the KV cache. vision: of a matrix's weight in a vision encoder, where it is
+    another.
     """
 
     matrix: float
     head: float
     other: int
     activation: int
+    vision: float | None = None
+
+    def of_vision(self) -> "Storage":
+        """Of a vision encoder's engine."""
+        return self if self.vision is None else replace(self, matrix=self.vision)
 
 
 def activation_bits(target: Target, precision: Precision) -> int:

@@ -15,7 +15,7 @@ equal score the lower id is joined first, not the leftmost.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken as SpecialToken
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
@@ -47,13 +48,22 @@ QWEN2_CLASSES = ("Qwen2Tokenizer",)
 QWEN2_NAMED = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>")
 
 
-def write_tokenizer(checkpoint: Path, out: Path) -> None:
+def write_tokenizer(checkpoint: Path, out: Path, added: Sequence[str] = ()) -> None:
     """Writes `out/tokenizer.json` from the tokenizer files of a checkpoint directory. Raises CheckpointError."""
-    read_tokenizer(checkpoint).save(str(out / FILE), pretty=False)
+    read_tokenizer(checkpoint, added).save(str(out / FILE), pretty=False)
 
 
-def read_tokenizer(checkpoint: Path) -> Tokenizer:
-    """Of the tokenizer files of a checkpoint directory. Raises CheckpointError."""
+def read_tokenizer(checkpoint: Path, added: Sequence[str] = ()) -> Tokenizer:
+    """Of the tokenizer files of a checkpoint directory. added: special tokens that get the next ids, if they have none.
+
+    Raises CheckpointError.
+    """
+    tokenizer = _read_files(checkpoint)
+    tokenizer.add_special_tokens([SpecialToken(token, normalized=False) for token in added])
+    return tokenizer
+
+
+def _read_files(checkpoint: Path) -> Tokenizer:
     files = read_tokenizer_files(checkpoint)
     name = files.class_name
     model, vocab, merges = (checkpoint / file for file in ("tokenizer.model", "vocab.json", "merges.txt"))

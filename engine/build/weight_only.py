@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from engine.build.quantize import column_parts
+from engine.build.columns import column_parts
 from engine.target import Precision
 
 BLOCKS = (128, 64, 32)
@@ -51,7 +51,7 @@ def quantize(matrix: np.ndarray, precision: Precision, dtype: np.dtype) -> Quant
         most = max(np.abs(matrix[:, part]).max() for part in column_parts(outputs))
         scale = _scale(most, precision, dtype)
         for part in column_parts(outputs):
-            data[:, part] = _divide(matrix[:, part], scale, precision)
+            data[:, part] = divide(matrix[:, part], scale, precision)
         return Quantized(data, scale, axis=0)
     block = inputs
     if precision is Precision.INT4:
@@ -61,15 +61,15 @@ def quantize(matrix: np.ndarray, precision: Precision, dtype: np.dtype) -> Quant
     scales = np.empty((inputs // block, outputs), dtype)
     for part in column_parts(outputs):
         blocks = matrix[:, part].reshape(len(scales), block, -1)
-        scales[:, part] = _block_scales(blocks, precision, dtype)
-        numbers = np.rint(_divide(blocks, scales[:, None, part], precision))
+        scales[:, part] = block_scales(blocks, precision, dtype)
+        numbers = np.rint(divide(blocks, scales[:, None, part], precision))
         data[:, part] = numbers.reshape(inputs, -1)
     if precision is Precision.INT8:
         return Quantized(data, scales[0], axis=1)
     return Quantized(data, scales, axis=0, block=block)
 
 
-def _block_scales(blocks: np.ndarray, precision: Precision, dtype: np.dtype) -> np.ndarray:
+def block_scales(blocks: np.ndarray, precision: Precision, dtype: np.dtype) -> np.ndarray:
     """[K/block,block,N] -> [K/block,N]"""
     most = np.abs(blocks).max(axis=1)
     best = _scale(most, precision, dtype)
@@ -85,14 +85,14 @@ def _block_scales(blocks: np.ndarray, precision: Precision, dtype: np.dtype) -> 
 
 def _squared_error(blocks: np.ndarray, scale: np.ndarray, precision: Precision) -> np.ndarray:
     """[K/block,block,N], [K/block,N] -> [K/block,N]: of a block, once it is turned back."""
-    error = _divide(blocks, scale[:, None], precision)
+    error = divide(blocks, scale[:, None], precision)
     np.rint(error, out=error)
     error *= scale[:, None].astype(np.float32)
     error -= blocks
     return np.square(error, out=error).sum(axis=1)
 
 
-def _divide(values: np.ndarray, scale: np.ndarray, precision: Precision) -> np.ndarray:
+def divide(values: np.ndarray, scale: np.ndarray, precision: Precision) -> np.ndarray:
     """What is stored, before it is rounded."""
     numbers = values / scale.astype(np.float32)
     return np.clip(numbers, LEAST[precision], LARGEST[precision], out=numbers)

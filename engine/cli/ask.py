@@ -11,15 +11,18 @@ from types import ModuleType
 from engine.cli.command_line import add_running_arguments, printable, read_device, run_command
 from engine.cli.describe import describe, to_json
 from engine.cli.question_options import add_group, read_options
-from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig
-from engine.errors import EngineError, RequestError
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, VideoConfig
+from engine.errors import EngineError, RequestError, Setting
 from engine.families import Turn
 from engine.options import QuestionConfig, all_over, refuse_unread
 from engine.runtime.answer import Answer
+from engine.runtime.clips import ClipSource, read_clip_source
 from engine.runtime.images import ImageSource, read_source
+from engine.runtime.images.source import STDIN
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import OnText
 from engine.runtime.tensor_parallel import Ranks, started_by_mpiexec
+from engine.serve.spelled import spell
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -27,7 +30,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of a question. What is not given comes from the engine directory, or is SamplingConfig's default."""
     parser.add_argument("engine", type=Path, metavar="ENGINE_DIR")
-    parser.add_argument("question", help="<image> in it marks where a picture goes; else pictures go first")
+    parser.add_argument(
+        "question", help="<image> and <video> in it mark where they go; else pictures go first, then clips"
+    )
     add = parser.add_argument
     add("--picture", type=Path, metavar="OUT.png", help="draw which visual tokens were kept, and their importance")
     add("--no-stream", action="store_true", help="print the text when it is complete")
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every question has but its text: pictures, where it runs, and the table of options."""
+    """What every question has but its text: pictures and clips, where it runs, and the table of options."""
     add_running_arguments(parser)
     add = add_group(parser, PictureConfig).add_argument
     add(
@@ -46,7 +51,14 @@ def add_asking_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a picture: a file, - for standard input, or a URL; give it again for more",
     )
-    add("--allow-image-urls", action="store_true", help="fetch pictures over http and https, from public addresses")
+    add("--allow-image-urls", action="store_true", help="fetch both over http and https, from public addresses")
+    add_group(parser, VideoConfig).add_argument(
+        "--video",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a clip: a file, - for standard input, or a URL; give it again for more",
+    )
     for config in (GuidanceConfig, ExitConfig, SamplingConfig):
         add_group(parser, config)
 
@@ -81,16 +93,25 @@ class Opened:
 
     pipeline: SglPipeline
     images: tuple[ImageSource, ...]
+    videos: tuple[ClipSource, ...]
     config: QuestionConfig
 
     def answer(self, question: str, on_text: OnText | None, history: Sequence[Turn] = ()) -> Answer:
-        return self.pipeline.answer(self.images, question, on_text=on_text, history=history, **vars(self.config))
+        settings = vars(self.config)
+        return self.pipeline.answer(
+            self.images, question, on_text=on_text, history=history, videos=self.videos, **settings
+        )
 
 
 def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:
     """As `add_asking_arguments` asks for it. Raises EngineError."""
     given = read_options(arguments)
+    if given.get("top_logprobs") and not getattr(arguments, "json", False):
+        raise RequestError(Setting("top_logprobs"), " is told by sgl ask --json only; ask so, or leave it out")
+    if [*arguments.image, *arguments.video].count(STDIN) > 1:
+        raise RequestError(f"{STDIN} is given more than once, and standard input comes once; name files")
     images = tuple(read_source(text, arguments.allow_image_urls) for text in arguments.image)
+    videos = tuple(read_clip_source(text, arguments.allow_image_urls) for text in arguments.video)
     # The large model loads when the small one was not sure, so that an early exit does not wait for it.
     pipeline = SglPipeline.load(
         arguments.engine, arguments.threads, preload=False, ranks=ranks, device=read_device(arguments)
@@ -98,12 +119,12 @@ def open_engine(arguments: argparse.Namespace, ranks: Ranks | None) -> Opened:
     manifest = pipeline.manifest
     config = all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit), given)
     refuse_unread(given, config)
-    return Opened(pipeline, images, config)
+    return Opened(pipeline, images, videos, config)
 
 
 def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
     """Ask, and print the answer. Raises EngineError."""
-    check_picture(arguments.picture, arguments.image)
+    check_picture(arguments.picture, [*arguments.image, *arguments.video])
     engine = open_engine(arguments, ranks)
     with engine.pipeline:
         streams = not (arguments.json or arguments.no_stream)
@@ -127,9 +148,10 @@ def ask(arguments: argparse.Namespace, ranks: Ranks | None) -> None:
         if arguments.picture is not None:
             from engine.cli.draw_pruning import draw_answer, save
 
-            save(draw_answer(engine.images, answer, picture), arguments.picture)
+            save(draw_answer(engine.images, answer, picture, engine.videos), arguments.picture)
         if arguments.json:
-            print(json.dumps(to_json(answer, exit, arguments.picture), ensure_ascii=False, allow_nan=False))
+            tokens = spell(answer, engine.pipeline) if any(answer.top) else None
+            print(json.dumps(to_json(answer, exit, arguments.picture, tokens), ensure_ascii=False, allow_nan=False))
         else:
             print(describe(answer, exit, arguments.picture))
 
@@ -139,12 +161,15 @@ def check_picture(path: Path | None, images: Sequence[str]) -> None:
     if path is None:
         return
     if not images:
-        raise RequestError(f"--picture {path} shows what was kept of pictures, and there is none; give an --image")
+        raise RequestError(
+            f"--picture {path} shows what was kept of pictures and clips, and there is none; give an --image or "
+            "a --video"
+        )
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise RequestError(f"--picture {path} ends in none of {', '.join(PICTURE_SUFFIXES)}; rename it")
     if path.is_dir():
         raise RequestError(f"--picture {path} is a directory; give the name of a file")
     if any(path.exists() and Path(image).exists() and path.samefile(image) for image in images):
-        raise RequestError(f"--picture {path} is a picture that is asked about; give the name of another file")
+        raise RequestError(f"--picture {path} is asked about itself; give the name of another file")
     if not path.parent.is_dir():
         raise RequestError(f"--picture {path} lies in a directory that does not exist; create {path.parent} first")

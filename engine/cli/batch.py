@@ -5,46 +5,33 @@ A run that was interrupted, or killed, continues where it stopped. Started by mp
 
 import argparse
 import json
-import socket
-import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.batch.answers import Answers, opened
-from engine.batch.crew import Alone, Crew, Left, follow
+from engine.batch.crew import Crew, Peers
 from engine.batch.lines import Lines
 from engine.batch.progress import Rate, batch_progress, describe
+from engine.batch.request import LineReader
 from engine.batch.share import Machine
 from engine.batch.terms import Terms
-from engine.batch.worker import Worker
-from engine.cli.ask import import_mpi
-from engine.cli.command_line import (
-    add_running_arguments,
-    add_serving_arguments,
-    positive,
-    read_device,
-    run_command,
-)
+from engine.cli.command_line import add_running_arguments, add_serving_arguments, positive, run_command
 from engine.cli.describe import to_json
 from engine.cli.question_options import add_request_defaults, read_options
+from engine.cli.ranks import on_ranks, open_worker
 from engine.cli.serve import EVERY, check_timeout, read_hosts
-from engine.config import ExitConfig, ServingConfig
+from engine.config import ExitConfig
 from engine.engine_directory import CONVERTER, read_manifest
-from engine.errors import EngineError
 from engine.manifest import Manifest
 from engine.options import QuestionConfig, all_over
 from engine.runtime.answer import Answer
-from engine.runtime.loading import kv_memory_here, resolve_device
-from engine.runtime.pipeline import SglPipeline
-from engine.runtime.tensor_parallel import identify, started_by_mpiexec
-from engine.target import Device
+from engine.runtime.tensor_parallel import identify
 from engine.units import size_text
 
-NOT_REPORTED = ("keep_index", "seconds", "picture")
-"""Of what `sgl ask --json` says of an answer: long, or another one each time."""
+NOT_REPORTED = ("keep_index", "tokens", "seconds", "picture")
+"""Of what `sgl ask --json` says of an answer: long, another one each time, or said where it was asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,21 +69,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def batch(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    if not started_by_mpiexec():
-        lead(arguments, Alone(), None)
-        return
-    world = import_mpi("engine.batch.world")
-    with world.entered() as (link, machine):
-        if isinstance(link, world.MpiPeers):
-            lead(arguments, link, machine)
-        else:
-            serve(arguments, link, machine)
+
+    def make_reader(manifest: Manifest, started: int) -> LineReader:
+        return LineReader(replace(read_terms(arguments, manifest), started=started))
+
+    on_ranks(arguments, partial(lead, arguments), make_reader)
 
 
-def lead(arguments: argparse.Namespace, peers: Any, machine: Machine | None) -> None:
+def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -> None:
     """As rank 0, or alone. Raises EngineError."""
-    manifest, terms = read_terms(arguments)
-    lines = Lines(arguments.input)
+    manifest = read_manifest(arguments.engine)
+    terms, lines = read_terms(arguments, manifest), Lines(arguments.input)
     settings = {
         "engine": {name: component.key for name, component in manifest.components.items()},
         "model": terms.model,
@@ -107,56 +90,21 @@ def lead(arguments: argparse.Namespace, peers: Any, machine: Machine | None) -> 
     }
     with opened(arguments.output, settings, not arguments.unordered) as answers:
         lines.check(answers.mark, arguments.output)
-        terms = replace(terms, started=answers.started)
+        peers.begin(answers.started)
+        reader = LineReader(replace(terms, started=answers.started))
         before, rate = answers.tally.lines(), Rate(answers.tally.lines())
-        with open_worker(arguments, manifest, terms, machine) as worker:
-            crew = Crew(lines, answers, terms, worker, identify(manifest), peers)
+        with open_worker(arguments, manifest, reader, machine) as worker:
+            crew = Crew(lines, answers, reader, worker, identify(manifest), peers)
             with batch_progress(arguments.json, rate) as on_progress:
                 crew.run(on_progress)
         report(arguments, answers, crew, rate, before)
 
 
-def serve(arguments: argparse.Namespace, leader: Any, machine: Machine) -> None:
-    """As another rank; what is wrong, rank 0 says."""
-    try:
-        manifest, terms = read_terms(arguments)
-        with open_worker(arguments, manifest, terms, machine) as worker:
-            follow(leader, worker, identify(manifest), socket.gethostname())
-    except EngineError as error:
-        leader.send(Left(str(error)))
-    except Exception as error:  # what it had goes to others, who may not have the same trouble
-        traceback.print_exc()
-        leader.send(Left(repr(error)))
-
-
-@contextmanager
-def open_worker(
-    arguments: argparse.Namespace, manifest: Manifest, terms: Terms, machine: Machine | None
-) -> Iterator[Worker]:
-    """With its engine, on its share of the machine. Raises EngineError."""
-    serving = {name: getattr(arguments, name, default) for name, default in vars(ServingConfig()).items()}
-    # So many are asked at once, and none is refused.
-    serving["max_waiting"] = 4 * arguments.max_running
-    device = resolve_device(arguments.engine, manifest, read_device(arguments))
-    if machine is not None:
-        machine.take_cores()
-        if device is Device.CUDA:
-            machine.take_gpus(manifest.world_size)
-        if serving["kv_memory"] is None and (memory := kv_memory_here(device)) is not None:
-            serving["kv_memory"] = memory // machine.size
-    with ExitStack() as stack:
-        pipeline = stack.enter_context(
-            SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=device, **serving)
-        )
-        yield stack.enter_context(Worker(pipeline, terms, arguments.max_running))
-
-
-def read_terms(arguments: argparse.Namespace) -> tuple[Manifest, Terms]:
+def read_terms(arguments: argparse.Namespace, manifest: Manifest) -> Terms:
     """Raises EngineError."""
     given = read_options(arguments)
     check_timeout(arguments.timeout)
-    manifest = read_manifest(arguments.engine)
-    return manifest, Terms(
+    return Terms(
         arguments.model_name or arguments.engine.resolve().name,
         arguments.input.absolute(),
         describe_answer,

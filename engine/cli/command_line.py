@@ -104,6 +104,7 @@ def add_serving_arguments(parser: argparse.ArgumentParser, refuses: bool = True)
         help="keys and values of prompts' beginnings that are kept for further questions about the same pictures; 0 "
         f"keeps none (default: {size_text(ServingConfig.prefix_cache)})",
     )
+    add("--small-apart", action="store_true", help="the small model on a GPU of its own, behind the large model's")
 
 
 def add_feature_cache(parser: argparse.ArgumentParser) -> None:

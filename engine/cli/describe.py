@@ -39,8 +39,10 @@ def summarise(answer: Answer) -> str:
     )
 
 
-def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> dict[str, Any]:
-    """Keys as the README documents them; null where a stage did not run."""
+def to_json(
+    answer: Answer, exit: ExitConfig, picture: Path | None = None, tokens: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Keys as docs/options.md has them; null where a stage did not run. tokens: spelled, where they were asked for."""
     decision = answer.decision
     pruning = answer.guidance
     return {
@@ -65,6 +67,14 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
         "retention_ratio": answer.retention_ratio(),
         "average_retention": answer.average_retention(),
         "keep_index": answer.kept.tolist() if answer.kept is not None else None,
+        "clips": [
+            {
+                "frames": shown.indices,
+                "seconds": shown.seconds,
+                "kept": answer.frames_kept(number),
+            }
+            for number, shown in enumerate(answer.clips)
+        ],
         "decision": None
         if decision is None
         else {
@@ -74,6 +84,7 @@ def to_json(answer: Answer, exit: ExitConfig, picture: Path | None = None) -> di
             "confidence": decision.confidence,
             "consistency": decision.consistency,
         },
+        "tokens": tokens,
         "seconds": answer.seconds,
         "picture": None if picture is None else str(picture),
     }
@@ -87,7 +98,7 @@ def _reason(answer: Answer) -> str:
 
 def _visual_tokens(answer: Answer) -> str:
     if not answer.visual_tokens:
-        return "none, as there is no picture"
+        return "none, as there is no picture or clip"
     if answer.guidance is None:
         return f"all {answer.visual_tokens} kept"
     source, share = answer.guidance.source, answer.guidance.retention_share

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
+from engine.cli.contact_sheet import contact_sheet, first_frames, frames_of
+from engine.cli.drawing import FAINT, GAP, INK, OUTLINE, PAPER, WIDTH, darken, fit, pixels
 from engine.config import PictureConfig
 from engine.errors import RequestError
 from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.clips import ClipSource, open_frames
 from engine.runtime.images import ImageSource, open_image
 
-WIDTH, MAX_HEIGHT, GAP = 512, 640, 16
-PAPER, INK, FAINT, OUTLINE = (250, 250, 248), (32, 34, 38), (118, 122, 130), (255, 214, 64)
 HEAT = np.array([(12, 8, 38), (98, 20, 110), (196, 52, 84), (248, 142, 40), (252, 250, 164)], np.float32)
 """From the least importance to the most."""
 DARKEST, BRIGHTEST = 2, 98
@@ -23,8 +24,11 @@ def draw_answer(
     images: Sequence[ImageSource],
     answer: Answer,
     picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
+    videos: Sequence[ClipSource] = (),
 ) -> Image.Image:
-    """The pictures of a question side by side, with what became of their visual tokens in the model that answered."""
+    """The pictures and clips of a question side by side, with what became of their visual tokens in the model that
+    answered; of a clip all frames that it was shown.
+    """
     tokens = np.arange(answer.visual_tokens)
     kept = np.isin(tokens, tokens if answer.kept is None else answer.kept)
     columns = []
@@ -32,7 +36,13 @@ def draw_answer(
         mine = answer.images == index
         importance = None if answer.importance is None else answer.importance[mine]
         columns.append(draw(open_image(source, picture), answer.boxes[mine], kept[mine], importance))
-    return _page(_title(answer), columns, with_heat=answer.importance is not None)
+    for number, (clip, shown) in enumerate(zip(videos, answer.clips, strict=True), len(images)):
+        mine, times = answer.images == number, answer.times
+        assert times is not None, "a question with clips has times"
+        first = first_frames(shown.indices, len(np.unique(times[mine], axis=0)))
+        pictures = open_frames(clip, first, picture)
+        columns.append(contact_sheet(frames_of(pictures, shown.seconds, times[mine], answer.boxes[mine], kept[mine])))
+    return _page(_title(answer), columns, with_heat=bool(images) and answer.importance is not None)
 
 
 def draw(image: Image.Image, boxes: np.ndarray, kept: np.ndarray, importance: np.ndarray | None) -> Image.Image:
@@ -63,26 +73,12 @@ def covers(boxes: np.ndarray) -> np.ndarray:
     return np.floor(np.cumsum(area) - area / 2).astype(int)
 
 
-def darken(picture: Image.Image, boxes: np.ndarray, kept: np.ndarray) -> Image.Image:
-    """The picture with what the dropped tokens cover in dark grey, and an outline around the rest."""
-    mask = Image.new("L", picture.size)
-    pen = ImageDraw.Draw(mask)
-    for box in _pixels(boxes[kept], picture.size):
-        pen.rectangle(box, fill=255)
-    dropped = ImageEnhance.Brightness(picture.convert("L").convert("RGB")).enhance(0.4)
-    drawn = Image.composite(picture, dropped, mask)
-    if not kept.all():
-        edge = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(3)))
-        drawn.paste(OUTLINE, mask=edge)
-    return drawn
-
-
 def _heat(picture: Image.Image, boxes: np.ndarray, importance: np.ndarray) -> Image.Image:
     """Importance per area, all covers together, over the picture in grey."""
     width, height = picture.size
     density = np.zeros((height, width), np.float32)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    for (left, top, right, bottom), value in zip(_pixels(boxes, picture.size), importance / areas, strict=True):
+    for (left, top, right, bottom), value in zip(pixels(boxes, picture.size), importance / areas, strict=True):
         density[top : bottom + 1, left : right + 1] += value
     least, most = np.percentile(density, (DARKEST, BRIGHTEST))
     level = np.clip((density - least) / max(most - least, np.finfo(np.float32).tiny), 0, 1)
@@ -90,20 +86,6 @@ def _heat(picture: Image.Image, boxes: np.ndarray, importance: np.ndarray) -> Im
     colours = np.stack([np.interp(level, steps, HEAT[:, channel]) for channel in range(3)], axis=-1)
     heat = Image.fromarray(colours.astype(np.uint8))
     return Image.blend(picture.convert("L").convert("RGB"), heat, 0.8)
-
-
-def _pixels(boxes: np.ndarray, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """[V,4] -> left, top, right and bottom pixel of each, the last two included; neighbours do not overlap."""
-    corners = np.rint(boxes.astype(np.float64) * np.tile(size, 2)).astype(int)
-    corners[:, 2:] = np.maximum(corners[:, 2:] - 1, corners[:, :2])
-    return [(left, top, right, bottom) for left, top, right, bottom in corners.tolist()]
-
-
-def fit(picture: Image.Image, width: int) -> Image.Image:
-    """As wide as this, unless it would be too high."""
-    scale = min(width / picture.width, MAX_HEIGHT * width / WIDTH / picture.height)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _arrange(panels: list[tuple[str, Image.Image]]) -> Image.Image:
@@ -127,12 +109,14 @@ def _arrange(panels: list[tuple[str, Image.Image]]) -> Image.Image:
 def _page(title: str, columns: list[Image.Image], with_heat: bool) -> Image.Image:
     head, foot = 48, 40
     inner = max((column.height for column in columns), default=0)
-    width = GAP + max(1, len(columns)) * (WIDTH + GAP)
+    width = GAP + sum(column.width + GAP for column in columns or [Image.new("RGB", (WIDTH, 0))])
     page = Image.new("RGB", (width, head + inner + foot), PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((GAP, 14), title, INK, ImageFont.load_default(19))
-    for index, column in enumerate(columns):
-        page.paste(column, (GAP + index * (WIDTH + GAP), head))
+    left = GAP
+    for column in columns:
+        page.paste(column, (left, head))
+        left += column.width + GAP
     _legend(page, (GAP, head + inner + 12), with_heat)
     return page
 

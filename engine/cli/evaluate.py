@@ -1,25 +1,28 @@
 """Run a benchmark through an engine directory: a line of JSON for each question, figures at the end.
 
-A run that was interrupted continues where it stopped. `--label` lets both models answer every question, which
-`sgl calibrate` needs.
+A run that was interrupted, or killed, continues where it stopped. Started by mpiexec, each rank opens an engine.
+`--label` lets both models answer every question, which `sgl calibrate` needs.
 """
 
 import argparse
 import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from engine.cli.command_line import add_running_arguments, positive, read_device, run_command
-from engine.cli.question_options import add_group, add_option, read_options
-from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig, SamplingConfig
-from engine.engine_directory import write_json
-from engine.errors import RequestError
-from engine.evaluation.benchmarks import BENCHMARKS, by_name
-from engine.evaluation.progress import run_progress
-from engine.evaluation.run import Way, answer_benchmark
+from engine.batch.crew import Peers
+from engine.batch.share import Machine
+from engine.cli.benchmark_run import add_benchmark_arguments, answer_benchmark_run, read_benchmark_run
+from engine.cli.command_line import run_command
+from engine.cli.question_options import add_group, add_option
+from engine.cli.ranks import on_ranks
+from engine.config import ExitConfig, GuidanceConfig, VideoConfig
+from engine.engine_directory import read_manifest
+from engine.evaluation.benchmarks import BENCHMARKS
+from engine.evaluation.files import write_text
+from engine.evaluation.run import Run
 from engine.evaluation.summary import summarise, table
-from engine.options import BY_NAME, QuestionConfig, all_over, refuse_unread
-from engine.runtime.pipeline import SglPipeline
+from engine.manifest import Manifest
+from engine.options import BY_NAME
 
 RESULTS = Path("results")
 
@@ -27,22 +30,17 @@ RESULTS = Path("results")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is not given comes from the engine directory or the benchmark."""
     add = parser.add_argument
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "files in --data, as published:\n" + "\n".join(
-        f"  {name:14} {benchmark.files}" for name, benchmark in BENCHMARKS.items()
-    )
     add("--engine", type=Path, required=True, metavar="ENGINE_DIR")
     add("--benchmark", choices=list(BENCHMARKS), required=True)
-    add("--data", type=Path, default=Path(), metavar="DIR", help="the benchmark's published files")
+    add_benchmark_arguments(parser)
     add("--out", type=Path, metavar="FILE.jsonl", help=f"(default: {RESULTS}/BENCHMARK.jsonl)")
-    add("--limit", type=positive, metavar="N", help="only the first N questions")
     add("--label", action="store_true", help="both models answer every question; nothing exits early")
     add_option(parser, BY_NAME["max_new_tokens"], "the benchmark's")
     add_option(parser, BY_NAME["seed"])
     add_option(parser, BY_NAME["draft"])
     add_option(parser, BY_NAME["speculate"])
-    add_running_arguments(parser)
     add("--json", action="store_true", help="print one JSON object, nothing else")
+    add_group(parser, VideoConfig)
     add_group(parser, GuidanceConfig)
     add_group(parser, ExitConfig)
 
@@ -56,29 +54,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Raises EngineError."""
-    given, benchmark = read_options(arguments), by_name(arguments.benchmark)
-    out = arguments.out or RESULTS / f"{benchmark.name}.jsonl"
-    examples = benchmark.load(arguments.data)[: arguments.limit]
-    pipeline = SglPipeline.load(arguments.engine, arguments.threads, preload=False, device=read_device(arguments))
-    manifest, sampling = pipeline.manifest, SamplingConfig(max_new_tokens=benchmark.max_new_tokens)
-    asked = all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit, sampling=sampling), given)
-    if arguments.label:
-        if given.keys() & {"no_early_exit", "exit_threshold"}:
-            raise RequestError("--label lets nothing exit early; leave out --no-early-exit and --exit-threshold")
-        asked = replace(asked, exit=replace(asked.exit, exit_threshold=NEVER_EXITS))
-    refuse_unread(given, asked)
-    sampling = asked.sampling
-    said = sampling.max_new_tokens, sampling.seed, sampling.draft, sampling.speculate
-    way = Way(asked.guidance, asked.exit, *said)
-    with run_progress(arguments.json, benchmark.name) as on_progress:
-        records = answer_benchmark(pipeline, benchmark, examples, way, out, on_progress)
+    on_ranks(arguments, partial(lead, arguments), lambda manifest, started: read_run(arguments, manifest))
+
+
+def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -> None:
+    """As rank 0, or alone. Raises EngineError."""
+    manifest = read_manifest(arguments.engine)
+    run = read_run(arguments, manifest)
+    benchmark, out = run.benchmark, arguments.out or RESULTS / f"{run.benchmark.name}.jsonl"
+    records = answer_benchmark_run(arguments, manifest, run, out, peers, machine)
     summary = summarise(benchmark, records) | {"out": str(out)}
     if benchmark.submission is not None:
-        submission = out.with_suffix(".submission.json")
-        write_json(submission, benchmark.submission({record.id: record.prediction for record in records}))
+        submission = out.with_suffix(f".submission{benchmark.submission.suffix}")
+        write_text(submission, benchmark.submission.write(records))
         summary["submission"] = str(submission)
     if arguments.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
         print(table(summary))
         print(f"{len(records)} answers are in {summary.get('submission', out)} ({out.stat().st_size / 1e3:.0f} kB)")
+
+
+def read_run(arguments: argparse.Namespace, manifest: Manifest) -> Run:
+    """Raises EngineError."""
+    return read_benchmark_run(arguments, manifest, arguments.benchmark, arguments.label)

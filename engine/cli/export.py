@@ -12,7 +12,7 @@ from engine.cli.question_options import add_request_defaults, read_options
 from engine.engine_directory import MANIFEST, read_manifest
 from engine.errors import RequestError
 from engine.manifest import Manifest
-from engine.runtime.loading import check_device
+from engine.runtime.loading import check_device, gpus_of
 from engine.runtime.question import Question, settle
 from engine.serve.triton.model_config import model_config
 from engine.serve.triton.placement import GPUS, instances
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=numbers,
         default=(),
         metavar="IDS",
-        help="a process with both models on each of these GPUs, e.g. 0,1; with an engine of N ranks, on each N of them "
-        "(default: none; TensorRT plans run on the first, or the first N)",
+        help="a process with both models on each of these GPUs, e.g. 0,1; with an engine of N ranks, on each N of "
+        "them, and with --small-apart on one more (default: none; TensorRT plans run on the first ones)",
     )
     add("--threads", type=positive, help="of each process (default: the cores that it may use)")
     add_serving_arguments(parser)
@@ -89,10 +89,15 @@ def check(serve: ServeConfig, engine: Path, manifest: Manifest) -> None:
     if serve.gpus:
         check_device(engine, manifest, Device.CUDA)
     settle(Question((), EXAMPLE, **vars(serve.question(manifest))), manifest)
-    if len(serve.gpus) % manifest.world_size:
+    count = gpus_of(manifest, serve.small_apart)
+    if serve.small_apart and not serve.gpus:
         raise RequestError(
-            f"--gpus names {len(serve.gpus)} GPUs, which groups of {manifest.world_size} ranks cannot "
-            f"share out; give {manifest.world_size} of them, or a multiple"
+            f"--small-apart gives the small model a GPU of its own; name {count} or a multiple with --gpus"
+        )
+    if len(serve.gpus) % count:
+        raise RequestError(
+            f"--gpus names {len(serve.gpus)} GPUs, which processes of {count} each cannot share out; give {count} of "
+            "them, or a multiple"
         )
 
 
@@ -104,9 +109,10 @@ def write_model(directory: Path, engine: Path, manifest: Manifest, serve: ServeC
     parameters = {ENGINE: ENGINE} | serve.parameters()
     if serve.environment is not None:
         parameters["EXECUTION_ENV_PATH"] = os.path.abspath(serve.environment)
-    if manifest.world_size > 1 and serve.gpus:
+    count = gpus_of(manifest, serve.small_apart)
+    if count > 1 and serve.gpus:
         parameters[GPUS] = ",".join(map(str, serve.gpus))
-    config = model_config(instances(serve.gpus, manifest.world_size), parameters)
+    config = model_config(instances(serve.gpus, count), parameters)
     (directory / "config.pbtxt").write_text(config, encoding="utf-8")
     if link:
         (version / ENGINE).symlink_to(engine.resolve(), target_is_directory=True)

@@ -8,18 +8,24 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.cli.command_line import add_feature_cache, names, positive, run_command, size
+from engine.cli.plan_load import add_load_arguments, check_models, plan_measured, plan_predicted
 from engine.cli.question_options import add_option, read_options
 from engine.config import GuidanceConfig, SamplingConfig
 from engine.errors import EngineError
 from engine.families import published
+from engine.model_config import TilingConfig
 from engine.options import BY_NAME, over
 from engine.planning.chip import Chip
 from engine.planning.plan_config import PlanConfig
-from engine.planning.workload import Workload
+from engine.planning.workload import FRAME, Workload
 from engine.target import Precision, Target
 from engine.units import size_text
+
+if TYPE_CHECKING:
+    from engine.planning.pair_plan import PairPlan
 
 GIB = 1 << 30
 PRUNING = ("retention_ratio", "prune_layer", "average_retention", "schedule", "no_guidance")
@@ -29,8 +35,8 @@ PRUNING = ("retention_ratio", "prune_layer", "average_retention", "schedule", "n
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     default = "(default: %(default)s)"
-    add("--small", required=True, metavar="MODEL", help="guiding model: a checkpoint directory, or e.g. InternVL2-2B")
-    add("--large", required=True, metavar="MODEL", help="guided model, likewise")
+    add("--small", metavar="MODEL", help="guiding model: a checkpoint directory, or e.g. InternVL2-2B")
+    add("--large", metavar="MODEL", help="guided model, likewise")
     add(
         "--tp",
         type=positive,
@@ -64,7 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tiles",
         type=positive,
         help="of a question's pictures, thumbnails included; where a model does not cut them up, pictures of as "
-        "many pixels (default: the large model's most)",
+        "many pixels (default: the large model's most, none with --frames)",
+    )
+    add(
+        "--frames",
+        type=positive,
+        metavar="N",
+        help=f"of a question's clip, of {FRAME[0]} x {FRAME[1]} pixels (default: no clip)",
+    )
+    add(
+        "--encoded-tiles",
+        type=positive,
+        metavar="N",
+        help="of them, those that the large model is shown, as others hold nothing that it keeps (default: all)",
     )
     add(
         "--text-tokens",
@@ -85,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--reduce-latency", Chip.reduce_latency * 1e6, "us", "of the smallest all-reduce"),
     ):
         add(option, type=rate, default=value, metavar=unit, help=f"{what}, in {unit} (default: {value:g})")
+    add_load_arguments(parser, rate)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,6 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def plan(arguments: argparse.Namespace) -> None:
     """Plan, and print it. Raises EngineError."""
+    check_models(arguments)
+    if arguments.engine is not None:
+        plan_measured(arguments, read_options(arguments))
+        return
     # Only here: what graphs are declared with takes long to import.
     from engine.planning.pair_plan import plan_pair
     from engine.planning.report import make_report, to_json, to_tables
@@ -115,12 +138,19 @@ def plan(arguments: argparse.Namespace) -> None:
             guidance=over(GuidanceConfig(), given),
         )
     )
+    tiles = arguments.tiles or (0 if arguments.frames else pair.large.config.most_tiles())
+    check_encoded(arguments.encoded_tiles, tiles, pair)
     workload = Workload(
-        tiles=arguments.tiles or pair.large.config.most_tiles(),
+        tiles=tiles,
+        frames=arguments.frames or 0,
+        encoded_tiles=arguments.encoded_tiles,
         batch=arguments.batch,
         text_tokens=arguments.text_tokens,
         new_tokens=over(SamplingConfig(), given).max_new_tokens,
     )
+    if arguments.load is not None:
+        plan_predicted(arguments, given, pair, chip, workload)
+        return
     report = make_report(pair, workload, chip)
     if arguments.json:
         print(json.dumps(to_json(report)))
@@ -133,6 +163,19 @@ def plan(arguments: argparse.Namespace) -> None:
 def directory_of(model: str) -> Path:
     """Of a checkpoint, or of a published size. Raises CheckpointError."""
     return Path(model) if Path(model).exists() else published(model)
+
+
+def check_encoded(encoded: int | None, tiles: int, pair: "PairPlan") -> None:
+    """Raises EngineError for a number of tiles that no question has."""
+    if encoded is None:
+        return
+    large = pair.large.config
+    if not isinstance(large.tiling, TilingConfig):
+        raise EngineError(f"--encoded-tiles is of models that encode tiles one by one, and {large.name} does not")
+    if pair.guidance is None:
+        raise EngineError("--encoded-tiles is of a model that keeps some of its visual tokens; leave it out")
+    if encoded > tiles:
+        raise EngineError(f"--encoded-tiles {encoded} is more than the question's {tiles} tiles; give fewer")
 
 
 def rate(text: str) -> float:

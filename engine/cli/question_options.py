@@ -22,7 +22,7 @@ def add_group(parser: argparse.ArgumentParser, config: type[Config]) -> argparse
 def add_option(group: Group, option: Option, default: str = "", *names: str) -> None:
     """One option. default: in words, where it is not that of the configuration. names: beside its own."""
     # Of guidance and early exit, an engine directory has its own.
-    if not default and option.config is SamplingConfig and option.length is None:
+    if not default and option.config is SamplingConfig and option.default not in (None, ()):
         default = str(option.default)
     flags = [flag(name) for name in (option.name, *names, *option.flags)]
     settings: dict[str, Any] = {"dest": option.name, "default": None}

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from ipaddress import ip_network
 from pathlib import Path
 
 from engine.cli.command_line import (
@@ -36,12 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8000, help=f"0 takes a free one {default}")
     add("--model-name", metavar="NAME", help="what requests call the model (default: the directory's name)")
     add("--api-key-file", type=Path, metavar="FILE", help="requests must bring the key that it holds")
+    add(
+        "--trusted-proxies",
+        type=networks,
+        default=(),
+        metavar="ADDRESS,…",
+        help="addresses and networks of proxies, whose X-Forwarded-For says who the client is (default: none)",
+    )
     add("--max-body", type=size, default=64_000_000, metavar="SIZE", help="of a request (default: 64 MB)")
     add("--max-pictures", type=positive, default=16, help=f"of a question {default}")
     add(
         "--image-hosts",
         metavar="HOST,…",
-        help=f"fetch http(s) pictures from these hosts, {EVERY} from every public one (default: from none)",
+        help=f"fetch http(s) pictures and clips from these hosts, {EVERY} from every public one (default: from none)",
     )
     add("--drain", type=float, default=300.0, metavar="SECONDS", help=f"for the last questions after SIGTERM {default}")
     add("--log-requests", action="store_true", help="log each request's address, path and status")
@@ -65,7 +73,7 @@ def serve(arguments: argparse.Namespace) -> None:
         from engine.serve.http.reader import Limits
     except ModuleNotFoundError as error:
         raise EngineError(MISSING.format(error.name)) from None
-    access = Access(arguments.host, read_key(arguments.api_key_file), arguments.max_body)
+    access = Access(arguments.host, read_key(arguments.api_key_file), arguments.max_body, arguments.trusted_proxies)
     if not access.is_local() and access.api_key is None:
         print(f"anybody who reaches {access.host} may ask: there is no --api-key-file", file=sys.stderr)
     given = read_options(arguments)
@@ -88,6 +96,17 @@ def serve(arguments: argparse.Namespace) -> None:
         print(f"{name} answers at http://{address}:{port}, its page, and /v1 (requests up to {body})", flush=True)
         life = server.Life(arguments.drain, arguments.log_requests)
         server.serve(Served(pipeline, name, limits, int(time.time())), access, life, sock)
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """Addresses and networks. Raises ArgumentTypeError."""
+    found = []
+    for part in text.split(","):
+        try:
+            found.append(str(ip_network(part.strip())))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}; give addresses, or networks such as 10.0.0.0/8") from None
+    return tuple(found)
 
 
 def check_timeout(seconds: float | None) -> None:

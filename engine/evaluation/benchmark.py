@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from engine.evaluation.example import Example
 
 TOTAL = "all"
 """The figure that stands for the whole benchmark."""
+
+BETWEEN = " | "
 WORD_OR_PHRASE = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 
@@ -41,10 +43,48 @@ def mean_grade(marks: Sequence[Mark]) -> dict[str, float]:
     return (figures if len(kinds) > 1 else {}) | {TOTAL: 100 * mean([mark.grade for mark in marks])}
 
 
+def mean_by_parts(marks: Sequence[Mark]) -> dict[str, float]:
+    """In percent: of all with each part of a kind (`kind_of`), the first parts first, and of all questions."""
+    split = [(mark.kind.split(BETWEEN), mark.grade) for mark in marks]
+    parts = dict.fromkeys(kind[place] for place in range(max(len(kind) for kind, _ in split)) for kind, _ in split)
+    figures = {part: 100 * mean([grade for kind, grade in split if part in kind]) for part in parts}
+    return figures | {TOTAL: 100 * mean([grade for _, grade in split])}
+
+
+def kind_of(*parts: str) -> str:
+    """Of a question that is told apart in several ways, all of one benchmark's in the same number."""
+    return BETWEEN.join(parts)
+
+
+class Answered(Protocol):
+    """Of a record, what a judge reads."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+    @property
+    def prediction(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A file for a judge elsewhere: how its name ends, and its content."""
+
+    suffix: str
+    write: Callable[[Sequence[Answered]], str]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """load: the directory of the published files -> questions. grade: answer and question -> 0..1; None if a judge
-    elsewhere grades, for whom `submission` makes the content of a file from the answers by id."""
+    elsewhere grades, who reads `submission`."""
 
     name: str
     metric: str
@@ -54,4 +94,4 @@ class Benchmark:
     grade: Callable[[str, Example], float] | None
     max_new_tokens: int
     summarise: Callable[[Sequence[Mark]], dict[str, float]] = mean_grade
-    submission: Callable[[dict[str, str]], dict[str, Any]] | None = None
+    submission: Submission | None = None

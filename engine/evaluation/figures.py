@@ -1,6 +1,6 @@
 """Curves of figures 3 and 4, drawn with matplotlib."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from engine.config import ExitCriterion
 from engine.errors import RequestError
 from engine.evaluation.cascade import Labelled
+from engine.evaluation.front import Curve, Point, front
 
 mpl.rcParams["svg.hashsalt"] = "sgl"
 """Makes element names, and so the file, the same on every run."""
@@ -29,6 +30,21 @@ def draw_cascades(curves: Mapping[ExitCriterion, Labelled]) -> Figure:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    return figure
+
+
+def draw_front(curves: Sequence[Curve], chosen: Point, unit: str) -> Figure:
+    """Score over cost of every curve, what nothing beats in both, and what was chosen."""
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes, best = figure.subplots(), front(curves)
+    for curve in curves:
+        reachable = curve.cascade.reachable
+        axes.plot(curve.cascade.cost[reachable], curve.cascade.grade[reachable], linewidth=1, label=curve.name())
+    axes.plot([point.cost for point in best], [point.score for point in best], "k--", linewidth=1.5, label="front")
+    axes.plot([chosen.cost], [chosen.score], "ko", label="chosen")
+    axes.set(xlabel=f"cost, {unit}", ylabel="score", title="What settings and thresholds give")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return figure
 
 

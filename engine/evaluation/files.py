@@ -2,14 +2,13 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.errors import RequestError
 from engine.evaluation.example import Example
-from engine.runtime.images import ImageSource
 
 LARGEST_FIELD = 1 << 28
 """Characters of a table's field: a picture in base64."""
@@ -48,6 +47,33 @@ def read_table(path: Path) -> Iterator[dict[str, str]]:
         raise RequestError(f"{path} cannot be read as a table ({error}); mend it, or download it again") from None
 
 
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a table of columns. Raises RequestError."""
+    if not path.is_file():
+        raise missing(path)
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise RequestError(
+            f"{path} is read with pyarrow, which is not installed; pip install 'sgl-engine[eval]'"
+        ) from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            for part in file.iter_batches():
+                yield from part.to_pylist()
+    except (OSError, ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise RequestError(f"{path} cannot be read as Parquet ({reason}); mend it, or download it again") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Raises RequestError."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written ({error.strerror}); write to another file") from None
+
+
 def first_of(directory: Path, *names: str) -> Path:
     """The first of these files that is there, of patterns the first in order of name. Raises RequestError."""
     for name in names:
@@ -56,7 +82,12 @@ def first_of(directory: Path, *names: str) -> Path:
     raise missing(directory / names[0])
 
 
-def picture_file(path: Path) -> Callable[[], ImageSource]:
+def directory_of(data: Path, *names: str) -> Path:
+    """The first of these that is there, else the first."""
+    return next((place for name in names if (place := data / name).is_dir()), data / names[0])
+
+
+def picture_file(path: Path) -> partial[Path]:
     return partial(Path, path)
 
 

@@ -1,9 +1,10 @@
 """MM-Vet: answers for its judge, a model elsewhere that grades a submission file."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from engine.evaluation.benchmark import Benchmark
+from engine.evaluation.benchmark import Answered, Benchmark, Submission
 from engine.evaluation.example import Example
 from engine.evaluation.files import examples, picture_file, read_json
 
@@ -27,11 +28,11 @@ def load(data: Path) -> list[Example]:
     return examples(path, rows())
 
 
-def submission(predictions: dict[str, str]) -> dict[str, str]:
+def submission(records: Sequence[Answered]) -> str:
     """What the judge reads: id -> answer."""
-    return predictions
+    return json.dumps({record.id: record.prediction for record in records}, indent=2, ensure_ascii=False)
 
 
 MMVET = Benchmark(
-    "mmvet", "scored by its judge", f"{QUESTIONS} images/", load, None, max_new_tokens=512, submission=submission
+    "mmvet", "scored by its judge", f"{QUESTIONS} images/", load, None, 512, submission=Submission(".json", submission)
 )

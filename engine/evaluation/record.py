@@ -1,18 +1,15 @@
-"""What is kept of one answered question, and the file of all of them: a line each, safe to continue after a crash."""
+"""What is kept of one answered question, and the file of all of them: a line each, behind one with their settings."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cattrs import transform_error
 from cattrs.errors import BaseValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.engine_directory import CONVERTER
 from engine.errors import RequestError
 from engine.evaluation.benchmark import Benchmark, Mark
@@ -32,6 +29,7 @@ class RunSettings:
     max_new_tokens: int
     seed: int
     draft: Draft
+    video: VideoConfig = field(default_factory=VideoConfig)
     speculate: int = SamplingConfig.speculate
 
 
@@ -124,43 +122,6 @@ def read_run(path: Path) -> tuple[RunSettings, list[Record]]:
     return _read(path, 1, lines[0], RunSettings), [
         _read(path, number, line, Record) for number, line in enumerate(lines[1:], 2)
     ]
-
-
-@contextmanager
-def open_run(path: Path, settings: RunSettings) -> Iterator[tuple[list[Record], TextIO]]:
-    """What an earlier run left, and the file open for more. Raises RequestError when that run was another one."""
-    done: list[Record] = []
-    if path.exists() and path.stat().st_size:
-        before, done = read_run(path)
-        if before != settings:
-            different = [name for name, value in vars(settings).items() if getattr(before, name) != value]
-            raise RequestError(
-                f"{path} holds a run with another {' and '.join(different)}; remove it, or write to another file"
-            )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+" if path.exists() else "w+", encoding="utf-8") as file:
-            if done:
-                _drop_cut_line(path)
-            else:
-                file.truncate()
-                append(file, [settings])
-            file.seek(0, os.SEEK_END)
-            yield done, file
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror}); write to another file") from None
-
-
-def append(file: TextIO, values: Sequence[RunSettings | Record]) -> None:
-    """A line each."""
-    for value in values:
-        file.write(json.dumps(FILE.unstructure(value), ensure_ascii=False) + "\n")
-    file.flush()
-
-
-def _drop_cut_line(path: Path) -> None:
-    content = path.read_bytes()
-    os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _read(path: Path, number: int, line: str, kind: type[Any]) -> Any:

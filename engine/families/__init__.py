@@ -6,12 +6,13 @@ from typing import Any, cast
 
 from engine.bounds import shown
 from engine.errors import CheckpointError
-from engine.families import internvl, internvl2, llava_onevision, qwen2_5_vl, qwen2_vl
-from engine.families.base import Family, Packing, Part, Pieces, Prompt, Source, Turn, digest_of
+from engine.families import internvl, internvl2, llava_onevision, llava_qwen, qwen2_5_vl, qwen2_vl
+from engine.families.base import Family, Frames, Packing, Part, Pieces, Prompt, Source, Turn, digest_of
 from engine.families.fields import read_object
 
 __all__ = [
     "Family",
+    "Frames",
     "Packing",
     "Part",
     "Pieces",
@@ -31,6 +32,7 @@ FAMILIES: dict[str, ModuleType] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "llava_onevision": llava_onevision,
+    "llava_qwen": llava_qwen,
 }
 PUBLISHED = "published"
 """In a family's directory, if it has one: a checkpoint directory for each size, of which only `config.json` is kept."""

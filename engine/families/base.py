@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from engine.config import VideoConfig
 from engine.model_config import ModelConfig
+from engine.video.facts import ClipFacts
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,25 @@ class Packing:
 
 @dataclass(frozen=True)
 class Pieces:
-    """One picture as a model takes it.
+    """One picture, or one clip, as a model takes it.
 
     pixels: float32 [N,...], what the vision encoder makes visual tokens of, N pieces of one shape (`engine.towers`).
     boxes: float32 [V,4], x0 y0 x1 y1 of each visual token in the picture, whose sides are 1, in prompt order.
     places: int64 [V,3], time, row and column of each, from 0, for a model whose positions have them.
     packing: None where the model reads what the vision encoder makes, as it is.
+    times: float64 [V,2], of a clip from when to when each is, where the whole clip lasts 1; None: of a still picture.
     """
 
     pixels: np.ndarray
     boxes: np.ndarray
     places: np.ndarray | None = None
     packing: Packing | None = None
+    times: np.ndarray | None = None
 
     @cached_property
     def digest(self) -> bytes:
         """As `digest_of`."""
-        return digest_of(self.pixels, self.packing)
+        return digest_of(self.pixels, self.packing, self.times)
 
     def num_rows(self) -> int:
         """Rows of the prompt."""
@@ -74,12 +78,46 @@ class Pieces:
         return np.arange(len(self.boxes)) if self.packing is None else self.packing.placed
 
 
-def digest_of(pixels: np.ndarray, packing: Packing | None = None) -> bytes:
-    """float32 [N,...] -> what equal pictures have in common; their shape, too, or others had the same values."""
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    for array in (pixels,) if packing is None else (pixels, packing.taps, packing.weights):
+def digest_of(pixels: np.ndarray, packing: Packing | None = None, times: np.ndarray | None = None) -> bytes:
+    """float32 [N,...], `Pieces`' own -> what equal pictures, and equal clips, have in common: values, kinds and shapes
+    of all, as others may have the same values."""
+    packed = () if packing is None else (packing.taps, packing.weights, packing.placed)
+    digest = hashlib.sha256()
+    for array in (pixels, *packed, *(() if times is None else (times,))):
+        digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.digest()
+
+
+MOMENTS = 1 << 20
+"""Of a clip: frames that are closer to each other are seen at once."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a model is shown of a clip.
+
+    pictures: decoded, all of one size. seconds: when each is seen, ascending. length: seconds of the whole clip. rate:
+    of these frames, how many a second, as the model is told.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    seconds: tuple[float, ...]
+    length: float
+    rate: float
+
+    def spans(self) -> np.ndarray:
+        """float64 [n,2]: the part of a clip of length 1 that each stands for, up to half way to the next; frames of one
+        moment share theirs.
+        """
+        start = min(0.0, self.seconds[0])
+        length = max(self.length, self.seconds[-1]) - start
+        ticks = np.rint((np.array(self.seconds) - start) * (MOMENTS / length if length > 0 else 0))
+        moments, which, count = np.unique(ticks / MOMENTS, return_inverse=True, return_counts=True)
+        edges = np.array([0, *(moments[1:] + moments[:-1]) / 2, 1])
+        share = (np.diff(edges) / count)[which]
+        begins = edges[which] + share * (np.arange(len(which)) - (np.cumsum(count) - count)[which])
+        return np.stack([begins, begins + share], axis=1)
 
 
 @dataclass(frozen=True)
@@ -100,11 +138,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A rendered prompt: its text holds one image token per visual token, in order; `stop` ends the answer."""
+    """A rendered prompt: its text holds one image token per row of a picture, one clip token per row of a clip; `stop`
+    ends the answer.
+
+    order: the pictures and clips as they follow each other in it, numbered pictures first.
+    """
 
     parts: tuple[Part, ...]
     image_token: str
     stop: tuple[str, ...]
+    clip_token: str = ""
+    order: tuple[int, ...] = ()
 
     @property
     def text(self) -> str:
@@ -136,6 +180,16 @@ class Family(Protocol):
         question. Raises ImageError.
         """
 
+    def choose_frames(self, facts: ClipFacts, options: VideoConfig) -> Sequence[int]:
+        """Which frames of a clip the published code looks at, ascending; one may be there more than once."""
+
+    def clip_rows(self, config: ModelConfig, frames: int, width: int, height: int) -> Sequence[int]:
+        """Rows of a prompt that are of a clip, of which so many frames of so many pixels are shown, in the parts that
+        the prompt tells apart."""
+
+    def cut_clip(self, frames: Frames, config: ModelConfig) -> Pieces:
+        """A clip's frames as the published preprocessing cuts them up. Raises ImageError."""
+
     def render_prompt(
         self,
         config: ModelConfig,
@@ -143,8 +197,10 @@ class Family(Protocol):
         visual_tokens: Sequence[int],
         history: Sequence[Turn] = (),
         system: str | None = None,
+        clips: Sequence[Sequence[int]] = (),
     ) -> Prompt:
-        """The published template around a question and what was said before it; `<image>` marks where a picture goes,
-        else pictures go first. visual_tokens: rows of each picture. system: the system message instead of the model's
-        own. Raises RequestError.
+        """The published template around a question and what was said before it; `<image>` marks where a picture goes
+        and `<video>` where a clip goes, else pictures go first, then clips. visual_tokens: rows of each picture. clips:
+        rows of each clip, as `clip_rows` has them. system: the system message instead of the model's own. Raises
+        RequestError.
         """

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from engine.build.targets.tensorrt_weights import HEAD, is_matrix
+from engine.build.storage import HEAD
+from engine.build.targets.tensorrt_weights import is_matrix
 from engine.build.weight_file import place
 from engine.build.weights import parameters
 from engine.graphs.layers import Weight

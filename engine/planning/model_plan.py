@@ -72,7 +72,7 @@ class ModelPlan:
         self._scoring = scoring_graph(*scoring) if scores else None
         self._vision = vision_graph(config.vision, LIMITS)
         self.language_bytes = graph_cost.weight_bytes(self._language, storage)
-        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage)
+        self.vision_bytes = graph_cost.weight_bytes(self._vision, storage.of_vision())
         layers = range(config.language.num_layers)
         bound = language_bindings(config.language, LIMITS, prune_layers, ONNXRUNTIME.scoring(scores), shard)
         cached = {name for layer in layers for name in (*past_kv(layer), *present_kv(layer))}
@@ -84,9 +84,18 @@ class ModelPlan:
 
     def unpruned(self) -> "ModelPlan":
         """The same engines, asked to keep every visual token."""
+        return self.guided(None)
+
+    def guided(self, guidance: GuidanceConfig | None) -> "ModelPlan":
+        """The same engines, asked to prune so."""
         model = copy(self)
-        model._guidance = None
+        model._guidance = guidance
         return model
+
+    def keeping(self, ratio: float) -> "ModelPlan":
+        """The same engines, asked to keep this fraction of the visual tokens, where they prune."""
+        assert self._guidance is not None
+        return self.guided(replace(self._guidance, retention_ratio=ratio))
 
     def kv_bytes(self, workload: Workload) -> tuple[int, int]:
         """Of the buffers of the layers below the prune layer, and of those from it on."""
@@ -101,23 +110,29 @@ class ModelPlan:
         prompts = workload
         if self._planned:
             prompts = replace(workload, batch=PLANNED.batch().during(Phase.PREFILL).max)
-        vision = self._call_bytes(
-            self._vision, (*bound.inputs, *bound.outputs), self._vision_sizes(workload, PIECES_PER_CALL)
-        )
+        largest = max(workload.pieces(self.config))
+        sizes = self._vision_sizes(PIECES_PER_CALL, largest)
+        vision = self._call_bytes(self._vision, (*bound.inputs, *bound.outputs), sizes)
         calls = self._prefill_sizes(prompts), self._decode_sizes(workload, workload.new_tokens)
         language = [self._call_bytes(self._language, self._others, sizes) for sizes in calls]
         scoring = [] if self._scoring is None else [self._call_bytes(self._scoring, self._scored, x) for x in calls]
         return max(vision, *language, *scoring)
 
     def vision_call(self, workload: Workload) -> Call:
-        """All pictures; each rank encodes its share of the tiles, or of the pictures that are not cut up."""
-        read, ranks = graph_cost.read_bytes(self._vision, self._storage), self.shard.world_size
-        if isinstance(self.config.vision, QwenVitConfig):
-            pictures = -(-workload.batch // ranks)
-            operations = graph_cost.operations(self._vision, self._vision_sizes(workload, 1))
-            return Call(pictures * operations, pictures * read)
-        tiles = -(-workload.batch * workload.tiles // ranks)
-        return Call(graph_cost.operations(self._vision, self._vision_sizes(workload, tiles)), read)
+        """All pictures and clips; each rank encodes its share of the tiles and frames, or of the pictures and pairs of
+        frames where they are not cut up, one after the other.
+        """
+        read, ranks = graph_cost.read_bytes(self._vision, self._storage.of_vision()), self.shard.world_size
+        shares = {
+            tokens: -(-workload.batch * count // ranks)
+            for tokens, count in workload.pieces(self.config, self._guidance).items()
+        }
+        cost = graph_cost.operations
+        if not isinstance(self.config.vision, QwenVitConfig):
+            ((tokens, count),) = shares.items()
+            return Call(cost(self._vision, self._vision_sizes(count, tokens)), read)
+        operations = sum(n * cost(self._vision, self._vision_sizes(1, tokens)) for tokens, n in shares.items())
+        return Call(operations, sum(shares.values()) * read)
 
     def prefill(self, workload: Workload) -> Call:
         return self._language_call(self._prefill_sizes(workload))
@@ -170,12 +185,12 @@ class ModelPlan:
             sizes |= {LIMITS.cache(segment): length, LIMITS.kept(segment): new}
         return _by_name(sizes)
 
-    def _vision_sizes(self, workload: Workload, pieces: int) -> dict[str, int]:
-        """Of a run of so many tiles, or of one picture that is not cut up."""
+    def _vision_sizes(self, pieces: int, tokens: int) -> dict[str, int]:
+        """Of a run of so many tiles, or of one picture or pair of frames that makes so many tokens."""
         vision = self.config.vision
         if not isinstance(vision, QwenVitConfig):
             return _by_name({LIMITS.tiles(): pieces})
-        tokens, each = workload.visual_tokens(self.config), vision.merged**2
+        each = vision.merged**2
         windows = -(-tokens // (vision.window or 1) ** 2)
         return _by_name(
             {LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens, LIMITS.windows(): windows}

@@ -109,7 +109,7 @@ def _headline(report: Report) -> str:
     ranks = f"{config.world_size} ranks" if config.world_size > 1 else "one rank"
     return (
         f"{plan.small.config.name} guides {large.name} · {config.target} {config.precision} · {ranks}\n"
-        f"a question: {workload.visual_tokens(large):,} visual tokens ({workload.tiles} tiles), "
+        f"a question: {workload.visual_tokens(large):,} visual tokens ({workload.media(large.name)}), "
         f"{workload.text_tokens:,} of text, {workload.new_tokens:,} of answer; {_kept(report)}\n"
     )
 

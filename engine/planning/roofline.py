@@ -20,16 +20,15 @@ class Latency:
 
 def latency(model: ModelPlan, workload: Workload, chip: Chip) -> Latency:
     """Of one batch, without the consistency pass."""
-    world_size = model.shard.world_size
+    calls = model.vision_call(workload), model.prefill(workload), model.decode(workload)
+    vision, prefill, decode = (call_seconds(call, chip, model.shard.world_size) for call in calls)
+    return Latency(vision + prefill, decode)
 
-    def seconds(call: Call) -> float:
-        """The slower of computing and reading, then the sums over the ranks."""
-        return max(call.operations / chip.matrix_rate, call.bytes / chip.bandwidth) + reduce_seconds(
-            call, chip, world_size
-        )
 
-    prompt = seconds(model.vision_call(workload)) + seconds(model.prefill(workload))
-    return Latency(prompt, seconds(model.decode(workload)))
+def call_seconds(call: Call, chip: Chip, world_size: int) -> float:
+    """The slower of computing and reading, then the sums over the ranks."""
+    computed = max(call.operations / chip.matrix_rate, call.bytes / chip.bandwidth)
+    return computed + reduce_seconds(call, chip, world_size)
 
 
 def reduce_seconds(call: Call, chip: Chip, world_size: int) -> float:

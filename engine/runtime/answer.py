@@ -6,9 +6,11 @@ from enum import StrEnum
 import numpy as np
 
 from engine.config import GuidanceConfig
+from engine.runtime.clips import Shown
 from engine.runtime.early_exit import ExitDecision
 from engine.runtime.guidance import Budget
 from engine.runtime.question import Reuse
+from engine.runtime.sampling import TopToken
 from engine.runtime.utterance import FinishReason
 
 
@@ -34,7 +36,7 @@ class Answer:
     tiles: int
     """That the vision encoder of the model that answered takes its pictures in."""
     tiles_skipped: int
-    """Those of them that it was never shown: nothing of them was kept, from the first layer on."""
+    """Those of them that it was never shown: nothing of them was to be seen by any layer."""
     guidance: GuidanceConfig | None
     """Where and how far the large model pruned; None when it kept everything or did not run."""
     kept: np.ndarray | None
@@ -46,10 +48,12 @@ class Answer:
     boxes: np.ndarray
     """float32 [V,4], x0 y0 x1 y1 of each visual token in its picture, whose sides are 1."""
     images: np.ndarray
-    """int64 [V], which picture each is of."""
+    """int64 [V], which picture or clip each is of, counted pictures first."""
     token_ids: tuple[int, ...]
     probabilities: tuple[float, ...]
     """Of each token at temperature 1, the one that ended the answer included."""
+    top: tuple[tuple[TopToken, ...], ...]
+    """Of each token, the most probable ones in its place; none unless they were asked for."""
     drafted: int
     """Tokens of the small model that the large one was shown before it said them."""
     accepted: int
@@ -64,6 +68,11 @@ class Answer:
     engine_seconds: dict[str, float]
     """Stage -> seconds of the engines; those of a run for several questions are shared out among them."""
     reuse: Reuse
+    times: np.ndarray | None = None
+    """float64 [V,2], from when to when each is in its clip, which lasts 1; a still picture's are 0 and 1. None: there
+    are no clips."""
+    clips: tuple[Shown, ...] = ()
+    """Which frames of each clip the model that answered was shown."""
 
     @property
     def early_exit(self) -> bool:
@@ -77,10 +86,20 @@ class Answer:
         """Visual tokens that the model used to the end."""
         return self.visual_tokens if self.kept is None else len(self.kept)
 
+    def frames_kept(self, clip: int) -> list[int]:
+        """Of each frame of a clip, or each group of frames that became tokens together, the visual tokens that were
+        kept."""
+        assert self.times is not None, "a question with clips has times"
+        mine = np.flatnonzero(self.images == self.images.max() + 1 - len(self.clips) + clip)
+        frame = np.unique(self.times[mine], axis=0, return_inverse=True)[1].reshape(-1)
+        is_kept = np.ones(len(mine), bool) if self.kept is None else np.isin(mine, self.kept)
+        return list(np.bincount(frame[is_kept], minlength=int(frame.max()) + 1).tolist())
+
     def average_retention(self) -> float:
         """Share of visual tokens over the layers of the model that answered."""
         if self.guidance is None or self.kept is None:
             return 1.0
         # What was kept, not the ratio that was asked for: counts are whole and at least 1.
         kept = replace(self.guidance, retention_ratio=len(self.kept) / self.visual_tokens)
-        return kept.average(self.num_layers)
+        # Tiles that can be skipped are as large as each other.
+        return kept.average(self.num_layers, seen=1 - self.tiles_skipped / self.tiles)

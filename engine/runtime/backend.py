@@ -22,17 +22,25 @@ class Backend(Protocol):
     def require(self, directory: Path, manifest: Manifest, device: Device) -> None:
         """Raises EngineError unless this machine runs such an engine directory on the device."""
 
+    def require_gpu(self, directory: Path, manifest: Manifest, gpu: int) -> None:
+        """Raises EngineError unless there is a GPU of this number, and it runs such an engine directory as well."""
+
     def take(self, directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
         """Make what the rank of this number here runs on this process's own. Raises EngineError."""
 
     def share_threads(self, threads: int) -> Threads:
         """Threads for all engines that this process loads with them; once in a process."""
 
-    def load(self, path: Path, threads: Threads, device: Device, records: bool) -> Executor:
-        """Raises EngineError."""
+    def load(self, path: Path, threads: Threads, device: Device, records: bool, gpu: int | None) -> Executor:
+        """gpu: its number among those that the process sees; None is the one that it took. Raises EngineError."""
 
     def load_rank(self, path: Path, threads: Threads, all_reduce: AllReduce) -> Executor:
         """A rank's engine, which sums with all_reduce unless it does so itself. Raises EngineError."""
+
+
+def cuda(gpu: int | None) -> str:
+    """Torch's name of the GPU of this number; None is the one that the process took."""
+    return "cuda" if gpu is None else f"cuda:{gpu}"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A generator: it yields the work that it needs done (`work`) and is sent the resu
 it does not know.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,16 +13,16 @@ from typing import Protocol
 import numpy as np
 
 from engine.config import Draft, GuidanceSource, SamplingConfig
-from engine.families import Pieces
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.drafter import Drafter
 from engine.runtime.early_exit import ExitDecision, decide
+from engine.runtime.form import Form
 from engine.runtime.guidance import (
     keep_rows,
     select,
 )
-from engine.runtime.model import Seen, VisionLanguageModel, split_alike
+from engine.runtime.model import Media, Seen, VisionLanguageModel, split_alike
 from engine.runtime.prompt import PromptTokens, prompt_rows, reread
 from engine.runtime.question import Meter, OnText, Question, Reuse, Settings, Stage, Watch, settle
 from engine.runtime.retention import Choice, choose, merged, pruned_rows, rank, rank_by_itself
@@ -95,8 +94,11 @@ def answer(question: Question, pair: Pair, say: OnText, meter: Meter) -> Asking[
         importance=large.choice.importance if large else said.importance,  # type: ignore[union-attr]
         boxes=said.seen.grid.boxes,
         images=said.seen.grid.images,
+        times=said.seen.grid.times,
+        clips=said.seen.media.clips,
         token_ids=said.completion.token_ids,
         probabilities=said.completion.probabilities,
+        top=said.completion.top,
         drafted=said.completion.drafted,
         accepted=said.completion.accepted,
         speculated=said.completion.speculated,
@@ -138,7 +140,8 @@ def ask_small(question: Question, asked: Settings, model: VisionLanguageModel, w
                 assert ranking is not None
                 with watch(Stage.CONSISTENCY):
                     kept = select(ranking, settings.exit.num_kept(len(ranking)))
-                    agreement = yield from agree(model, slot, prompt, kept, np.array(completion.token_ids))
+                    again = np.array(completion.token_ids)
+                    agreement = yield from agree(model, slot, prompt, kept, again, seen.form)
                     length -= len(ranking) - len(kept)
             said = np.array(completion.probabilities), np.array(completion.entropies)
             decision = decide(settings.exit, *said, agreement)
@@ -147,8 +150,9 @@ def ask_small(question: Question, asked: Settings, model: VisionLanguageModel, w
         if asked.speculates() and not (decision and decision.early_exit):
             held.pop_all()  # the slot ends with the question
             lease.offer()
-            answer = list(completion.token_ids[:-1])
-            drafter = Drafter(model, lease, seen, asked.sampling, length, prompt.next_position(), answer)
+            answer, sampling = list(completion.token_ids[:-1]), replace(asked.sampling, top_logprobs=0)
+            seen.form.restart(answer)
+            drafter = Drafter(model, lease, seen, sampling, length, prompt.next_position(), answer)
     return SmallSaid(seen, completion, ranking, decision, drafter)
 
 
@@ -156,19 +160,19 @@ def ask_large(
     question: Question, settings: Settings, pair: Pair, small: SmallSaid | None, watch: Watch, say: OnText
 ) -> Asking[LargeSaid]:
     """Answer with the visual tokens that the guidance keeps."""
-    model, guidance, pieces, draft = pair.large, settings.guidance, None, NONE
+    model, guidance, media, draft = pair.large, settings.guidance, None, NONE
     if small is not None and split_alike(model.config, pair.manifest.models["small"].config):
-        pieces = small.seen.pieces
+        media = small.seen.media
     with watch(Stage.LARGE_VISION):
-        seen = yield from open_pictures(model, question, settings, pieces)
+        seen = yield from open_pictures(model, question, settings, media)
     speaker = Speaker(model, seen, settings, watch, (Stage.LARGE_PREFILL, Stage.LARGE_DECODE))
     if settings.wants_guidance() and guidance.source.reads_large():
         with watch(Stage.LARGE_VISION):
             looked = yield from look(model, seen, watch.reuse)
-        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)))
+        choice = choose(settings, (yield from rank_by_itself(speaker, looked.prompt)), seen.grid)
     else:
         known, scores = (None, None) if small is None else (small.seen.grid, small.importance)
-        choice = choose(settings, rank(settings, seen.grid, known, scores))
+        choice = choose(settings, rank(settings, seen.grid, known, scores), seen.grid)
         with watch(Stage.LARGE_VISION):
             looked = yield from look(model, seen, watch.reuse, choice.needed(guidance))
     prompt = looked.prompt
@@ -184,12 +188,13 @@ def ask_large(
 
 
 def open_pictures(
-    model: VisionLanguageModel, question: Question, settings: Settings, pieces: Sequence[Pieces] | None = None
+    model: VisionLanguageModel, question: Question, settings: Settings, media: Media | None = None
 ) -> Asking[Seen]:
-    """Cut up the pictures and tokenize the prompt. pieces: where another model cut them up alike."""
+    """Cut up pictures and clips and tokenize the prompt. media: where another model cut them up alike."""
     said = settings.sampling.max_new_tokens, question.history, question.system
-    asked = question.images, question.text, *said, question.picture
-    seen: Seen = yield Outside(partial(model.look, *asked, pieces))
+    asked = question.images, question.text, *said, question.picture, question.videos, question.video
+    schema = settings.sampling.json_schema
+    seen: Seen = yield Outside(partial(model.look, *asked, media, question.timeout, schema))
     return seen
 
 
@@ -209,8 +214,8 @@ def look(model: VisionLanguageModel, seen: Seen, reuse: Reuse, needed: np.ndarra
     several pieces, none is.
     """
     features, encoded, skipped, start = [], [], 0, 0
-    for image, part in enumerate(seen.pieces):
-        count, tokens = len(part.pixels), int(np.count_nonzero(seen.grid.images == image))
+    for part in seen.pieces:
+        count, tokens = len(part.pixels), len(part.boxes)
         wanted, each = np.arange(count), tokens // count
         if needed is not None and part.packing is None:
             mine = needed[(needed >= start) & (needed < start + tokens)] - start
@@ -227,13 +232,14 @@ def look(model: VisionLanguageModel, seen: Seen, reuse: Reuse, needed: np.ndarra
 
 
 def agree(
-    model: VisionLanguageModel, slot: int, prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray
+    model: VisionLanguageModel, slot: int, prompt: PromptTokens, kept: np.ndarray, answer: np.ndarray, form: Form
 ) -> Asking[np.ndarray]:
     """[N], [G] -> float64 [G]: the probabilities of an answer's tokens if only these visual tokens are seen (eq. 8).
+    form: of the answer.
 
     One parallel pass that goes on from the text before the pictures.
     """
     again = reread(prompt, keep_rows(prompt.visual_positions, kept, len(prompt.ids)), answer)
     model.language.truncate(slot, again.length)
-    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer))
+    found = yield Extend(model, slot, again.rows, again.wanted, lambda logits: log_probabilities(logits, answer, form))
     return read_probabilities(found)

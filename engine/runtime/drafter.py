@@ -5,6 +5,7 @@ slot holds of the prompt will do: the whole, or what the consistency pass left o
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 
 import numpy as np
@@ -20,7 +21,7 @@ from engine.runtime.work import NONE, Asking, Extend, Step
 @dataclass
 class Drafter:
     """The small model behind its own answer. rows: of its slot, that are no answer; position: of the first token behind
-    them; held: tokens of an answer that the slot holds."""
+    them; held: tokens of an answer that the slot holds, and that the form has taken."""
 
     model: VisionLanguageModel
     lease: Lease
@@ -34,7 +35,7 @@ class Drafter:
         """int64 [D], `most` at most: what may follow what the large model said, in its tokens. prompt: its own, [S].
 
         Nothing where the small model would say no more, where its slot was taken away or is full, and where one model's
-        tokens have no text that the other could read.
+        tokens have no text that the other could read. Under a schema, what it lets come next.
         """
         if not self.lease.claim():
             return NONE
@@ -47,21 +48,32 @@ class Drafter:
 
     def _say(self, known: list[int], said: int, most: int) -> Asking[list[int]]:
         """Tokens that it says behind these. said: how many the large model has chosen."""
-        sampler = Sampler(self.sampling)
+        form = self.seen.form
+        sampler = Sampler(self.sampling, form)
         sampler.skip(said)  # a drawn token is guessed best with the number that it will be drawn with
         shared = min(_common(self.held, known), len(known) - 1)
         slot, missing = self.lease.slot, known[shared:]
         if shared < len(self.held):
             self.model.language.truncate(slot, self.rows + shared)
+            form.take_back(len(self.held) - shared)
+            self.held = known[:shared]
+        if form.count_possible(missing) < len(missing):
+            return []
+        for token in missing:
+            form.take(token)
         if len(missing) == 1:
             choice = yield Step(self.model, slot, missing[0], False, sampler.choose)
         else:
             rows, last = answer_rows(self.position + shared, np.array(missing)), np.array([len(missing) - 1])
-            (choice,) = yield Extend(self.model, slot, rows, last, sampler.choose_each)
+            (choice,) = yield Extend(self.model, slot, rows, last, partial(sampler.choose_each, draft=()))
         self.held, drafted = known, []
         while self.model.tokenizer.special(token := read(choice).token) not in self.seen.encoded.stop:
             drafted.append(token)
             if len(drafted) == most:
+                break
+            form.take(token)
+            if form.is_over:
+                form.take_back(1)
                 break
             choice = yield Step(self.model, slot, token, False, sampler.choose)
             self.held = [*self.held, token]

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.runtime.arrays import Array
 from engine.runtime.executor import Threads
-from engine.runtime.executor_onnxruntime_session import Place, Session, in_host_memory, open_session
+from engine.runtime.executor_onnxruntime_session import CPU, Place, Session, in_host_memory, open_session
 from engine.runtime.host_memory import give_back, reserve
 
 
@@ -23,7 +23,7 @@ class OnnxRuntimeExecutor:
     @classmethod
     def load(cls, path: Path, threads: Threads) -> "OnnxRuntimeExecutor":
         """Raises EngineError."""
-        return cls(open_session(path, threads))
+        return cls(open_session(path, threads, {CPU: {}}))
 
     def release(self) -> None:
         self._session.release()

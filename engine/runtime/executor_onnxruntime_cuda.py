@@ -10,6 +10,7 @@ import torch
 
 from engine.errors import EngineError, Setting
 from engine.runtime.arrays import Array, is_host
+from engine.runtime.backend import cuda
 from engine.runtime.executor import Threads
 from engine.runtime.executor_onnxruntime_session import CPU, Place, Session, in_host_memory, open_session
 from engine.runtime.gpu_buffers import GpuBuffers
@@ -50,9 +51,9 @@ class CudaExecutor(GpuBuffers):
         self._host: dict[str, np.ndarray] = {}
 
     @classmethod
-    def load(cls, path: Path, threads: Threads) -> "CudaExecutor":
-        """Raises EngineError."""
-        return cls(open_session(path, threads, (CUDA, CPU)))
+    def load(cls, path: Path, threads: Threads, gpu: int | None = None) -> "CudaExecutor":
+        """gpu: its number; None is the first. Raises EngineError."""
+        return cls(open_session(path, threads, {CUDA: {"device_id": str(gpu or 0)}, CPU: {}}), cuda(gpu))
 
     def release(self) -> None:
         self._session.release()

@@ -1,5 +1,6 @@
 """A session of ONNX Runtime with what is bound to it; executors say where that lies."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,11 @@ def share_threads(threads: int) -> SharedThreads:
     return SharedThreads(threads)
 
 
-def open_session(path: Path, threads: Threads, providers: tuple[str, ...] = (CPU,)) -> Session:
-    """Load an ONNX file. Raises EngineError, also where a provider finds nothing to compute with."""
+def open_session(path: Path, threads: Threads, providers: Mapping[str, dict[str, str]]) -> Session:
+    """Load an ONNX file. providers: options of each, the one that is to compute first.
+
+    Raises EngineError, also where a provider finds nothing to compute with.
+    """
     options = onnxruntime.SessionOptions()
     if isinstance(threads, SharedThreads):
         options.use_per_session_threads = False
@@ -107,7 +111,7 @@ def open_session(path: Path, threads: Threads, providers: tuple[str, ...] = (CPU
     options.log_severity_level = 4
     try:
         with huge_pages():
-            session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+            session = onnxruntime.InferenceSession(str(path), options, providers=[*providers.items()])
     except Exception as error:
         raise ManifestError(f"{path} cannot be loaded ({error}); rebuild it with sgl build") from error
     # ONNX Runtime itself would go on with what is left.

@@ -1,7 +1,7 @@
 """Executor of TensorRT plans, of either package: buffers are torch tensors, everything runs in one CUDA stream."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from engine.gpu import fingerprint
 from engine.manifest import Manifest
 from engine.remedy import rebuild
 from engine.runtime.arrays import Array, is_host
-from engine.runtime.gpu_buffers import GpuBuffers, enough_memory
+from engine.runtime.gpu_buffers import GpuBuffers, enough_memory, require_gpus
 from engine.runtime.kernel_cache import KERNEL_CACHE_SUFFIX, KernelCache
 from engine.runtime.plan_memory import NOWHERE, place
 from engine.target import Device, Target, targets_for
@@ -54,8 +54,16 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
             f"{directory} was built with {target} {built}, but {library.__version__} is installed, and plans run in no "
             f"version but the one that built them; install {built}, or {remedy}"
         )
-    if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint(local_rank)):
-        raise ManifestError(f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {remedy}")
+    require_gpu(directory, manifest, local_rank)
+
+
+def require_gpu(directory: Path, manifest: Manifest, index: int) -> None:
+    """Raises EngineError unless it is there, and one of those that the plans were tuned on."""
+    require_gpus(directory, index + 1)
+    if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint(index)):
+        raise ManifestError(
+            f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {rebuild(directory, manifest)}"
+        )
 
 
 def use_gpu(index: int) -> None:
@@ -118,16 +126,17 @@ class TensorRtExecutor(GpuBuffers):
         records: whether runs of the last of several profiles repeat so often that a CUDA graph of them pays. kernels:
         file for what the library compiles for this GPU; None compiles it at every start.
         """
-        runtime = library.Runtime(log := library.Logger(library.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise ManifestError(
-                f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
-                f"{_reasons(library, runtime, plan)}; rebuild it here with sgl build, with {BuildFlag.TARGET} "
-                f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
-            )
-        executor = cls(library, log, runtime, engine, name, device, records)
-        executor._make_contexts(kernels)
+        with _current(torch.device(device)):  # where the library puts weights and contexts
+            runtime = library.Runtime(log := library.Logger(library.Logger.ERROR))
+            engine = runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise ManifestError(
+                    f"{name} is refused by {library.__name__} {library.__version__} on this GPU"
+                    f"{_reasons(library, runtime, plan)}; rebuild it here with sgl build, with {BuildFlag.TARGET} "
+                    f"{Target.TENSORRT} for a GPU that {Target.TENSORRT_RTX} does not support"
+                )
+            executor = cls(library, log, runtime, engine, name, device, records)
+            executor._make_contexts(kernels)
         return executor
 
     @classmethod
@@ -280,6 +289,12 @@ class TensorRtExecutor(GpuBuffers):
         with torch.cuda.stream(self._stream):
             yield self._stream.cuda_stream
         outside.wait_stream(self._stream)
+
+
+def _current(device: torch.device) -> AbstractContextManager[None]:
+    """In which a GPU that is named by its number is the one that this thread uses."""
+    is_named = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device) if is_named else nullcontext()
 
 
 def _admits(ranges: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:

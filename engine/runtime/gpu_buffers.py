@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from engine.build_flags import BuildFlag
-from engine.errors import EngineError
+from engine.errors import EngineError, Setting
 
 
 class GpuBuffers:
@@ -32,6 +33,16 @@ class GpuBuffers:
 
     def give_back(self, part: torch.Tensor) -> None:
         part.zero_()
+
+
+def require_gpus(directory: Path, count: int) -> None:
+    """Raises EngineError where there are fewer."""
+    if (seen := torch.cuda.device_count()) < count:
+        raise EngineError(
+            f"{directory} was to run on {count} GPUs of this machine, and torch sees {seen}; use a machine with "
+            "as many, or leave out ",
+            Setting("small_apart"),
+        )
 
 
 @contextmanager

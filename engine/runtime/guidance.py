@@ -9,6 +9,7 @@ import numpy as np
 from engine.config import GuidanceConfig, ScoreRows, num_kept
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, array_namespace, to_host
+from engine.runtime.grid import Grid
 
 SCALE_STEP = 2**0.5
 """Tokens of a picture whose areas differ by more are of different scales: a thumbnail's are 2 tile tokens or larger."""
@@ -116,6 +117,24 @@ def select(importance: np.ndarray, num_kept: int) -> np.ndarray:
     return np.sort(ranked[:num_kept])
 
 
+def select_by_frame(importance: np.ndarray, num_kept: int, frames: np.ndarray) -> np.ndarray:
+    """[V] of each token its importance, and the frame that it is of -> int64 [num_kept]: the most important of every
+    frame, of each the same share, sorted.
+
+    What does not come out even goes to the frames that lack most, the first of those that lack as much.
+    """
+    sizes = np.bincount(frames)
+    shares = sizes * num_kept / max(1, len(frames))
+    quotas = np.floor(shares).astype(int)
+    lacking = np.argsort(quotas - shares, kind="stable")
+    quotas[lacking[: num_kept - quotas.sum()]] += 1
+    kept = []
+    for frame, quota in enumerate(quotas.tolist()):
+        mine = np.flatnonzero(frames == frame)
+        kept.append(mine[select(importance[mine], quota)])
+    return np.sort(np.concatenate([np.empty(0, np.int64), *kept]))
+
+
 def keep_rows(visual_positions: np.ndarray, kept: np.ndarray, sequence_length: int) -> np.ndarray:
     """[V], [N] -> int64 [S']: positions that survive, all text and the kept visual tokens, sorted."""
     survives = np.ones(sequence_length, bool)
@@ -124,32 +143,31 @@ def keep_rows(visual_positions: np.ndarray, kept: np.ndarray, sequence_length: i
     return np.flatnonzero(survives)
 
 
-def resample(
-    importance: np.ndarray,
-    from_boxes: np.ndarray,
-    to_boxes: np.ndarray,
-    from_images: np.ndarray,
-    to_images: np.ndarray,
-) -> np.ndarray:
-    """[V], [V,4], [W,4], [V], [W] -> float32 [W]: importance carried over to a model with another visual grid.
+def resample(importance: np.ndarray, known: Grid, wanted: Grid) -> np.ndarray:
+    """[V] of one grid -> float32 [W] of another: importance carried over to a model with other visual tokens.
 
-    boxes: x0 y0 x1 y1 of every token in its picture; images: which picture it belongs to.
-
-    A token's importance is spread evenly over its box, and a target token receives what falls into its own box, so the
-    total is preserved where the target covers the picture. Tiles and thumbnail are layers of different scale and each
-    covers the whole picture: if both models have as many scales, the finest feeds the finest and so on. If not, every
-    target scale receives the whole map, weighted by its share of the target tokens: tokens of all scales are then
-    equally important on average, and a thumbnail's large boxes do not outrank the tiles' small ones.
+    A token's importance is spread evenly over its box and its time, and a target token receives what falls into its
+    own, so the total is preserved where the target covers the picture. Tiles and thumbnail are layers of different
+    scale and each covers the whole picture: if both models have as many scales, the finest feeds the finest and so on.
+    If not, every target scale receives the whole map, weighted by its share of the target tokens: tokens of all scales
+    are then equally important on average, and a thumbnail's large boxes do not outrank the tiles' small ones.
     """
-    if np.array_equal(from_boxes, to_boxes) and np.array_equal(from_images, to_images):
+    if known.same(wanted):
         return importance.astype(np.float32)
-    resampled = np.zeros(len(to_boxes))
-    for image in np.unique(to_images):
-        sources = _scales(from_boxes, np.flatnonzero(from_images == image))
-        targets = _scales(to_boxes, np.flatnonzero(to_images == image))
+    resampled = np.zeros(len(wanted.boxes))
+    places, targets_places = _places(known), _places(wanted)
+    for image in np.unique(wanted.images):
+        sources = _scales(known.boxes, np.flatnonzero(known.images == image))
+        targets = _scales(wanted.boxes, np.flatnonzero(wanted.images == image))
         for source, target, share in _routes(sources, targets):
-            resampled[target] += share * _spread(importance[source], from_boxes[source], to_boxes[target])
+            resampled[target] += share * _spread(importance[source], places[source], targets_places[target])
     return resampled.astype(np.float32)
+
+
+def _places(grid: Grid) -> np.ndarray:
+    """float64 [V,6]: x0 y0 t0 x1 y1 t1"""
+    boxes, times = grid.boxes.astype(np.float64), grid.spans()
+    return np.concatenate([boxes[:, :2], times[:, :1], boxes[:, 2:], times[:, 1:]], axis=1)
 
 
 def _scales(boxes: np.ndarray, tokens: np.ndarray) -> list[np.ndarray]:
@@ -171,31 +189,33 @@ def _routes(
         yield from ((source, target, len(target) / total) for source, target in product(sources, targets))
 
 
-def _spread(values: np.ndarray, from_boxes: np.ndarray, to_boxes: np.ndarray) -> np.ndarray:
-    """[N], [N,4], [M,4] -> [M]: values spread evenly over their boxes, collected in the target boxes.
+def _spread(values: np.ndarray, sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """[N], [N,6], [M,6] -> [M]: values spread evenly over their places, collected in the target places.
 
-    Overlap is separable, so the boxes' distinct x and y intervals suffice: two small products instead of [M,N].
+    Overlap is separable, so the places' distinct intervals along x, y and time suffice: three small products instead of
+    [M,N].
     """
-    from_x, from_column = _intervals(from_boxes, 0)
-    from_y, from_row = _intervals(from_boxes, 1)
-    to_x, to_column = _intervals(to_boxes, 0)
-    to_y, to_row = _intervals(to_boxes, 1)
-    density = np.zeros((len(from_y), len(from_x)))
-    np.add.at(density, (from_row, from_column), values / _areas(from_boxes))
-    collected = _overlap(to_y, from_y) @ density @ _overlap(to_x, from_x).T
-    return collected[to_row, to_column]
+    found = [_intervals(sources, axis) for axis in range(3)]
+    wanted = [_intervals(targets, axis) for axis in range(3)]
+    collected = np.zeros([len(intervals) for intervals, _ in found])
+    np.add.at(collected, tuple(index for _, index in found), values / _areas(sources))
+    for (ours, _), (theirs, _) in zip(wanted, found, strict=True):
+        # The axis in front goes, and comes back behind the others.
+        collected = np.tensordot(collected, _overlap(ours, theirs), axes=(0, 1))
+    return collected[tuple(index for _, index in wanted)]
 
 
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    """[N,4] -> [N]."""
-    areas = np.prod(boxes[:, 2:].astype(np.float64) - boxes[:, :2], axis=1)
+def _areas(places: np.ndarray) -> np.ndarray:
+    """[N,4] boxes, or [N,6] with times -> [N]."""
+    half = places.shape[1] // 2
+    areas = np.prod(places[:, half:].astype(np.float64) - places[:, :half], axis=1)
     assert np.all(areas > 0), "a visual token without area has no place in its picture"
     return areas
 
 
-def _intervals(boxes: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """[N,4] -> the distinct intervals along an axis [P,2], and which one each box has [N]."""
-    intervals, index = np.unique(boxes[:, axis::2].astype(np.float64), axis=0, return_inverse=True)
+def _intervals(places: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """[N,6] -> the distinct intervals along an axis [P,2], and which one each place has [N]."""
+    intervals, index = np.unique(places[:, axis::3], axis=0, return_inverse=True)
     return intervals, index.reshape(-1)
 
 

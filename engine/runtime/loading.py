@@ -73,6 +73,29 @@ def check_device(directory: Path, manifest: Manifest, device: Device) -> None:
         )
 
 
+def gpus_of(manifest: Manifest, small_apart: bool) -> int:
+    """GPUs that a process uses: one for each rank of the large model, and perhaps one more for the small model."""
+    return manifest.world_size + small_apart
+
+
+def small_gpu(directory: Path, manifest: Manifest, device: Device, small_apart: bool) -> int | None:
+    """The GPU of the small model, by its number among those that this process sees; None is the large model's first.
+
+    Raises EngineError when there is none behind the large model's, or it runs no such engine.
+    """
+    if not small_apart:
+        return None
+    if device is not Device.CUDA:
+        raise RequestError(
+            Setting("small_apart"),
+            f" gives the small model a GPU of its own, and {directory} runs on device {device}; ",
+            "leave it out",
+        )
+    gpu = gpus_of(manifest, small_apart) - 1
+    BACKENDS[manifest.target].require_gpu(directory, manifest, gpu)
+    return gpu
+
+
 def take_device(directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
     """Make what the rank of this number here, one of as many, runs on this process's own. Raises EngineError."""
     BACKENDS[manifest.target].take(directory, manifest, local_rank, local_ranks)
@@ -83,22 +106,34 @@ def share_threads(target: Target, threads: int) -> Threads:
     return BACKENDS[target].share_threads(threads)
 
 
-def load(target: Target, path: Path, threads: Threads, device: Device = Device.CPU, records: bool = True) -> Executor:
+def load(
+    target: Target,
+    path: Path,
+    threads: Threads,
+    device: Device = Device.CPU,
+    gpu: int | None = None,
+    records: bool = True,
+) -> Executor:
     """Load one compiled engine; `path` without the suffix that its target gives the file. Raises EngineError.
 
-    threads: of the host's part of the work. device: as `resolve_device` found it. records: whether its runs repeat with
-    the same buffers, which is faster as CUDA graphs.
+    threads: of the host's part of the work. device: as `resolve_device` found it. gpu: as `small_gpu` found it.
+    records: whether its runs repeat with the same buffers, which is faster as CUDA graphs.
     """
-    return BACKENDS[target].load(path, threads, device, records)
+    return BACKENDS[target].load(path, threads, device, records, gpu)
 
 
 def load_scoring(
-    scoring: Scoring, target: Target, rank: Path, threads: Threads, device: Device = Device.CPU
+    scoring: Scoring,
+    target: Target,
+    rank: Path,
+    threads: Threads,
+    device: Device = Device.CPU,
+    gpu: int | None = None,
 ) -> Executor | None:
     """The scoring engine beside a language engine in `rank`, if it has one. Raises EngineError."""
     if scoring is not Scoring.DEFERRED:
         return None
-    return load(target, rank / SCORING_ENGINE, threads, device, records=False)
+    return load(target, rank / SCORING_ENGINE, threads, device, gpu, records=False)
 
 
 def load_rank(target: Target, path: Path, threads: Threads, all_reduce: AllReduce) -> Executor:

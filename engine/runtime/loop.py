@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import EngineError, ModelFailed, Overloaded, QuestionCancelled, QuestionTimedOut, RequestError
 from engine.runtime.cascade import Pair, answer
+from engine.runtime.clips import clip_bytes, hold_clip
 from engine.runtime.images.held import held_bytes, hold
 from engine.runtime.question import Meter, Question
 from engine.runtime.scheduler import TIMED_OUT, Load, Outcome, Scheduler, Spare, Task
@@ -70,11 +71,12 @@ class Loop:
         raised."""
         self._check_process()
         deadline = None if question.timeout is None else time.monotonic() + question.timeout
-        size = sum(map(held_bytes, question.images))
+        size = sum(map(held_bytes, question.images)) + sum(map(clip_bytes, question.videos))
         self._enter(size, waits, deadline)
         try:
             images = tuple(hold(image, question.picture) for image in question.images)
-            question = replace(question, images=images)
+            videos = tuple(hold_clip(clip, question.picture) for clip in question.videos)
+            question = replace(question, images=images, videos=videos)
             ticket = Ticket(lambda: self._inbox.put(lambda: self._scheduler.cancel(task, QuestionCancelled(CANCELLED))))
             meter = Meter()
             said = partial(self._tell, ticket, size)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.build_flags import BuildFlag
-from engine.config import PictureConfig, ServingConfig
+from engine.config import PictureConfig, ServingConfig, VideoConfig
 from engine.dims import Limits
 from engine.errors import RequestError, Setting
 from engine.families import Pieces, Prompt, Turn, by_name
@@ -15,7 +15,11 @@ from engine.manifest import EngineModel, Manifest
 from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, SiglipConfig, VisionConfig
 from engine.parallel import SHARDED
 from engine.runtime.arrays import Array, concat
+from engine.runtime.clips import ClipSource, Shown, open_clip
 from engine.runtime.feature_cache import FeatureCache
+from engine.runtime.form import Form
+from engine.runtime.grammar import Grammars
+from engine.runtime.grid import Grid
 from engine.runtime.images import ImageSource, open_image
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.loading import load, load_scoring
@@ -37,21 +41,6 @@ BROKEN = "\ufffd"
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The visual tokens of one question, in one model's order.
-
-    boxes: float32 [V,4], where each lies in its picture; images: [V], which picture.
-    """
-
-    boxes: np.ndarray
-    images: np.ndarray
-
-    def same(self, other: "Grid") -> bool:
-        """Whether visual token i is the same place for both models."""
-        return np.array_equal(self.boxes, other.boxes) and np.array_equal(self.images, other.images)
-
-
-@dataclass(frozen=True)
 class Encoded:
     """A tokenized question: ids [S], where the visual tokens are [V], the texts that end the answer, and which tokens
     are the question itself. places, feature_positions: as in `PromptTokens`.
@@ -66,17 +55,37 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A question as one model reads it: its pictures cut up, and its prompt. marks: int64 [S,M], as `prefix_cache` has
-    them."""
+class Media:
+    """The pictures and clips of a question, cut up, pictures first, and which frames of each clip that is of.
 
+    clip_rows: of a prompt, for each clip.
+    """
+
+    pieces: tuple[Pieces, ...]
+    clips: tuple[Shown, ...] = ()
+    clip_rows: tuple[Sequence[int], ...] = ()
+
+    def picture_rows(self) -> list[int]:
+        """Of a prompt, for each picture."""
+        return [part.num_rows() for part in self.pieces[: len(self.pieces) - len(self.clips)]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A question as one model reads it: its pictures and clips cut up, its prompt, and what its answer may be.
+
+    pieces: of `media`, in the order of the prompt. marks: int64 [S,M], as `prefix_cache` has them.
+    """
+
+    media: Media
     pieces: tuple[Pieces, ...]
     grid: Grid
     encoded: Encoded
+    form: Form
     marks: np.ndarray
 
     def prompt(self, features: Sequence[Array], width: int, encoded: np.ndarray | None = None) -> PromptTokens:
-        """features: [F,C] of each picture; width: C. encoded: see PromptTokens."""
+        """features: [F,C] of each of the pieces; width: C. encoded: see PromptTokens."""
         parts = features or [np.empty((0, width), np.float32)]
         whole = parts[0] if len(parts) == 1 else concat(parts)
         tokens = self.encoded
@@ -93,12 +102,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Running:
-    """Where and how the models of a process run. threads: of the whole process."""
+    """Where and how the models of a process run. threads: of the whole process. small_gpu: see `loading.small_gpu`."""
 
     threads: int
     device: Device
     serving: ServingConfig
     prefixes: PrefixCache
+    small_gpu: int | None = None
 
 
 class VisionLanguageModel:
@@ -117,6 +127,7 @@ class VisionLanguageModel:
         self.role, self.config, self.tokenizer = role, built.config, tokenizer
         self.vision, self.language = vision, language
         self.limits, self.prefill_chunk = limits, running.serving.prefill_chunk
+        self.grammars = Grammars(tokenizer, built.config.language.vocab_size)
         self.features = FeatureCache(running.serving.feature_cache)
         self.prefixes = running.prefixes
         self._rope = RopeTable(built.config.language.rope, built.config.language.head_dim)
@@ -141,7 +152,7 @@ class VisionLanguageModel:
             )
         else:
             config, rank = model.config, root / "rank0"
-            where = running.threads, running.device
+            where = running.threads, running.device, None if role == SHARDED else running.small_gpu
             engine = load(manifest.target, rank / "language", *where)
             scoring = load_scoring(model.scoring, manifest.target, rank, *where)
             vision = VisionEncoder(load(manifest.target, root / "vision", *where), config.vision, limits)
@@ -158,22 +169,54 @@ class VisionLanguageModel:
         history: Sequence[Turn] = (),
         system: str | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
-        pieces: Sequence[Pieces] | None = None,
+        videos: Sequence[ClipSource] = (),
+        video: VideoConfig = VideoConfig(),  # noqa: B008 (frozen)
+        media: Media | None = None,
+        timeout: float | None = None,
+        schema: str | None = None,
     ) -> Seen:
-        """Open and cut up the pictures and tokenize the prompt; runs no engine. pieces: of another model that cuts
-        pictures up alike.
+        """Open and cut up pictures and clips and tokenize the prompt; runs no engine. media: of another model that cuts
+        them up alike. timeout: seconds of the question. schema: of the answer, as JSON.
 
         Raises EngineError when prompt and answer exceed what the engine was built for.
         """
-        cut = list(pieces or ())
-        if pieces is None:
-            for source in images:
-                cut.append(self._family.cut(open_image(source, picture), self.config, len(images) == 1))
-                self._check_room(count_rows(cut), max_new_tokens, "pictures alone have")
-        rows = [part.num_rows() for part in cut]
-        encoded = self._tokenize(self._family.render_prompt(self.config, question, rows, history, system), cut)
+        form = Form() if schema is None else self.grammars.form(schema)
+        if media is None:
+            media = self._open(images, videos, max_new_tokens, picture, video, timeout)
+        asked = self.config, question, media.picture_rows(), history, system, media.clip_rows
+        prompt = self._family.render_prompt(*asked)
+        pieces = tuple(media.pieces[number] for number in prompt.order)
+        encoded = self._tokenize(prompt, pieces)
         self._check_room(len(encoded.ids), max_new_tokens, "prompt has")
-        return Seen(tuple(cut), grid_of(cut), encoded, self._marks(encoded, cut))
+        form.end_with(self.tokenizer.ids_of(encoded.stop))
+        return Seen(media, pieces, Grid.of(pieces, prompt.order), encoded, form, self._marks(encoded, pieces))
+
+    def _open(
+        self,
+        images: Sequence[ImageSource],
+        videos: Sequence[ClipSource],
+        max_new_tokens: int,
+        picture: PictureConfig,
+        video: VideoConfig,
+        timeout: float | None,
+    ) -> Media:
+        cut: list[Pieces] = []
+        clips: list[Shown] = []
+        rows: list[Sequence[int]] = []
+        for source in images:
+            cut.append(self._family.cut(open_image(source, picture), self.config, len(images) == 1))
+            self._check_room(count_rows(cut), max_new_tokens, "pictures alone have")
+
+        def check(frames: int, width: int, height: int) -> None:
+            rows.append(self._family.clip_rows(self.config, frames, width, height))
+            what = f"{'other pictures and clips, and ' if cut else ''}{frames} frames of a clip alone have"
+            self._check_room(count_rows(cut) + sum(rows[-1]), max_new_tokens, what)
+
+        for clip in videos:
+            frames, shown = open_clip(clip, self._family, video, picture, check, timeout)
+            cut.append(self._family.cut_clip(frames, self.config))
+            clips.append(shown)
+        return Media(tuple(cut), tuple(clips), tuple(rows))
 
     def read_as_own(
         self, behind: Sequence[int], tokenizer: Tokenizer, tokens: Sequence[int], after: Sequence[int] = ()
@@ -211,8 +254,11 @@ class VisionLanguageModel:
 
     def _tokenize(self, prompt: Prompt, pieces: Sequence[Pieces]) -> Encoded:
         ids = np.array(self.tokenizer.encode_prompt(prompt), np.int64)
-        positions = np.flatnonzero(ids == self.tokenizer.token_id(prompt.image_token))
-        assert len(positions) == count_rows(pieces), "a family's prompt holds one image token per row of a picture"
+        tokens = {prompt.image_token}
+        if any(part.times is not None for part in pieces):
+            tokens.add(prompt.clip_token)
+        positions = np.flatnonzero(np.isin(ids, [self.tokenizer.token_id(token) for token in tokens]))
+        assert len(positions) == count_rows(pieces), "a family's prompt holds one token per row of a picture or clip"
         places = None
         if self.config.language.rope.sections:
             places = token_places(len(ids), positions, [part.places for part in pieces])
@@ -241,21 +287,12 @@ class VisionLanguageModel:
                 f"the {has} {tokens} tokens, with ",
                 Setting("max_new_tokens"),
                 f" {max_new_tokens} more than the engine's {self.limits.max_tokens}; "
-                f"ask for less, give fewer pictures, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
+                f"ask for less, give fewer pictures or frames, or rebuild with a larger {BuildFlag.MAX_TOKENS}",
             )
 
 
-def grid_of(pieces: Sequence[Pieces]) -> Grid:
-    """Of all pictures of a question."""
-    owner = [np.full(len(part.boxes), index) for index, part in enumerate(pieces)]
-    return Grid(
-        np.concatenate([np.empty((0, 4), np.float32), *(part.boxes for part in pieces)]),
-        np.concatenate([np.empty(0, np.int64), *owner]),
-    )
-
-
 def count_rows(pieces: Sequence[Pieces]) -> int:
-    """Of the prompt, that are of these pictures."""
+    """Of the prompt, that are of these pictures and clips."""
     return sum(part.num_rows() for part in pieces)
 
 
@@ -271,7 +308,7 @@ def question_rows(tokenizer: Tokenizer, ids: np.ndarray, stop: Sequence[str]) ->
 
 
 def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
-    """Whether both models cut every picture up alike, into pieces that either of their vision encoders takes."""
+    """Whether both models cut pictures and clips up alike, into pieces that either of their vision encoders takes."""
     return (ours.family, ours.tiling, piece_shape(ours.vision)) == (
         theirs.family,
         theirs.tiling,
@@ -279,12 +316,12 @@ def split_alike(ours: ModelConfig, theirs: ModelConfig) -> bool:
     )
 
 
-def piece_shape(vision: VisionConfig) -> tuple[int, ...]:
-    """What of a vision encoder decides how pictures are cut up."""
+def piece_shape(vision: VisionConfig) -> tuple[int | None, ...]:
+    """What of a vision encoder decides how pictures and clips are cut up."""
     match vision:
         case InternVitConfig():
             return vision.image_size, vision.grid()
         case SiglipConfig():
             return vision.image_size, vision.grid()
         case QwenVitConfig():
-            return vision.patch_size, vision.frames, vision.merged
+            return vision.patch_size, vision.frames, vision.merged, vision.steps_per_second

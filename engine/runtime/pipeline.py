@@ -11,14 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, ServingConfig, VideoConfig
 from engine.engine_directory import read_manifest
 from engine.errors import EngineError, RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
 from engine.runtime.answer import Answer
+from engine.runtime.clips import ClipSource
 from engine.runtime.images import ImageSource
-from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads
+from engine.runtime.loading import kv_memory_here, resolve_device, resolve_threads, small_gpu
 from engine.runtime.loop import Loop
 from engine.runtime.model import Running, VisionLanguageModel
 from engine.runtime.prefix_cache import PrefixCache
@@ -26,7 +27,7 @@ from engine.runtime.question import OnText, Question
 from engine.runtime.scheduler import Load, Outcome, answered
 from engine.runtime.tensor_parallel import Ranks
 from engine.runtime.tensor_parallel_group import Group
-from engine.runtime.ticket import Ticket
+from engine.runtime.ticket import Ticket, ended
 from engine.target import Device
 from engine.verification import verify
 
@@ -75,7 +76,7 @@ class SglPipeline:
         self._pair = pair
         kv_memory = kv_memory_here(device) if serving.kv_memory is None else serving.kv_memory
         self._loop = Loop(pair, serving.max_running, serving.max_waiting, kv_memory, spare=pair.prefixes)
-        self._at_once = 2 * serving.max_running
+        self.at_once = 2 * serving.max_running
         """Questions of one call that are asked at once: enough that the next one's pictures are open in time."""
         self.close = weakref.finalize(self, _close, self._loop, pair)
         """End what is being answered, the thread and the ranks that were started; also at the interpreter's end."""
@@ -94,6 +95,7 @@ class SglPipeline:
         kv_memory: int | None = ServingConfig.kv_memory,
         prefill_chunk: int = ServingConfig.prefill_chunk,
         feature_cache: int = ServingConfig.feature_cache,
+        small_apart: bool = ServingConfig.small_apart,
         prefix_cache: int = ServingConfig.prefix_cache,
     ) -> "SglPipeline":
         """Open an engine directory and verify its files. Raises EngineError.
@@ -103,10 +105,13 @@ class SglPipeline:
         device: what runs the engines; None is what their target is for. The others are the fields of `ServingConfig`.
         """
         directory, threads = Path(directory), resolve_threads(threads)
-        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, feature_cache, prefix_cache)
+        caches = feature_cache, small_apart, prefix_cache
+        serving = ServingConfig(max_running, max_waiting, kv_memory, prefill_chunk, *caches)
         manifest = read_manifest(directory)
         device = resolve_device(directory, manifest, device)
-        pair = LoadedPair(directory, manifest, Running(threads, device, serving, PrefixCache(prefix_cache)), ranks)
+        apart = small_gpu(directory, manifest, device, small_apart)
+        running = Running(threads, device, serving, PrefixCache(prefix_cache), apart)
+        pair = LoadedPair(directory, manifest, running, ranks)
         verify(directory, manifest)
         if preload:
             _ = pair.small, pair.large
@@ -135,11 +140,17 @@ class SglPipeline:
         system: str | None = None,
         timeout: float | None = None,
         picture: PictureConfig = PictureConfig(),  # noqa: B008 (frozen)
+        videos: ClipSource | Sequence[ClipSource] = (),
+        video: VideoConfig = VideoConfig(),  # noqa: B008 (frozen)
     ) -> Answer:
-        """Answer one question about any number of pictures, after what was said before. Raises EngineError."""
+        """Answer one question about any number of pictures and clips, after what was said before. Raises
+        EngineError.
+        """
         pictures = tuple(images) if isinstance(images, list | tuple) else (images,)
+        clips = tuple(videos) if isinstance(videos, list | tuple) else (videos,)
         turns = tuple(_several(history, "history", "turns"))
-        asked = Question(pictures, question, guidance, exit, sampling, on_text, turns, system, timeout, picture)
+        said = guidance, exit, sampling, on_text, turns, system, timeout
+        asked = Question(pictures, question, *said, picture, clips, video)
         with self._loop.submit(asked, waits=True) as ticket:
             for piece in ticket:
                 if on_text is not None:
@@ -162,8 +173,8 @@ class SglPipeline:
         left = iter(enumerate(questions))
         try:
             while len(outcomes) < len(questions):
-                for index, question in islice(left, self._at_once - len(asked)):
-                    asked[index] = self._ask_anyhow(question, tells=True)
+                for index, question in islice(left, self.at_once - len(asked)):
+                    asked[index] = self._ask(question, tells=True)
                     asked[index].on_change(partial(news.put, index))
                 index = news.get()
                 ticket = asked.get(index)
@@ -188,8 +199,8 @@ class SglPipeline:
         asked: deque[Ticket] = deque()
         try:
             for question in _several(questions, "questions", "Question objects"):
-                asked.append(self._ask_anyhow(question, tells=False))
-                if len(asked) == self._at_once:
+                asked.append(self.ask(question))
+                if len(asked) == self.at_once:
                     yield asked.popleft().wait()
             while asked:
                 yield asked.popleft().wait()
@@ -207,6 +218,10 @@ class SglPipeline:
         _check_silent(question)
         return self._loop.submit(question, waits=False)
 
+    def ask(self, question: Question) -> Ticket:
+        """Like `submit`, once there is room; what is wrong with the question at once is its outcome."""
+        return self._ask(question, tells=False)
+
     def load_now(self) -> Load:
         """How busy it is."""
         return self._loop.load()
@@ -221,7 +236,7 @@ class SglPipeline:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _ask_anyhow(self, question: Question, tells: bool) -> Ticket:
+    def _ask(self, question: Question, tells: bool) -> Ticket:
         """What is wrong with the question at once is its outcome. tells: whether somebody calls `on_text`."""
         try:
             _check_question(question)
@@ -229,9 +244,7 @@ class SglPipeline:
                 _check_silent(question)
             return self._loop.submit(question, waits=True)
         except EngineError as error:
-            ticket = Ticket(lambda: None)
-            ticket.put(error)
-            return ticket
+            return ended(error)
 
 
 def _several(values: Any, name: str, what: str) -> Iterable[Any]:

@@ -1,7 +1,7 @@
 """What a language engine is given: tokens with their positions, which of them survive where, what is wanted of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class PromptTokens:
     """One request's tokenized prompt.
 
     ids: int64 [S]; visual_positions: int64 [V], where the visual tokens are, in order; features: [F,C]. encoded: which
-    of the visual tokens have features, sorted, where not all have; the others are kept by no layer. question: the rows
+    of the visual tokens have features, sorted, where not all have; no layer sees the others. question: the rows
     of the question as it was asked, where they are known.
     places: int64 [S], or [S,3] (time, row, column) for a model that turns by three; None: each token's number.
     """
@@ -53,6 +53,13 @@ class PromptTokens:
         having = self.feature_rows() if self.encoded is None else self.visual_positions[self.encoded]
         visual[having] = np.arange(len(having))
         return visual
+
+    def readable(self) -> np.ndarray:
+        """int64 [S']: the rows of text, and of visual tokens that have features; no layer sees others. Sorted."""
+        if self.encoded is None:
+            return np.arange(len(self.ids))
+        lost = np.delete(self.visual_positions, self.encoded)
+        return np.delete(np.arange(len(self.ids)), lost)
 
     def prefix(self) -> int:
         """Text tokens before the first visual one: no pruning changes what they compute."""
@@ -152,14 +159,14 @@ class Need:
 
 
 def prompt_rows(prompt: PromptTokens, pruning: Pruning | None = None) -> Rows:
-    """A whole prompt."""
-    length, positions = len(prompt.ids), prompt.positions()
-    lengths = np.full(length, length)
-    if pruning is None or pruning.prune_layer:
-        return Rows(prompt.ids, positions, lengths, prompt.visual(), prompt.features, pruning)
-    # What is dropped before layer 0 is not fed.
-    rows = pruning.rows
-    return Rows(prompt.ids[rows], positions[rows], lengths[rows], prompt.visual()[rows], prompt.features)
+    """A whole prompt; what no layer sees of it is not fed."""
+    length, positions, rows = len(prompt.ids), prompt.positions(), prompt.readable()
+    if pruning is not None and pruning.prune_layer:
+        pruning = replace(pruning, rows=np.searchsorted(rows, pruning.rows))
+    elif pruning is not None:
+        rows, pruning = pruning.rows, None
+    lengths = np.full(len(rows), length)
+    return Rows(prompt.ids[rows], positions[rows], lengths, prompt.visual()[rows], prompt.features, pruning)
 
 
 def answer_rows(start: int, tokens: np.ndarray) -> Rows:

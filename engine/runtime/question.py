@@ -10,10 +10,11 @@ from numbers import Real
 from typing import Any
 
 from engine.build_flags import BuildFlag
-from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, GuidanceSource, PictureConfig, SamplingConfig, VideoConfig
 from engine.errors import RequestError, Setting
 from engine.families import Turn
 from engine.manifest import Manifest
+from engine.runtime.clips import ClipSource
 from engine.runtime.images import ImageSource
 
 OnText = Callable[[str], None]
@@ -28,6 +29,8 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("system", str | None, "a text, or none"),
     ("timeout", Real | None, "seconds, or none"),
     ("picture", PictureConfig, "a PictureConfig"),
+    ("videos", tuple | list, "a tuple of clips"),
+    ("video", VideoConfig, "a VideoConfig"),
 )
 """Of a question: name, type, what is one in words."""
 MOST_CHARACTERS = 32
@@ -41,7 +44,8 @@ class Question:
 
     on_text receives the answer piece by piece, in the thread that waits for the answer. history: what was asked and
     answered before, about the same pictures. system: the system message instead of the models' own. timeout: seconds
-    after which it ends in an error. picture: how its files become colours.
+    after which it ends in an error. picture: how its files become colours. videos: clips, and video: which frames of
+    them are shown. `<image>` and `<video>` in the text say where pictures and clips go, else they go first.
     """
 
     images: tuple[ImageSource, ...]
@@ -54,6 +58,8 @@ class Question:
     system: str | None = None
     timeout: float | None = None
     picture: PictureConfig = field(default_factory=PictureConfig)
+    videos: tuple[ClipSource, ...] = ()
+    video: VideoConfig = field(default_factory=VideoConfig)
 
     def __post_init__(self) -> None:
         for name, kind, given in FIELDS:
@@ -68,6 +74,7 @@ class Question:
                 raise RequestError("a turn of the history holds something other than texts; give question and answer")
         # A list is its owner's, who may go on with it.
         object.__setattr__(self, "images", tuple(self.images))
+        object.__setattr__(self, "videos", tuple(self.videos))
         object.__setattr__(self, "history", tuple(self.history))
         object.__setattr__(self, "timeout", _seconds(self.timeout))
 
@@ -97,7 +104,7 @@ class Settings:
     guidance: GuidanceConfig
     exit: ExitConfig
     sampling: SamplingConfig
-    has_pictures: bool
+    has_visual: bool
 
     def of_small(self) -> "Settings":
         """How the small model answers."""
@@ -106,7 +113,7 @@ class Settings:
         return replace(self, sampling=replace(self.sampling, max_new_tokens=limit))
 
     def wants_guidance(self) -> bool:
-        return self.guidance.enabled and self.has_pictures
+        return self.guidance.enabled and self.has_visual
 
     def guided_by(self, source: GuidanceSource) -> bool:
         return self.wants_guidance() and self.guidance.source is source
@@ -144,7 +151,7 @@ def settle(question: Question, manifest: Manifest) -> Settings:
             )
         guidance = guidance.resolve(large.config.language.num_layers, large.prune_layers)
     sampling = question.sampling or SamplingConfig()
-    return Settings(guidance, question.exit or manifest.exit, sampling, bool(question.images))
+    return Settings(guidance, question.exit or manifest.exit, sampling, bool(question.images or question.videos))
 
 
 class Stage(StrEnum):

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.config import GuidanceConfig, GuidanceSource, ScoreRows
+from engine.config import GuidanceConfig, GuidanceSource, ScoreRows, num_kept
 from engine.runtime.arrays import to_host
+from engine.runtime.grid import Grid
 from engine.runtime.guidance import (
     Budget,
     count_kept,
@@ -17,8 +18,8 @@ from engine.runtime.guidance import (
     random_importance,
     resample,
     select,
+    select_by_frame,
 )
-from engine.runtime.model import Grid
 from engine.runtime.prompt import PromptTokens, Pruning, Rows, prompt_rows
 from engine.runtime.question import Settings, Stage
 from engine.runtime.speaker import Scored, Speaker
@@ -36,8 +37,13 @@ class Choice:
     budget: Budget | None = None
 
     def needed(self, guidance: GuidanceConfig) -> np.ndarray | None:
-        """[N]: the tokens that any layer of the large model sees; None is all."""
-        return None if guidance.prune_layer else self.kept
+        """int64, sorted: the tokens whose tiles are to be encoded; None is all."""
+        if not guidance.prune_layer or self.kept is None:
+            return self.kept
+        if guidance.tile_retention is None or self.importance is None:
+            return None
+        important = select(self.importance, num_kept(len(self.importance), guidance.tile_retention))
+        return np.union1d(self.kept, important)
 
 
 def rank(settings: Settings, grid: Grid, known: Grid | None, scores: np.ndarray | None) -> np.ndarray | None:
@@ -49,9 +55,7 @@ def rank(settings: Settings, grid: Grid, known: Grid | None, scores: np.ndarray 
         return random_importance(len(grid.boxes), settings.sampling.seed)
     if known is None or scores is None or settings.guided_by(GuidanceSource.TOME):
         return None
-    if grid.same(known):
-        return scores
-    return resample(scores, known.boxes, grid.boxes, known.images, grid.images)
+    return scores if grid.same(known) else resample(scores, known, grid)
 
 
 def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]:
@@ -70,23 +74,27 @@ def rank_by_itself(speaker: Speaker, prompt: PromptTokens) -> Asking[np.ndarray]
             return fastv_importance(speaker.model.language.visual_scores(slot), guidance.prune_layer)
 
 
-def choose(settings: Settings, ranking: np.ndarray | None) -> Choice:
-    """Of ranked tokens. What TOME keeps it chooses by features: `merged`."""
+def choose(settings: Settings, ranking: np.ndarray | None, grid: Grid) -> Choice:
+    """Of ranked tokens, which lie on this grid. What TOME keeps it chooses by features: `merged`."""
     if not settings.wants_guidance() or settings.guided_by(GuidanceSource.TOME):
         return Choice(ranking)
     assert ranking is not None, "what guides has ranked the tokens before"
     count, budget = count_kept(ranking, settings.guidance)
-    return Choice(ranking, select(ranking, count), budget) if count < len(ranking) else Choice(ranking)
+    if count >= len(ranking):
+        return Choice(ranking)
+    by_frame = settings.guidance.per_frame_quota
+    kept = select_by_frame(ranking, count, grid.frames()) if by_frame else select(ranking, count)
+    return Choice(ranking, kept, budget)
 
 
 def merged(guidance: GuidanceConfig, prompt: PromptTokens) -> tuple[PromptTokens, Choice]:
     """A prompt whose visual tokens are merged into those that are kept."""
     tokens = len(prompt.visual_positions)
-    num_kept = guidance.num_kept(tokens)
-    if num_kept == tokens:
+    count = guidance.num_kept(tokens)
+    if count == tokens:
         return prompt, Choice()
     visual, features = prompt.visual_features(), to_host(prompt.features).copy()
-    found = merge(features[visual], num_kept)
+    found = merge(features[visual], count)
     features[visual[found.kept]] = found.features
     return replace(prompt, features=features), Choice(None, found.kept, Budget.RATIO)
 

@@ -12,18 +12,31 @@ import numpy as np
 from engine.config import SamplingConfig
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, array_namespace, device, is_host
+from engine.runtime.form import Form
 
 EXP_FLOOR = -104.0
 """float32 exp is 0 below it; clipping there keeps logits of -inf out of 0 * -inf."""
 
 
 @dataclass(frozen=True)
+class TopToken:
+    """One of the most probable tokens."""
+
+    token: int
+    probability: float
+
+
+@dataclass(frozen=True)
 class Choice:
-    """A token with its probability and the entropy of all tokens, both of the model's softmax at temperature 1."""
+    """A token with its probability and the entropy of all tokens, both of the model's softmax at temperature 1.
+
+    top: the most probable tokens by that softmax, as many as were asked for; of equal ones, lower ids come first.
+    """
 
     token: int
     probability: float
     entropy: float
+    top: tuple[TopToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,14 +50,17 @@ class Candidates:
 class Sampler:
     """Chooses the tokens of one request; it draws from its own generator, so batch mates do not change the answer."""
 
-    def __init__(self, config: SamplingConfig) -> None:
-        self._config = config
+    def __init__(self, config: SamplingConfig, form: Form | None = None) -> None:
+        """form: what may be chosen; whoever says the tokens tells it."""
+        self._config, self._form = config, form or Form()
         self._bits = np.random.PCG64(config.seed)
         self._generator = np.random.Generator(self._bits)
 
     def choose(self, logits: Array) -> Array:
-        """[vocab] -> float64 [4], a choice for `read`: the token, the peak of the logits, log-probability, entropy."""
+        """[vocab] -> float64 [4 + 2N], a choice for `read`: the token, the logits' peak, log-probability, entropy, and
+        where they are wanted N top tokens and their log-probabilities."""
         xp = array_namespace(logits)
+        logits = self._form.mask(logits)
         peak = xp.max(logits)
         with np.errstate(invalid="ignore"):  # `read` refuses what is not finite
             shifted = logits - peak
@@ -54,17 +70,25 @@ class Sampler:
             total = xp.sum(weights, dtype=xp.float64)
             log_probability = xp.take(shifted, token, axis=0) - xp.log(total)
             entropy = xp.log(total) - xp.vecdot(weights, clipped) / total
-        numbers = (token, peak, log_probability, entropy)
-        return xp.concat([xp.reshape(xp.astype(number, xp.float64), (1,)) for number in numbers])
+            numbers = [xp.reshape(number, (1,)) for number in (token, peak, log_probability, entropy)]
+            if self._config.top_logprobs:
+                top = _most_probable(logits, self._config.top_logprobs)
+                numbers += [top, xp.take(shifted, top, axis=0) - xp.log(total)]
+        return xp.concat([xp.astype(number, xp.float64) for number in numbers])
 
-    def choose_each(self, logits: Array) -> Array:
-        """[R,vocab] -> float64 [R,4]: choices behind a prompt and behind each token of a draft.
+    def choose_each(self, logits: Array, draft: Sequence[int]) -> Array:
+        """[R,vocab] -> float64 [R,4 + 2N]: choices behind a prompt and behind each token of a draft.
 
         A draft's token is accepted where it is the one that is chosen anyway: drawn, with the probability that the
         model gives it; and what is drawn where it is another has the distribution of the others (speculative sampling
         from a draft that is certain of itself). So the answer is the one that would be drawn without a draft.
         """
-        return array_namespace(logits).stack([self.choose(row) for row in logits])
+        choices = [self.choose(logits[0])]
+        for row, token in zip(logits[1:], draft, strict=True):
+            self._form.take(token)
+            choices.append(self.choose(row))
+        self._form.take_back(len(draft))
+        return array_namespace(logits).stack(choices)
 
     def take_back(self, choices: int) -> None:
         """The last ones were not used: what they drew is drawn again."""
@@ -88,9 +112,12 @@ class Sampler:
 
 def read(choice: Sequence[float]) -> Choice:
     """What `Sampler.choose` found, on the host. Raises EngineError when the logits were not numbers."""
-    token, peak, log_probability, entropy = choice
+    token, peak, log_probability, entropy, *top = choice
     _check_peak(peak)
-    return Choice(int(token), math.exp(log_probability), max(0.0, entropy))
+    tokens, logs = top[: len(top) // 2], top[len(top) // 2 :]
+    # -inf is what a form does not let come next
+    tops = (TopToken(int(token), math.exp(log)) for token, log in zip(tokens, logs, strict=True) if log > -math.inf)
+    return Choice(int(token), math.exp(log_probability), max(0.0, entropy), tuple(tops))
 
 
 def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
@@ -116,17 +143,20 @@ def candidates(logits: Array, sampling: SamplingConfig) -> Candidates:
     return Candidates(tokens, probabilities)
 
 
-def log_probabilities(logits: Array, tokens: np.ndarray) -> Array:
+def log_probabilities(logits: Array, tokens: np.ndarray, form: Form) -> Array:
     """[G,vocab], [G] -> float64 [G,2], for `read_probabilities`: of each given token, the peak of the logits and the
-    log-probability."""
+    log-probability. form: that the tokens have."""
     assert len(logits) == len(tokens), (len(logits), len(tokens))
     xp = array_namespace(logits)
     found = []
+    form.restart()
     for row, token in zip(logits, tokens.tolist(), strict=True):  # a vocabulary fits into the cache, all of them do not
+        row = form.mask(row)
         peak = xp.max(row)
         with np.errstate(invalid="ignore"):
             total = xp.sum(xp.exp(row - peak), dtype=xp.float64)
             found += [xp.astype(peak, xp.float64), xp.astype(row[token] - peak, xp.float64) - xp.log(total)]
+        form.take(token)
     return xp.reshape(xp.stack(found), (-1, 2))
 
 
@@ -147,6 +177,16 @@ def _keep(kept: Array, tokens: Array, values: Array, nothing: float) -> tuple[Ar
         return tokens[kept], values[kept]
     xp = array_namespace(values)
     return tokens, xp.where(kept, values, xp.full_like(values, nothing))
+
+
+def _most_probable(logits: Array, count: int) -> Array:
+    """[vocab] -> [N]: the tokens of the largest logits, largest first."""
+    xp = array_namespace(logits)
+    count = min(count, len(logits))
+    if not is_host(logits):
+        return xp.argsort(-logits, stable=True)[:count]
+    likely = np.flatnonzero(~(logits < _largest(logits, count)))  # also where none is a number
+    return likely[np.argsort(-logits[likely], stable=True)][:count]
 
 
 def _largest(values: Array, rank: int) -> Array:

@@ -8,9 +8,8 @@ question with a long prompt or a long answer so delays a running one by at most 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -89,11 +88,13 @@ class Scheduler:
         max_waiting: int,
         kv_memory: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        step: Callable[[Sequence[Step]], Sequence[Any]] = step,
         spare: Spare | None = None,
     ) -> None:
         """start: runs work outside. max_running, max_waiting: questions; more are refused. kv_memory: most bytes of
-        keys and values, None is as many as there are. spare: what is kept of them for later questions."""
-        self._start, self._clock = start, clock
+        keys and values, None is as many as there are. step: runs the steps of one model together. spare: what is kept
+        of keys and values for later questions."""
+        self._start, self._clock, self._run_steps = start, clock, step
         self._max_running, self._max_waiting, self._kv_memory = max_running, max_waiting, kv_memory
         self._waiting: deque[Task] = deque()
         self._running: dict[Task, None] = {}
@@ -241,8 +242,9 @@ class Scheduler:
             return False
         works = [task.work for task in tasks]
         try:
-            with self._metered(tasks):
-                results = step(works)  # type: ignore[arg-type]
+            start = self._clock()
+            results = self._run_steps(works)  # type: ignore[arg-type]
+            self._charge(tasks, start)
         except Exception as error:
             if len(tasks) == 1:
                 self._throw(tasks[0], error)
@@ -264,13 +266,14 @@ class Scheduler:
         if not waiting:
             return False
         impatient = [task for task in waiting if task.passed_over >= PATIENCE]
-        task = (impatient or sorted(waiting, key=lambda task: ROLES.index(task.work.model.role)))[0]  # type: ignore
+        task = impatient[0] if impatient else min(waiting, key=lambda task: ROLES.index(task.work.model.role))  # type: ignore
         for other in waiting:
             other.passed_over += 1
         task.passed_over = 0
         try:
-            with self._metered([task]):
-                is_done = task.work.advance()  # type: ignore[union-attr]
+            start = self._clock()
+            is_done = task.work.advance()  # type: ignore[union-attr]
+            self._charge([task], start)
         except Exception as error:
             self._throw(task, error)
             return True
@@ -278,13 +281,11 @@ class Scheduler:
             self._send(task, task.work.result)  # type: ignore[union-attr]
         return True
 
-    @contextmanager
-    def _metered(self, tasks: Sequence[Task]) -> Iterator[None]:
-        """A run of an engine for these questions."""
-        start = self._clock()
-        yield
+    def _charge(self, tasks: Sequence[Task], start: float) -> None:
+        """For a run of an engine since then, an equal share each."""
+        share = (self._clock() - start) / len(tasks)
         for task in tasks:
-            task.meter.seconds += (self._clock() - start) / len(tasks)
+            task.meter.seconds += share
 
     def _send(self, task: Task, result: Any) -> None:
         self._resume(task, lambda: task.conversation.send(result))

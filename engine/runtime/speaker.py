@@ -1,11 +1,13 @@
 """A model that answers a prompt, from its slot to its last token."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from engine.config import ScoreRows
 from engine.runtime.drafter import Drafter
+from engine.runtime.form import Form
 from engine.runtime.guidance import counts_decode, importance, score_rows
 from engine.runtime.lease import Lease
 from engine.runtime.model import Seen, VisionLanguageModel
@@ -68,10 +70,11 @@ class Speaker:
         the first on that are chosen need no step, and the others are dropped. drafter: goes on with drafts behind what
         was chosen; rows of generated tokens are not scored then.
         """
-        sampling = self.settings.sampling
-        draft = draft[: sampling.max_new_tokens - 1]
-        utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say)
-        checked = Checked(self.model, slot, utterance, Sampler(sampling))
+        sampling, form = self.settings.sampling, self.seen.form
+        form.restart()
+        utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say, form)
+        checked = Checked(self.model, slot, utterance, Sampler(sampling, form), form)
+        draft = checked.possible(draft, sampling.max_new_tokens - 1)
         with self.watch(self.stages[0]):
             fed = rows.then(answer_rows(rows.next_position(), draft)) if len(draft) else rows
             is_whole = rows.pruning is None and len(rows) == len(self.seen.marks)
@@ -95,7 +98,7 @@ class Speaker:
             said = checked.utterance.tokens()
             most = min(sampling.speculate, sampling.max_new_tokens - len(said) - 1)
             with self.watch(Stage.SPECULATION):
-                draft = yield from drafter.draft(self.model, prompt, said, most)
+                draft = checked.possible((yield from drafter.draft(self.model, prompt, said, most)), most)
             with self.watch(self.stages[1]):
                 if len(draft):
                     position, tokens = start + len(said) - 1, np.array([said[-1], *draft])
@@ -114,15 +117,22 @@ class Checked:
     slot: int
     utterance: Utterance
     sampler: Sampler
+    form: Form
     held: int = 0
     drafted: int = 0
     accepted: int = 0
+
+    def possible(self, draft: np.ndarray, most: int) -> np.ndarray:
+        """[D] -> those of a draft, from the first, `most` at most, that may come next and be followed by another."""
+        draft = draft[:most]
+        return draft[: self.form.count_possible(draft.tolist())]
 
     def check(self, rows: Rows, draft: np.ndarray, scored: np.ndarray = NONE, marks: np.ndarray = NO_MARKS) -> Extend:
         """Append rows, of which the last ones are a draft; `take` gets the choices. marks: as of `Extend`."""
         wanted = len(rows) - 1 - len(draft) + np.arange(len(draft) + 1)
         self.held += len(rows)
-        return Extend(self.model, self.slot, rows, wanted, self.sampler.choose_each, scored, marks)
+        choose = partial(self.sampler.choose_each, draft=draft.tolist())
+        return Extend(self.model, self.slot, rows, wanted, choose, scored, marks)
 
     def take(self, choices: np.ndarray, draft: np.ndarray) -> bool:
         """Keep what is chosen of a draft, and drop the rest of it -> whether the answer goes on.

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 
+from engine.errors import EngineError
 from engine.runtime.answer import Answer
 from engine.runtime.scheduler import Outcome, answered
 
@@ -129,3 +130,10 @@ class Ticket:
 
 def _nothing() -> None:
     """There is nothing to cancel any more."""
+
+
+def ended(error: EngineError) -> Ticket:
+    """Of a question that nobody will answer."""
+    ticket = Ticket(lambda: None)
+    ticket.put(error)
+    return ticket

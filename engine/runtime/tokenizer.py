@@ -93,6 +93,11 @@ class Tokenizer:
             raise ManifestError(f"the engine's tokenizer has no token {token!r}; build it from another checkpoint")
         return number
 
+    def ids_of(self, contents: Iterable[str]) -> list[int]:
+        """Of the special tokens among these."""
+        wanted = set(contents)
+        return [token_id for token_id in self._added if self.special(token_id) in wanted]
+
     def special(self, token_id: int) -> str | None:
         """The content of a special token; None for a token of text."""
         token = self._added.get(token_id)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.families import Pieces, digest_of
-from engine.runtime.arrays import Array, array_namespace, concat, to_host
+from engine.runtime.arrays import Array, concat, to_host
 from engine.runtime.language import cut
 from engine.runtime.model import VisionLanguageModel
 from engine.runtime.prompt import Need, Rows, within
@@ -41,7 +41,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Step:
-    """Append a token to a slot. Result: what `read` makes of its logits [vocab], on the host; [4] floats."""
+    """Append a token to a slot. Result: what `read` makes of its logits [vocab], on the host; a row of floats."""
 
     model: VisionLanguageModel
     slot: int
@@ -184,7 +184,8 @@ def step(works: Sequence[Step]) -> list[np.ndarray | Exception]:
             results.append(error)
     good = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
     if good:
-        on_host = to_host(array_namespace(logits).stack([results[index] for index in good]))
-        for index, result in zip(good, on_host, strict=True):
+        ends = np.cumsum([len(results[index]) for index in good])
+        on_host = to_host(concat([results[index] for index in good]))
+        for index, result in zip(good, np.split(on_host, ends[:-1]), strict=True):
             results[index] = result
     return results

@@ -56,7 +56,7 @@ METRICS = (
     Metric("visual_tokens_total", "Visual tokens that the model that answered saw"),
     Metric("visual_tokens_kept_total", "Visual tokens that it used to the end"),
     Metric("tiles_total", "Tiles of their pictures that the large model could have been shown"),
-    Metric("tiles_skipped_total", "Those of them that it was not, as nothing of them was kept"),
+    Metric("tiles_skipped_total", "Those of them that it was not, as no layer was to see anything of them"),
     Metric("tiles_wanted_total", "Tiles whose features either model wanted"),
     Metric("tiles_known_total", "Those of them that an earlier question had left"),
     Metric("prompt_tokens_total", "Tokens of prompts, of both models"),

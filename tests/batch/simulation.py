@@ -39,6 +39,7 @@ def make_answer(text: str) -> Answer:
         images=np.zeros(4, np.int64),
         token_ids=(1, 2),
         probabilities=(0.5, 0.5),
+        top=((), ()),
         num_layers=2,
         seconds={},
         engine_seconds={},
@@ -60,12 +61,14 @@ def describe(answer: Answer) -> dict[str, Any]:
 class FakePipeline:
     """Answers at once, with what `says` makes of a question, or holds it back until `answer` is called."""
 
+    at_once = 8
+
     def __init__(self, says: Callable[[Question], Answer | EngineError] | None = None) -> None:
         self._says = says
         self.asked: list[tuple[Question, Ticket]] = []
         self.cancelled: list[Ticket] = []
 
-    def submit(self, question: Question) -> Ticket:
+    def ask(self, question: Question) -> Ticket:
         ticket = Ticket(lambda: self.cancelled.append(ticket))
         self.asked.append((question, ticket))
         if self._says is not None:
@@ -132,12 +135,17 @@ class FakePeers:
         self.dying: dict[int, int] = {}
         self.silent: dict[int, int] = {}
         self.slow: set[int] = set()
+        self.lost: list[int] = []
+        """By rank 0, as they said nothing."""
         self._dead: set[int] = set()
         self._joined: set[int] = set()
         self._mail: dict[int, list[Work]] = {rank: [] for rank in askers}
 
     def send(self, rank: int, work: Work) -> None:
         self._mail[rank].append(work)
+
+    def lose(self, rank: int) -> None:
+        self.lost.append(rank)
 
     def heard(self) -> list[tuple[int, Said]]:
         heard: list[tuple[int, Said]] = []

@@ -218,6 +218,41 @@ def test_answers_that_came_otherwise_are_refused(path: Path) -> None:
     assert path.read_bytes() == b"mine\n"
 
 
+def test_a_run_that_answered_nothing_binds_nobody(path: Path) -> None:
+    """One that failed leaves nothing behind, one that was killed a journal that is begun anew."""
+    with pytest.raises(RuntimeError), open_at(path):
+        raise RuntimeError
+    assert not list(path.parent.iterdir())
+    path.touch()
+    with pytest.raises(RuntimeError), open_at(path):
+        raise RuntimeError
+    assert list(path.parent.iterdir()) == [path]
+    head = b"the settings"
+    with open_at(path):
+        pass
+    path.write_bytes(head[:5])
+    with opened(path, {"model": "other"}, False, head) as answers:
+        assert path.read_bytes() == head + b"\n"
+        add(answers, 0)
+    with pytest.raises(RequestError, match="holds answers with another model and order"), open_at(path):
+        pass
+    assert path.read_bytes() == head + b"\n" + expected([0])
+
+
+@pytest.mark.parametrize("is_ordered", ORDERS)
+def test_a_head_stands_before_the_answers(path: Path, is_ordered: bool) -> None:
+    """Whatever the file lost, and whether the journal was written anew."""
+    for place in (1, 0, 2):
+        with opened(path, SETTINGS, is_ordered, b"the settings") as answers:
+            add(answers, place)
+            if place == 0:
+                answers.finish()
+        if place == 1:
+            path.write_bytes(b"the set")
+    places = [0, 1, 2] if is_ordered else [1, 0, 2]
+    assert path.read_bytes() == b"the settings\n" + expected(places)
+
+
 def test_the_journal_stays_short(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the first answer comes last."""
     monkeypatch.setattr(module, "COMPACT_BYTES", 5000)

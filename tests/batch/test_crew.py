@@ -11,6 +11,7 @@ import pytest
 from engine.batch.answers import Answers, opened
 from engine.batch.crew import Alone, Crew, Joined, Said
 from engine.batch.lines import Line, Lines
+from engine.batch.request import LineReader
 from engine.batch.tally import Tally
 from engine.batch.terms import Terms
 from engine.batch.worker import Answered, Task
@@ -29,7 +30,7 @@ def question(place: int) -> dict[str, object]:
 def crew_of(terms: Terms, answers: Answers, asker: FakeAsker, peers: FakePeers | Alone) -> Crew:
     lines = Lines(terms.path)
     lines.check(answers.mark, answers.path)
-    return Crew(lines, answers, terms, asker, IDENTITY, peers)
+    return Crew(lines, answers, LineReader(terms), asker, IDENTITY, peers)
 
 
 def expected(count: int) -> list[dict[str, str]]:
@@ -208,7 +209,7 @@ def test_many_lines_take_no_memory(terms: Terms, folder: Path) -> None:
     peaks: list[int] = []
     crew_lines = Lines(terms.path)
     with opened(folder / "answers.jsonl", {}, True) as answers:
-        crew = Crew(crew_lines, answers, terms, Fast(64, chance), IDENTITY, Alone())
+        crew = Crew(crew_lines, answers, LineReader(terms), Fast(64, chance), IDENTITY, Alone())
 
         def on_progress(tally: Tally, lines: int) -> None:
             if tally.answers > 1000 * len(peaks):

@@ -10,10 +10,11 @@ import pytest
 
 from engine.batch import lines as limits
 from engine.batch.lines import Line
-from engine.batch.request import look_at, read_line, with_pictures
+from engine.batch.request import LineReader
+from engine.batch.tally import Tally
 from engine.batch.terms import BadLine, Terms
 from engine.batch.worker import Answered, Task, Worker
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.errors import EngineError, ImageError, QuestionTimedOut, RequestError
 from engine.options import QuestionConfig
 from engine.runtime.answer import Answer
@@ -30,6 +31,13 @@ OPENAI_EXAMPLE = (
     '"user", "content": "Hello world!"}],"max_tokens": 1000}}',
 )
 """As OpenAI's guide to its batch API shows it."""
+VLLM_EXAMPLE = tuple(
+    line.replace("gpt-3.5-turbo-0125", "meta-llama/Meta-Llama-3-8B-Instruct").replace(
+        "max_tokens", "max_completion_tokens"
+    )
+    for line in OPENAI_EXAMPLE
+)
+"""As vLLM has it in examples/offline_inference/openai_batch/openai_example_batch.jsonl."""
 
 
 def chat(content: Any, **more: Any) -> dict[str, Any]:
@@ -41,6 +49,10 @@ def image(url: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
+def video(url: str) -> dict[str, Any]:
+    return {"type": "video_url", "video_url": {"url": url}}
+
+
 def encode(value: Any) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value).encode()
 
@@ -49,7 +61,7 @@ def test_the_short_form(terms: Terms) -> None:
     default = QuestionConfig(exit=ExitConfig(exit_threshold=0.3))
     terms = replace(terms, default=default, timeout=9.0)
     line = {"id": "x", "image": "a b.png", "question": "What?", "retention_ratio": 0.3, "stop": ["."], "system": "Be."}
-    request = read_line(encode(line), 4, terms)
+    request = LineReader(terms).read(encode(line), 4)
     assert request.question == Question(
         (),
         "What?",
@@ -59,15 +71,71 @@ def test_the_short_form(terms: Terms) -> None:
         system="Be.",
         timeout=9.0,
     )
-    assert with_pictures(request, terms).images == (terms.path.parent / "a b.png",)
+    assert LineReader(terms).question(request).images == (terms.path.parent / "a b.png",)
     assert request.answered(make_answer("yes"), FakePipeline()) == {"id": "x", "text": "yes"}  # type: ignore[arg-type]
     assert request.failed(ImageError("no picture")) == {
         "id": "x",
         "error": {"code": "invalid_image", "message": "line 4: no picture", "line": 4},
     }
-    assert read_line(encode({"question": "?"}), 7, terms).failed(QuestionTimedOut("late"))["id"] == 7
-    several = read_line(encode({"question": "?", "images": [DATA, "/b.png", "file:///c%20d.png"]}), 1, terms)
-    assert with_pictures(several, terms).images == (b"hello", Path("/b.png"), Path("/c d.png"))
+    assert LineReader(terms).read(encode({"question": "?"}), 7).failed(QuestionTimedOut("late"))["id"] == 7
+    several = LineReader(terms).read(encode({"question": "?", "images": [DATA, "/b.png", "file:///c%20d.png"]}), 1)
+    assert LineReader(terms).question(several).images == (b"hello", Path("/b.png"), Path("/c d.png"))
+
+
+def test_clips_of_both_forms(terms: Terms) -> None:
+    clip = "data:video/mp4;base64,aGVsbG8="
+    line = {"video": "a b.mp4", "image": "c.png", "question": "What?", "frames": 4, "per_frame_quota": True}
+    request = LineReader(terms).read(encode(line), 4)
+    assert request.question.video == VideoConfig(frames=4)
+    assert request.question.guidance == GuidanceConfig(per_frame_quota=True)
+    question = LineReader(terms).question(request)
+    assert question.videos == (terms.path.parent / "a b.mp4",)
+    assert question.images == (terms.path.parent / "c.png",)
+    several = LineReader(terms).read(encode({"question": "?", "videos": [clip, "/b.mp4"]}), 1)
+    assert LineReader(terms).question(several).videos == (b"hello", Path("/b.mp4"))
+    parts = [{"type": "text", "text": "Is this"}, video("x.mp4"), {"type": "text", "text": "that?"}, image(DATA)]
+    asked = LineReader(terms).read(encode(chat(parts, body={"sgl": {"fps": 1}})), 1)
+    assert asked.question.text == "Is this\n<video>\nthat?\n<image>"
+    assert asked.question.video == VideoConfig(fps=1.0)
+    found = LineReader(terms).question(asked)
+    assert (found.images, found.videos) == ((b"hello",), (terms.path.parent / "x.mp4",))
+    before = chat([image(DATA), video(clip), {"type": "text", "text": "What?"}])
+    assert LineReader(terms).read(encode(before), 1).question.text == "What?"
+    behind = chat([video(clip), image(DATA), {"type": "text", "text": "What?"}])
+    assert LineReader(terms).read(encode(behind), 1).question.text == "<video>\n<image>\nWhat?"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"question": "?", "video": "a", "videos": ["b"]}, "video and videos are both given"),
+        ({"question": "?", "video": 3}, "video is no text, or videos no list of texts"),
+        ({"question": "?", "videos": ["a"] * 5}, "videos has 5 clips, and at most 4 are taken"),
+        ({"question": "?", "video": "a", "frames": 0}, "frames 0 is outside 1"),
+        ({"question": "?", "video": "a", "frames": 4, "fps": 1}, "frames is how many; leave it out, or fps"),
+        (chat([video("a")] * 5), "messages have 5 clips, and at most 4 are taken"),
+        (chat([{"type": "text", "text": "<video>"}]), "a text contains <video>, which is a mark for clips here"),
+        (chat([{"type": "video_url", "video_url": {"url": "a", "detail": "low"}}]), "detail"),
+    ],
+    ids=str,
+)
+def test_clips_that_are_refused(terms: Terms, line: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadLine) as bad:
+        LineReader(terms).read(encode(line), 1)
+    assert said in json.dumps(bad.value.reply)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://example.com/a.mp4", "video URLs are not allowed here"),
+        ("-", "clip '-' is none"),
+        ("", "clip '' is none"),
+    ],
+)
+def test_clips_that_are_not_taken(terms: Terms, url: str, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        LineReader(terms).question(LineReader(terms).read(encode({"question": "?", "video": url}), 1))
 
 
 def test_openais_form(terms: Terms) -> None:
@@ -75,11 +143,11 @@ def test_openais_form(terms: Terms) -> None:
     line = chat(
         [image("a.png"), {"type": "text", "text": "What?"}], body={"max_tokens": 5, "sgl": {"no_guidance": True}}
     )
-    request = read_line(encode(line), 4, terms)
+    request = LineReader(terms).read(encode(line), 4)
     assert request.question.text == "What?"
     assert request.question.sampling == SamplingConfig(max_new_tokens=5)
     assert request.question.guidance == GuidanceConfig(enabled=False)
-    assert with_pictures(request, terms).images == (terms.path.parent / "a.png",)
+    assert LineReader(terms).question(request).images == (terms.path.parent / "a.png",)
     reply = request.answered(make_answer("yes"), FakePipeline())  # type: ignore[arg-type]
     body = reply["response"].pop("body")
     assert reply == {
@@ -97,10 +165,12 @@ def test_openais_form(terms: Terms) -> None:
     assert failed["response"]["body"]["error"]["line"] == 4
 
 
-def test_openais_own_example(terms: Terms) -> None:
-    terms = replace(terms, model="gpt-3.5-turbo-0125")
-    for number, (line, system) in enumerate(zip(OPENAI_EXAMPLE, ("a helpful", "an unhelpful"), strict=True), 1):
-        request = read_line(line.encode(), number, terms)
+@pytest.mark.parametrize("example", [OPENAI_EXAMPLE, VLLM_EXAMPLE], ids=["openai", "vllm"])
+def test_examples_of_peers(terms: Terms, example: tuple[str, ...]) -> None:
+    terms = replace(terms, model=json.loads(example[0])["body"]["model"])
+    for number, (line, system) in enumerate(zip(example, ("a helpful", "an unhelpful"), strict=True), 1):
+        request = LineReader(terms).read(line.encode(), number)
+        assert request.question.sampling == SamplingConfig(max_new_tokens=1000)
         assert (request.question.text, request.question.system) == ("Hello world!", f"You are {system} assistant.")
         reply = request.answered(make_answer("Hello!"), FakePipeline())  # type: ignore[arg-type]
         assert reply["custom_id"] == f"request-{number}"
@@ -134,7 +204,7 @@ def test_openais_own_example(terms: Terms) -> None:
 def test_lines_that_ask_nothing(terms: Terms, line: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.batch.request.MOST_BYTES", 200 if isinstance(line, bytes) else limits.MOST_BYTES)
     with pytest.raises(BadLine) as refused:
-        read_line(encode(line), 12, terms)
+        LineReader(terms).read(encode(line), 12)
     reply = refused.value.reply
     assert reply["error"]["message"].startswith(f"line 12: {said}")
     assert (reply["error"]["line"], reply["response"], reply["id"]) == (12, None, "batch_req_12")
@@ -152,7 +222,7 @@ def test_lines_that_ask_nothing(terms: Terms, line: Any, said: str, monkeypatch:
 )
 def test_requests_that_are_refused(terms: Terms, body: dict[str, Any], status: int, said: str) -> None:
     with pytest.raises(BadLine) as refused:
-        read_line(encode(chat("?", body=body)), 12, terms)
+        LineReader(terms).read(encode(chat("?", body=body)), 12)
     reply = refused.value.reply
     assert (reply["custom_id"], reply["response"]["status_code"], reply["error"]) == ("a", status, None)
     assert reply["response"]["body"]["error"]["message"].startswith(said)
@@ -160,15 +230,16 @@ def test_requests_that_are_refused(terms: Terms, body: dict[str, Any], status: i
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "-", "", "data:nothing"])
 def test_pictures_that_are_not_taken(terms: Terms, url: str) -> None:
+    reader = LineReader(terms)
     for line in ({"question": "?", "images": [url]}, chat([image(url), {"type": "text", "text": "?"}])):
         with pytest.raises(ImageError):
-            with_pictures(read_line(encode(line), 1, terms), terms)
+            reader.question(reader.read(encode(line), 1))
 
 
 def test_what_a_line_is_about(terms: Terms) -> None:
     def picture(value: Any) -> int | None:
         data = encode(value)
-        return look_at(data, Line(0, 0, len(data)), terms).picture
+        return LineReader(terms).look_at(data, Line(0, 0, len(data))).picture
 
     text = {"type": "text", "text": "?"}
     a = picture({"image": "a.png", "question": "1"})
@@ -183,7 +254,7 @@ def test_openais_form_without_its_packages(terms: Terms, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "engine.batch.openai_form", None)
     data = encode(chat("?"))
     with pytest.raises(EngineError, match=r"questions.jsonl line 3 is of OpenAI's form, whose packages are missing"):
-        look_at(data, Line(2, 0, len(data)), terms)
+        LineReader(terms).look_at(data, Line(2, 0, len(data)))
 
 
 def drain(worker: Worker, count: int) -> dict[int, Answered]:
@@ -202,7 +273,7 @@ def test_a_worker_answers_every_line(terms: Terms) -> None:
 
     pipeline = FakePipeline(says)
     tasks = [Task(place, encode({"question": f"{place}"})) for place in range(40)] + [Task(40, b"{")]
-    with Worker(pipeline, terms, 4) as worker:  # type: ignore[arg-type]
+    with Worker(pipeline, LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask(tasks)
         found = drain(worker, 41)
     assert [json.loads(found[place].content).get("text") for place in range(5)] == ["0", "1", "2", None, "4"]
@@ -217,7 +288,7 @@ def test_what_an_engine_failed_with_is_asked_again_once(terms: Terms) -> None:
         fails[question.text] -= 1
         return make_answer("yes") if fails[question.text] < 0 else EngineError("a rank died")
 
-    with Worker(FakePipeline(says), terms, 4) as worker:  # type: ignore[arg-type]
+    with Worker(FakePipeline(says), LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask([Task(0, encode({"question": "once"})), Task(1, encode({"question": "always"}))])
         found = drain(worker, 2)
     assert json.loads(found[0].content)["text"] == "yes"
@@ -225,20 +296,30 @@ def test_what_an_engine_failed_with_is_asked_again_once(terms: Terms) -> None:
     assert fails == {"once": -1, "always": 7}
 
 
+def test_an_answer_that_is_no_json_is_an_error(terms: Terms) -> None:
+    terms = replace(terms, report=lambda answer, exit: {"probability": answer.probabilities[0]})
+    answer = replace(make_answer("yes"), probabilities=(float("nan"),))
+    with Worker(FakePipeline(lambda question: answer), LineReader(terms)) as worker:  # type: ignore[arg-type]
+        worker.ask([Task(0, encode({"question": "?"}))])
+        (found,) = drain(worker, 1).values()
+    assert found.tally == Tally(errors=1)
+    assert json.loads(found.content)["error"]["message"].startswith("line 1: its answer cannot be written (Out of")
+
+
 def test_a_worker_forgets_what_others_answered(terms: Terms) -> None:
     """Before it was asked, while it is answered, and after."""
     pipeline = FakePipeline()
     came = threading.Event()
-    submit = pipeline.submit
+    ask = pipeline.ask
 
-    def submitting(question: Question):  # type: ignore[no-untyped-def]
-        ticket = submit(question)
+    def asking(question: Question):  # type: ignore[no-untyped-def]
+        ticket = ask(question)
         if len(pipeline.asked) == 2:
             came.set()
         return ticket
 
-    pipeline.submit = submitting  # type: ignore[method-assign]
-    with Worker(pipeline, terms, 4) as worker:  # type: ignore[arg-type]
+    pipeline.ask = asking  # type: ignore[method-assign]
+    with Worker(pipeline, LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask([Task(place, encode({"question": f"{place}"})) for place in range(2)])
         assert came.wait(300)
         worker.cancel([0, 7])
@@ -254,7 +335,7 @@ def test_what_is_wrong_with_a_worker_is_raised(terms: Terms) -> None:
     def says(question: Question) -> Answer | EngineError:
         raise MemoryError
 
-    with Worker(FakePipeline(says), terms, 4) as worker:  # type: ignore[arg-type]
+    with Worker(FakePipeline(says), LineReader(terms)) as worker:  # type: ignore[arg-type]
         worker.ask([Task(0, encode({"question": "?"}))])
         with pytest.raises(MemoryError):
             worker.wait(None)

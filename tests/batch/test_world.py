@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from mpi4py import MPI
 
+from engine.batch import world
 from engine.batch.crew import Left, Work
-from engine.batch.world import MpiLeader, MpiPeers, _Link
+from engine.batch.world import Bye, Link, MpiLeader, MpiPeers
 
 
 class Request:
@@ -71,7 +72,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_rank_that_died_is_told_once() -> None:
     error = MPI.Exception(MPI.ERR_OTHER)
     comm = Comm([2], (1, "first"), error, (3, "second"), error)
-    peers = MpiPeers(_Link(comm))  # type: ignore[arg-type]
+    peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
     assert peers.size == 3
     assert peers.heard() == [(1, "first"), (2, Left("it died"))]
     assert comm.acknowledged == 1
@@ -82,7 +83,7 @@ def test_a_rank_that_died_is_told_once() -> None:
 
 def test_a_rank_that_is_not_reached_has_left() -> None:
     comm = Comm([])
-    peers = MpiPeers(_Link(comm))  # type: ignore[arg-type]
+    peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
     comm.unreachable.add(3)
     peers.send(3, Work(()))
     peers.send(1, Work((), (5,)))
@@ -92,12 +93,34 @@ def test_a_rank_that_is_not_reached_has_left() -> None:
     assert isinstance(said, Left)
     assert said.reason.startswith("MPI does not reach it")
     assert peers.heard() == []
-    peers.end()
+    comm.arriving = [(1, Bye()), (2, Bye())]
+    peers.end(0)
     assert comm.sent[1:] == [(1, None), (2, None)]
 
 
 def test_a_rank_hears_nothing_behind_the_end() -> None:
-    leader = MpiLeader(_Link(Comm([], (0, Work(())), (0, None), (0, "never"))))  # type: ignore[arg-type]
+    comm = Comm([], (0, Work(())), (0, None), (0, "never"))
+    leader = MpiLeader(Link(comm))  # type: ignore[arg-type]
     assert leader.heard() == [Work(()), None]
     assert leader.heard() == []
     leader.wait_for_end()
+    assert comm.sent == [(0, Bye())]
+
+
+@pytest.mark.parametrize("says", ["nothing", "bye"])
+def test_the_end_does_not_wait_for_who_is_silent(monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    """MPI's own would, for ever; a rank that was left before is not spoken to any more."""
+    ends: list[Any] = []
+    monkeypatch.setattr(world.atexit, "register", lambda *call: ends.append(call))
+    monkeypatch.setattr(world, "FAREWELL_SECONDS", 0.1)
+    comm = Comm([], (1, Bye()), (3, Bye()), *([(2, Bye())] if says == "bye" else []))
+    peers = MpiPeers(Link(comm))  # type: ignore[arg-type]
+    peers.end(1)
+    assert ends == ([] if says == "bye" else [(world.abort, 1)])
+    comm.arriving = [(1, Bye()), (3, Bye())]
+    peers.lose(2)
+    comm.sent.clear()
+    peers.send(2, Work(()))
+    peers.end(1)
+    assert comm.sent == [(1, None), (3, None)]
+    assert ends[-1:] == [(world.abort, 1)]

@@ -52,10 +52,16 @@ class OneMatrix(nn.Module):
         return self.proj(op, x)
 
 
-def build_matrix(directory: Path, matrix: np.ndarray, calibration: np.ndarray | None, bias: bool = True) -> Path:
+def build_matrix(
+    directory: Path,
+    matrix: np.ndarray,
+    calibration: np.ndarray | None,
+    bias: bool = True,
+    most_error: Mapping[MatrixKernel, float] = MAX_ERROR,
+) -> Path:
     """An engine of one matrix [K,N] and its bias 0, 1, 2, ...; without calibration it stays float32."""
     arrays = {"proj.weight": matrix, "proj.bias": np.arange(matrix.shape[1], dtype=np.float32)}
-    return build_module(directory, OneMatrix(matrix.shape, bias), arrays, matrix.shape, calibration)
+    return build_module(directory, OneMatrix(matrix.shape, bias), arrays, matrix.shape, calibration, most_error)
 
 
 def build_module(
@@ -64,6 +70,7 @@ def build_module(
     arrays: Mapping[str, np.ndarray],
     shape: Sequence[int],
     calibration: np.ndarray | None,
+    most_error: Mapping[MatrixKernel, float] = MAX_ERROR,
 ) -> Path:
     """An engine of x [B,S,K] -> y [B,S,N]"""
     inputs, outputs = shape
@@ -76,7 +83,8 @@ def build_module(
     model = finish(builder, bound, {"y": module(builder.op, values["x"])})
     reader: Any = Arrays(arrays)
     path = directory / "matrix.onnx"
-    write_engine(model, reader, path, lambda fraction: None, None if calibration is None else {"x": calibration})
+    x = None if calibration is None else {"x": calibration}
+    write_engine(model, reader, path, lambda fraction: None, x, most_error=most_error)
     return path
 
 
@@ -219,7 +227,7 @@ def test_matrices_that_read_the_same_share_its_quantization(tmp_path: Path) -> N
 
 
 def test_calibration_decides_which_kernel(tmp_path: Path) -> None:
-    for expected in MatrixKernel:
+    for expected in (*MAX_ERROR, MatrixKernel.FLOAT32):
         weights, activations = needing(expected, bell(384, 64), bell(1, 50, 384, seed=1))
         path = build_matrix(tmp_path, weights, activations)
         entry = read_report(path)["matrices"]["proj.weight"]

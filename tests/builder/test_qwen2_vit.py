@@ -68,7 +68,7 @@ def test_patches_and_their_places_are_in_the_order_of_the_tokens() -> None:
     rows, columns, size = 3, 2, TINY.patch_size
     place = np.indices((rows * 8, columns * 8)) // size
     picture = np.stack([place[0], place[1], np.zeros_like(place[0])]).astype(np.float32)
-    pixels = cut_patches(TINY, picture)
+    pixels = cut_patches(TINY, picture[None])
     assert pixels.shape == (1, rows, columns, 4, 3 * 2 * size * size)
     values = pixels.reshape(-1, 3, 2, size, size)
     assert (np.ptp(values, axis=(2, 3, 4)) == 0).all(), "a patch holds its own pixels, the same in both frames"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from engine.cli.command_line import printable
-from engine.cli.draw_pruning import GAP, WIDTH
+from engine.cli.drawing import GAP, WIDTH
 from tests.cli.conftest import Run
 
 QUESTION = "How many circles are there?"
@@ -40,6 +40,8 @@ KEYS = {
     "retention_ratio",
     "average_retention",
     "keep_index",
+    "tokens",
+    "clips",
     "decision",
     "seconds",
     "picture",
@@ -65,6 +67,18 @@ def test_json_has_the_documented_keys(ask: Callable[..., dict[str, Any]]) -> Non
     documented = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
     assert content.keys() == KEYS
     assert [key for key in KEYS if f"`{key}`" not in documented] == []
+
+
+def test_the_most_probable_tokens(ask: Callable[..., dict[str, Any]], sgl: Callable[..., Run]) -> None:
+    content = ask("--top-logprobs", 3)
+    assert len(content["tokens"]) == content["generated_tokens"]
+    assert "".join(token["token"] for token in content["tokens"][:2]).startswith(content["text"][:1])
+    for token in content["tokens"]:
+        assert token.keys() == {"token", "logprob", "bytes", "top_logprobs"}
+        assert token["top_logprobs"][0] == {name: token[name] for name in ("token", "logprob", "bytes")}  # greedy
+        assert len(token["top_logprobs"]) == 3
+    run = sgl("ask", "engine", QUESTION, "--top-logprobs", 3)
+    assert (run.status, "--top-logprobs is told by sgl ask --json only" in run.err) == (2, True)
 
 
 def test_the_large_model_answers_with_the_kept_tokens(ask: Callable[..., dict[str, Any]]) -> None:
@@ -178,7 +192,7 @@ def test_a_question_without_a_picture_is_answered(sgl: Callable[..., Run], engin
     assert json.loads(run.out)["visual_tokens"] == 0
     for options in ((), ("--no-early-exit",)):
         run = sgl("ask", engine_directory, "Who are you?", "--max-new-tokens", 3, *options)
-        assert re.search(r"^  visual tokens +none, as there is no picture$", run.out, re.MULTILINE)
+        assert re.search(r"^  visual tokens +none, as there is no picture or clip$", run.out, re.MULTILINE)
 
 
 def test_asking_imports_nothing_of_the_build(engine_directory: Path, picture: Path) -> None:
@@ -205,6 +219,7 @@ print(json.dumps([status, sorted(sys.modules)]))
         "rich",
         "PIL.ImageDraw",
         "numpy.f2py",
+        "llguidance",
     }
     assert heavy & set(modules) == set()
 

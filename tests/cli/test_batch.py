@@ -9,7 +9,7 @@ import pytest
 
 from engine.config import ExitConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
-from tests.batch.test_request import OPENAI_EXAMPLE, chat, image
+from tests.batch.test_request import OPENAI_EXAMPLE, VLLM_EXAMPLE, chat, image
 from tests.cli.conftest import Run
 from tests.cli.test_user_errors import fails
 from tools.scenes import make_scene
@@ -89,10 +89,12 @@ def test_the_summary(batch: Callable[..., Run], folder: Path) -> None:
     assert answers(folder) == found
 
 
-def test_openais_own_example(batch: Callable[..., Run], folder: Path) -> None:
-    """As it is published, but for the most tokens of an answer: the pair has 1024 for prompt and answer."""
-    lines = [line.replace('"max_tokens": 1000', '"max_tokens": 8') for line in OPENAI_EXAMPLE]
-    assert batch(lines, "--model-name", "gpt-3.5-turbo-0125").status == 0
+@pytest.mark.parametrize("example", [OPENAI_EXAMPLE, VLLM_EXAMPLE], ids=["openai", "vllm"])
+def test_examples_of_peers(batch: Callable[..., Run], folder: Path, example: tuple[str, ...]) -> None:
+    """As they are published, but for the most tokens of an answer: the pair has 1024 for prompt and answer."""
+    model = json.loads(example[0])["body"]["model"]
+    lines = [line.replace("1000}", "8}") for line in example]
+    assert batch(lines, "--model-name", model).status == 0
     found = answers(folder)
     assert [answer["custom_id"] for answer in found] == ["request-1", "request-2"]
     assert [answer["response"]["status_code"] for answer in found] == [200, 200]
@@ -104,8 +106,10 @@ def test_mistakes_end_in_a_sentence(
     lines = [{"question": "?"}]
     fails(batch(lines, "--threads", 99), "--threads 99 is outside")
     fails(batch(lines, "--timeout", -3), "--timeout -3.0 is not a number above 0")
-    fails(batch(lines, "--max-new-tokens", 2), "answers.jsonl holds answers with another options")
     output = folder / "answers.jsonl"
+    assert not [path for path in folder.iterdir() if path.name.startswith(output.name)]
+    assert batch(lines, "--max-new-tokens", 2).status == 0
+    fails(batch(lines, "--max-new-tokens", 3), "answers.jsonl holds answers with another options")
     fails(
         sgl("batch", engine_directory, "--input", folder / "no", "--output", output), "no does not exist; give a file"
     )

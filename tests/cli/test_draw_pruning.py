@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.cli.draw_pruning import GAP, OUTLINE, WIDTH, covers, draw, save
+from engine.cli.draw_pruning import covers, draw, save
+from engine.cli.drawing import GAP, OUTLINE, WIDTH
 from engine.errors import RequestError
 from tools.scenes import make_scene
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from engine.batch.answers import journal_of
 from engine.cli.__main__ import main
-from engine.config import Draft, ExitCriterion
+from engine.cli.run_costs import CostBy
+from engine.config import Draft, ExitCriterion, GuidanceConfig
 from engine.engine_directory import read_manifest
 from engine.evaluation import run as runs
 from engine.evaluation.benchmarks import BENCHMARKS
@@ -57,13 +59,20 @@ def test_a_run_continues_where_it_stopped(
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     assert len(lines) == 11
-    # Killed in the middle of the ninth answer.
-    path.write_bytes(b"".join(lines[:9]) + lines[9][:40])
     asked: list[str] = []
     make_record = runs.make_record
     monkeypatch.setattr(
         runs, "make_record", lambda *arguments: asked.append(arguments[1].id) or make_record(*arguments)
     )
+    few, again = measure("--limit", 8, *options), measure("--limit", 10, *options)
+    assert (few["questions"], asked, again) == (8, [], whole)
+    # Killed in the middle of the ninth answer: the file is made again from what the journal holds.
+    path.unlink()
+    journal_of(path).unlink()
+    measure("--limit", 8, *options)
+    with path.open("ab") as file:
+        file.write(lines[9][:40])
+    asked.clear()
     again = measure("--limit", 10, *options)
     _, records = read_run(path)
     assert asked == [record.id for record in records[8:]]
@@ -75,7 +84,7 @@ def test_a_run_continues_where_it_stopped(
     refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path)]
     refused += ["--guidance", "random", "--seed", "5"]
     assert main(["evaluate", *refused]) == 2
-    assert "holds a run with another guidance and exit and seed; remove it" in capsys.readouterr().err
+    assert "holds answers with another guidance and exit and seed; write to another file" in capsys.readouterr().err
 
 
 def test_a_labelled_run_calibrates_the_engine(
@@ -90,13 +99,54 @@ def test_a_labelled_run_calibrates_the_engine(
     report = json.loads(capsys.readouterr().out)
     assert report["area"].keys() == report["auc"].keys() == set(ExitCriterion)
     assert figure.stat().st_size > 10_000
-    exit = read_manifest(engine).exit
-    assert (exit.criterion, exit.exit_threshold) == ("confidence", report["exit_threshold"])
+    manifest = read_manifest(engine)
+    assert (manifest.exit.criterion, manifest.exit.exit_threshold) == ("confidence", report["exit_threshold"])
+    assert manifest.guidance == GuidanceConfig(retention_ratio=0.1)
     path.unlink()
-    assert measure("--limit", 8, "--retention-ratio", 0.1)["early_exit"] == report["exit_ratio"] >= 0.5
+    journal_of(path).unlink()
+    assert measure("--limit", 8)["early_exit"] == report["exit_ratio"] >= 0.5
 
     assert main(["calibrate", *(str(part) for part in (*arguments, "--exit-ratio", 0.5))]) == 2
     assert "run sgl evaluate with --label" in capsys.readouterr().err
+
+
+def test_several_runs_choose_guidance_too(
+    measure: Callable[..., dict[str, Any]], engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By arithmetic: the same whenever it is asked."""
+    settings = {
+        "whole": ("--no-guidance",),
+        "paper": ("--retention-ratio", 0.2),
+        "flat": ("--schedule", "flat", "--retention-ratio", 0.05),
+    }
+    for name, options in settings.items():
+        measure("--limit", 6, "--label", "--out", tmp_path / f"{name}.jsonl", *options)
+    paths = [str(tmp_path / f"{name}.jsonl") for name in settings]
+    common = ["calibrate", "--engine", str(engine), "--run", *paths, "--figure", str(tmp_path / "front.png"), "--json"]
+    reports = {}
+    for by in CostBy:
+        assert main([*common, "--within", "100", "--cost-by", by]) == 0
+        reports[by] = json.loads(capsys.readouterr().out)
+        assert reports[by]["cost"] > 0 and reports[by]["exit_ratio"] == 1
+        costs = [point["cost"] for point in reports[by]["front"]]
+        assert costs == sorted(costs) and costs[0] == reports[by]["cost"]
+    for by in (CostBy.OPERATIONS, CostBy.ROOFLINE):
+        assert reports[by]["cost"] < 1, "the small model alone, in what the large one takes"
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+
+    assert main([*common, "--exit-ratio", "0", "--cost-by", "operations", "--exit-criterion", "confidence"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    guidance = read_manifest(engine).guidance
+    assert report["run"] in paths and report["exit_ratio"] == 0
+    assert guidance.enabled is report["guidance"]["enabled"]
+    assert guidance.schedule == report["guidance"]["schedule"]
+
+    assert main(["calibrate", "--engine", str(engine), "--run", *paths[1:], "--within", "1"]) == 2
+    assert "add one of sgl evaluate with --label and --no-guidance" in capsys.readouterr().err
+    lines = (tmp_path / "flat.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "flat.jsonl").write_text("".join(lines[:-1]))
+    assert main([*common, "--score", "0"]) == 2
+    assert "is not of the questions of" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_a_sentence(engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,9 +182,8 @@ def test_drafts_and_tiles_are_counted(measure: Callable[..., dict[str, Any]], tm
     assert drafted["steps_saved"] == steps_saved(records)
     assert drafted["tiles_skipped"] > 0
     assert sum(record.drafted_tokens for record in records) > 0
-    (tmp_path / "run.jsonl").rename(tmp_path / "drafted.jsonl")
-    plain = measure(*options, "--draft", "none")
-    settings, others = read_run(tmp_path / "run.jsonl")
+    plain = measure(*options, "--draft", "none", "--out", tmp_path / "plain.jsonl")
+    settings, others = read_run(tmp_path / "plain.jsonl")
     assert settings.draft is Draft.NONE
     assert [record.prediction for record in others] == [record.prediction for record in records]
     assert (plain["steps_saved"], sum(record.drafted_tokens for record in others)) == (0, 0)

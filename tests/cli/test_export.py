@@ -81,6 +81,10 @@ def test_gpus_arrive_in_the_configuration(sgl: Callable[..., Run], engine_direct
     write_manifest(engine, replace(half, models=models))
     assert sgl("export", "--engine", engine, "--out", tmp_path / "repository", "--gpus", "0,3").status == 0
     assert "instance_group [ { kind: KIND_GPU count: 1 gpus: [ 0, 3 ] } ]" in config(tmp_path / "repository")
+    apart = sgl("export", "--engine", engine, "--out", tmp_path / "apart", "--gpus", "0,3,2,1", "--small-apart")
+    assert apart.status == 0
+    assert "gpus: [ 0, 2 ] } ]" in config(tmp_path / "apart"), "the first of each two"
+    assert 'key: "gpus" value: { string_value: "0,3,2,1" }' in config(tmp_path / "apart")
 
 
 def test_parameters_are_read_as_they_were_written() -> None:
@@ -114,6 +118,7 @@ def test_parameters_are_read_as_they_were_written() -> None:
         (["--kv-memory", "much"], "'much' is not a size such as 80GB"),
         (["--gpus", "a"], "is not a list of numbers"),
         (["--gpus", 0], "was built in precision fp32, which target onnxruntime runs on device cpu only; rebuild"),
+        (["--small-apart"], "--small-apart gives the small model a GPU of its own; name 2 or a multiple with --gpus"),
         (["--gpus", "0,1,0"], "--gpus (0, 1, 0) names a GPU twice; one process answers many"),
     ],
 )

@@ -36,18 +36,47 @@ def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:
         assert part in " ".join(run.out.split()), part
 
 
+def test_a_pair_of_two_families_is_planned(sgl: Sgl) -> None:
+    """One of the paper's, on four ranks."""
+    models = ("--small", "InternVL2-2B", "--large", "LLaVA-OneVision-72B")
+    plan = json.loads(sgl("plan", *models, "--tp", 4, "--json").out)
+    assert (plan["small"], plan["large"]) == models[1::2]
+    assert plan["workload"]["visual_tokens"] == 8830
+    assert 140e9 < 4 * plan["ranks"][1]["large"]["language"] < 160e9
+    assert plan["ranks"][0]["free"] > 0
+
+
 def test_any_layer_can_be_pruned_at(sgl: Sgl) -> None:
     assert "KV cache, layers below 7" in sgl("plan", *PUBLISHED, "--prune-layer", 7).out
+
+
+def test_a_clip_is_planned_in_the_place_of_pictures(sgl: Sgl) -> None:
+    out = sgl("plan", *PUBLISHED, "--frames", 16).out
+    assert "a question: 4,096 visual tokens (16 frames)" in out
+    assert "4,352 visual tokens (1 tiles and 16 frames)" in sgl("plan", *PUBLISHED, "--frames", 16, "--tiles", 1).out
+
+
+def test_fewer_tiles_are_encoded(sgl: Sgl) -> None:
+    options = (*PUBLISHED, "--schedule", "flat", "--retention", "0.09")
+    few = sgl("plan", *options, "--encoded-tiles", 8)
+    assert "(13 tiles, 8 of them encoded by InternVL2-2B)" in " ".join(few.out.split())
+    times = [
+        json.loads(sgl("plan", *options, *more, "--json").out)["prediction"]["large"]["first_token"]
+        for more in ((), ("--encoded-tiles", 8))
+    ]
+    assert times[1] < 0.7 * times[0]
 
 
 def test_json_adds_up(sgl: Sgl) -> None:
     plan = json.loads(sgl("plan", *PUBLISHED, "--tp", 4, "--batch", 3, "--tiles", 7, "--json").out)
     assert (plan["small"], plan["large"], plan["world_size"]) == ("InternVL2-1B", "InternVL2-2B", 4)
     assert plan["workload"] == {
+        "frames": 0,
         "tiles": 7,
         "batch": 3,
         "text_tokens": 64,
         "new_tokens": 128,
+        "encoded_tiles": None,
         "visual_tokens": 7 * 256,
     }
     leader, worker = plan["ranks"]
@@ -133,6 +162,18 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_a_remedy_that_helps(pair
             "target tensorrt is not built in precision fp32; choose bf16 or",
         ),
         (("--small", "1B", "--large", "1B", "--prune-layer", "24"), "--prune-layer 24 is outside 0..23"),
+        (
+            ("--small", "1B", "--large", "1B", "--tiles", "3", "--encoded-tiles", "4"),
+            "--encoded-tiles 4 is more than the question's 3 tiles; give fewer",
+        ),
+        (
+            ("--small", "1B", "--large", "1B", "--no-guidance", "--encoded-tiles", "4"),
+            "--encoded-tiles is of a model that keeps some of its visual tokens",
+        ),
+        (
+            ("--small", "Qwen2-VL-2B", "--large", "Qwen2-VL-2B", "--encoded-tiles", "4"),
+            "--encoded-tiles is of models that encode tiles one by one, and Qwen2-VL-2B does not",
+        ),
         (
             ("--small", "1B", "--large", "1B", "--gpu-memory", "1GB"),
             "--reserve 1.1 GB leaves nothing of --gpu-memory 1.0 GB",

@@ -50,7 +50,7 @@ def test_file_that_is_no_engine(sgl: Callable[..., Run], picture: Path) -> None:
 def test_drawing_over_the_picture(sgl: Callable[..., Run], engine_directory: Path, picture: Path) -> None:
     before = picture.read_bytes()
     run = sgl("ask", engine_directory, "--image", picture, QUESTION, "--picture", picture)
-    fails(run, picture, "is a picture that is asked about")
+    fails(run, picture, "is asked about itself")
     assert picture.read_bytes() == before
 
 

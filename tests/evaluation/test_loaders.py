@@ -14,6 +14,8 @@ from engine.evaluation.benchmark import Benchmark
 from engine.evaluation.benchmarks import BENCHMARKS, by_name
 from engine.evaluation.example import Example
 from engine.runtime.images import open_image
+from engine.video.reader import read_clip
+from tests.evaluation import video_files
 from tools.miniature.benchmark import MINIATURE
 
 SIZE = (6, 4)
@@ -141,6 +143,9 @@ PUBLISHED: dict[str, tuple[Callable[[Path], None], int, str, str]] = {
     "mmbench": (mmbench, 2, "a cat", "a dog"),
     "mme": (mme, 4, "", ""),
     "mmvet": (mmvet, 1, "", ""),
+    "videomme": (video_files.videomme, 3, "The best answer is C.", "A"),
+    "longvideobench": (video_files.longvideobench, 2, "B. run away", "The answer is none of these: E"),
+    "mmbench-video": (video_files.mmbench_video, 1, "", ""),
 }
 """Maker of the files, number of questions, a right and a wrong answer."""
 
@@ -153,7 +158,11 @@ def test_published_files_are_read(tmp_path: Path, name: str) -> None:
     examples = benchmark.load(tmp_path)
     assert len(examples) == len({example.id for example in examples}) == count
     for example in examples:
-        assert open_image(example.picture()).size == SIZE
+        if example.picture is not None:
+            assert open_image(example.picture()).size == SIZE
+        else:
+            assert example.video is not None
+            assert len(read_clip(example.video, lambda facts: range(facts.frames)).pictures) == 5
         assert example.question
         if benchmark.grade is not None and right:
             assert benchmark.grade(right, example) >= 0.9
@@ -165,7 +174,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(RequestError, match="is missing; give the directory"):
         by_name(name).load(tmp_path)
     PUBLISHED[name][0](tmp_path)
-    files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".tsv", ".txt")]
+    files = [path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl", ".tsv", ".txt", ".parquet")]
     for path in files:
         path.write_text('{"data": [{"unknown": 1}]}', encoding="utf-8")
     with pytest.raises(RequestError, match="download it again"):
@@ -200,4 +209,4 @@ def test_the_miniature_knows_its_own_answers() -> None:
     assert MINIATURE.grade is not None
     assert [MINIATURE.grade(example.answers[0], example) for example in examples] == [1.0] * 12
     assert [MINIATURE.grade("?", example) for example in examples] == [0.0] * 12
-    assert open_image(examples[0].picture()).size == (336, 336)
+    assert open_image(*examples[0].pictures()).size == (336, 336)

@@ -2,14 +2,13 @@
 
 import json
 from dataclasses import fields
-from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from engine.config import Draft, ExitConfig, GuidanceConfig
 from engine.errors import RequestError
-from engine.evaluation.record import Record, RunSettings, append, read_run
+from engine.evaluation.record import FILE, Record, RunSettings, read_run
 from engine.runtime.answer import AnsweredBy
 
 SETTINGS = RunSettings(
@@ -40,9 +39,7 @@ RECORD = Record(
 
 
 def written() -> list[str]:
-    file = StringIO()
-    append(file, [SETTINGS, RECORD])
-    return file.getvalue().splitlines()
+    return [json.dumps(FILE.unstructure(value)) for value in (SETTINGS, RECORD)]
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from engine.config import GuidanceConfig
 from engine.families import published
 from engine.parallel import Shard
 from engine.planning.chip import Chip
+from engine.planning.cost import Asked, Costs
 from engine.planning.model_plan import ModelPlan
 from engine.planning.pair_plan import read_config
-from engine.planning.roofline import Latency, latency, sent_bytes
+from engine.planning.roofline import Latency, call_seconds, latency, sent_bytes
 from engine.planning.storage import storage_of
 from engine.planning.workload import Workload
 from engine.target import Precision, Target
@@ -55,6 +56,27 @@ def test_vision_multiplies_by_each_weight() -> None:
     assert vision.operations == 3 * (24 * layer + projector + patches)
 
 
+@pytest.mark.parametrize(
+    ("name", "frames", "visual"),
+    [
+        ("InternVL2-2B", 8, 8 * 256),
+        ("Qwen2-VL-2B", 8, 4 * 36 * 20),
+        ("Qwen2-VL-2B", 9, 5 * 36 * 20),
+        ("Qwen2.5-VL-3B", 8, 4 * 36 * 20),
+        ("LLaVA-OneVision-0.5B", 8, 8 * 196 + 1),
+    ],
+)
+def test_a_clip_has_the_tokens_of_its_frames(name: str, frames: int, visual: int) -> None:
+    """A tile each; a pair of 1008 x 560 pixels, 28 x 28 a token; half as many a side as a tile has, and one end."""
+    config, alone = read_config(published(name)), Workload(tiles=0, frames=frames)
+    assert alone.visual_tokens(config) == visual
+    assert replace(alone, tiles=2).visual_tokens(config) == visual + config.tokens_of(2)
+    plan = ModelPlan(config, BF16, Shard())
+    shares = [plan.vision_call(replace(alone, frames=count)).operations for count in (frames, 2 * frames)]
+    assert shares[1] == (2 * shares[0] if frames % 2 == 0 else shares[0] * 9 // 5)
+    assert plan.activation_bytes(alone) > 0
+
+
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_ranks_sum_twice_a_layer_and_once_for_the_embedding(world_size: int) -> None:
     decode, prefill = (call(WORKLOAD) for call in (make_plan(world_size).decode, make_plan(world_size).prefill))
@@ -68,12 +90,54 @@ def test_pruning_shortens_what_comes_after_the_prune_layer() -> None:
     plan = make_plan(2, guidance, points=(4, 9))
     kept = 3 * 64 + 40
     row = 2 * 2 * C
-    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 4) * PROMPT + 2 * 19 * kept + 2)
+    # Of the layer before it, too, what is dropped serves keys and values only.
+    assert sum(plan.prefill(WORKLOAD).reduced) == row * ((1 + 2 * 3) * PROMPT + 2 * 20 * kept + 2)
     per_token = 2 * 2 * 2 * KV // 2
     assert plan.kv_bytes(WORKLOAD) == (4 * per_token * (PROMPT + 10), 20 * per_token * (kept + 10))
     assert plan.unpruned().kv_bytes(WORKLOAD) == (24 * per_token * (PROMPT + 10), 0)
     # Layers below the prune layer see everything.
     assert plan.activation_bytes(WORKLOAD) == pytest.approx(plan.unpruned().activation_bytes(WORKLOAD), rel=0.01)
+
+
+def test_rows_that_are_dropped_end_with_the_attention_of_the_layer_before() -> None:
+    """At a prune point that is used, and at no other."""
+    guidance = GuidanceConfig(prune_layer=4, retention_ratio=0.25)
+    kept = 3 * 64 + 40
+    full, short = PROMPT * (PROMPT + 1) // 2, kept * (kept + 1) // 2
+    seen, going_on = 4 * PROMPT + 20 * kept, 3 * PROMPT + 20 * kept + 1
+    matrices = MATRICES // LAYERS * seen - BEHIND_ATTENTION * (seen - going_on)
+    attention = 4 * C * (4 * full + 20 * short)
+    for points in ((4,), (1, 4, 9)):
+        found = make_plan(1, guidance, points).prefill(WORKLOAD).operations
+        assert found == 2 * (2 * (matrices + C * VOCABULARY) + attention), points
+
+
+@pytest.mark.parametrize("layer", [0, 4])
+def test_tiles_that_are_not_encoded_are_seen_by_no_layer(layer: int) -> None:
+    """Of a model that is pruned; one that is not sees all of them."""
+    guidance = GuidanceConfig(prune_layer=layer, retention_ratio=0.25)
+    plan = make_plan(1, guidance, (4,))
+    few = replace(WORKLOAD, encoded_tiles=1)
+    assert 3 * plan.vision_call(few).operations == plan.vision_call(WORKLOAD).operations
+    assert few.prompt_rows(CONFIG, (4,), guidance) == [(256 if layer else 3 * 64) + 40, 3 * 64 + 40]
+    assert WORKLOAD.prompt_rows(CONFIG, (4,), guidance)[0] == (3 * 256 if layer else 3 * 64) + 40
+    whole = plan.unpruned()
+    assert whole.vision_call(few) == whole.vision_call(WORKLOAD)
+    assert whole.prefill(few) == whole.prefill(WORKLOAD)
+
+
+def test_a_question_costs_the_sum_of_its_stages() -> None:
+    """Of what it keeps itself, whatever the plan was made for."""
+    plan, chip = make_plan(2, GuidanceConfig(prune_layer=4, retention_ratio=0.9), (4,)), Chip()
+    costs, half = Costs(plan, chip), make_plan(2, GuidanceConfig(prune_layer=4, retention_ratio=0.5), (4,))
+    found = costs.of(Asked(tiles=4, encoded=3, kept=0.5, steps=2.5, text_tokens=40))
+    workload = Workload(4, text_tokens=40, new_tokens=1, encoded_tiles=3)
+    calls = half.vision_call(workload), half.prefill(workload), half.decode(workload)
+    counts = 1, 1, 2.5
+    operations = sum(count * call.operations for count, call in zip(counts, calls, strict=True))
+    seconds = sum(count * call_seconds(call, chip, 2) for count, call in zip(counts, calls, strict=True))
+    assert (found.operations, found.seconds) == pytest.approx((operations, seconds))
+    assert costs.of(Asked(4, 4, None, 0)).operations > costs.of(Asked(4, 4, 0.5, 0)).operations
 
 
 @pytest.mark.parametrize("precision", Target.TENSORRT.precisions())

@@ -130,7 +130,7 @@ def test_an_even_look_prefers_no_token(pair: tuple[SglPipeline, Saved, Saved], s
         read(model, [noise(*size) for size in sizes], NEW_TOKENS)[0].grid for model in (pipeline.small, pipeline.large)
     )
     area = np.prod(known.boxes[:, 2:].astype(np.float64) - known.boxes[:, :2], axis=1)
-    spread = resample(area.astype(np.float32), known.boxes, wanted.boxes, known.images, wanted.images)
+    spread = resample(area.astype(np.float32), known, wanted)
     for image in range(len(sizes)):
         mine = np.flatnonzero(wanted.images == image)
         for scale in scales(wanted.boxes[mine]):

@@ -52,5 +52,5 @@ def test_percent_encoding(content: str, data: bytes) -> None:
 
 def test_the_limits_are_one() -> None:
     """A picture of the largest size fits into a data: URL."""
-    url = f"data:image/png;charset=utf-8;base64,{encode(bytes(image_url.MAX_BYTES))}"
-    assert len(fetch(url, hosts=NO_HOST)) == image_url.MAX_BYTES
+    url = f"data:image/png;charset=utf-8;base64,{encode(bytes(image_url.PICTURE.bytes))}"
+    assert len(fetch(url, hosts=NO_HOST)) == image_url.PICTURE.bytes

@@ -15,7 +15,7 @@ from engine.manifest import Manifest
 from engine.runtime import backend, executor_tensorrt
 from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 from engine.runtime.executor_tensorrt import require_runtime
-from engine.runtime.loading import resolve_device
+from engine.runtime.loading import resolve_device, small_gpu
 from engine.target import Device, Precision, Target
 from tests import fake_tensorrt
 from tests.manifests import example_manifest
@@ -157,6 +157,20 @@ def test_a_rank_has_the_gpu_of_its_number(gpu: None) -> None:
     require_runtime(HERE, h200, local_rank=0, local_ranks=2)
     with pytest.raises(EngineError, match=r"built for NVIDIA H200 \(9.0\), but the GPU here is NVIDIA L40S \(8.9\);"):
         require_runtime(HERE, h200, local_rank=1, local_ranks=2)
+
+
+def test_the_small_model_on_a_gpu_of_its_own(gpu: None) -> None:
+    assert small_gpu(HERE, RTX, Device.CUDA, small_apart=False) is None
+    assert small_gpu(HERE, RTX, Device.CUDA, small_apart=True) == 1
+    assert small_gpu(HERE, FP16, Device.CUDA, small_apart=True) == 1
+    with pytest.raises(EngineError, match=r"built for NVIDIA H200 \(9.0\), but the GPU here is NVIDIA L40S \(8.9\);"):
+        small_gpu(HERE, replace(TENSORRT, gpu="NVIDIA H200 (9.0)"), Device.CUDA, small_apart=True)
+    with pytest.raises(EngineError, match=r"was to run on 3 GPUs of this machine, and torch sees 2; use "):
+        small_gpu(HERE, replace(RTX, world_size=2), Device.CUDA, small_apart=True)
+    with pytest.raises(
+        EngineError, match=r"small_apart gives the small model a GPU of its own, and engines/pair runs on "
+    ):
+        small_gpu(HERE, FP32, Device.CPU, small_apart=True)
 
 
 def test_int8_engines_and_their_ranks_run_on_cpus(gpu: None) -> None:

@@ -25,7 +25,7 @@ from tests.tolerance import TOLERANCE
 NO_EXIT = ExitConfig(enabled=False)
 NEVER = ExitConfig(exit_threshold=1.01)
 TOKENS = 9
-SAMPLING = SamplingConfig(max_new_tokens=TOKENS)
+SAMPLING = SamplingConfig(max_new_tokens=TOKENS, top_logprobs=4)
 ASK = "What colour is the large circle?"
 WRONG = 7
 GUIDANCE = {
@@ -60,6 +60,9 @@ def check_same(found: Answer, expected: Answer) -> None:
         expected.finish_reason,
     )
     assert_allclose(found.probabilities, expected.probabilities, **TOLERANCE["fp32"])
+    for ours, theirs in zip(found.top, expected.top, strict=True):
+        assert [one.token for one in ours] == [one.token for one in theirs] and len(ours) == SAMPLING.top_logprobs
+        assert_allclose([one.probability for one in ours], [one.probability for one in theirs], **TOLERANCE["fp32"])
     assert (found.small_text, found.decision) == (expected.small_text, expected.decision)
     for name in ("kept", "importance"):
         assert_array_equal(getattr(found, name), getattr(expected, name))

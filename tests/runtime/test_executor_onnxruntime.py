@@ -67,7 +67,7 @@ def put_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """All engines on the GPU's executor, with the buffers of a device of torch that is none."""
 
     def load(target: Target, path: Path, *_: object, records: bool = True) -> CudaExecutor:
-        session = open_session(path.with_suffix(".onnx"), 1, (CPU,))
+        session = open_session(path.with_suffix(".onnx"), 1, {CPU: {}})
         monkeypatch.setattr(session, "binding", OnHost(session.binding))
         return CudaExecutor(session, device)
 
@@ -145,7 +145,7 @@ def test_host_arrays_are_read_at_every_run_in_the_type_of_the_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type
 ) -> None:
     (tmp_path / "sums.onnx").write_bytes(pickle.loads(make_plan())[0])
-    session = open_session(tmp_path / "sums.onnx", 1, (CPU,))
+    session = open_session(tmp_path / "sums.onnx", 1, {CPU: {}})
     monkeypatch.setattr(session, "binding", CopyingBinding(session.binding, "x"))
     cuda = CudaExecutor(session, "cpu")
     x, total, cache = bind(cuda, 2)

@@ -1,5 +1,6 @@
 """Visual features that are kept: what is encoded, what is forgotten, and that answers do not change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from engine.config import ExitConfig, SamplingConfig
-from engine.families import Pieces
+from engine.families import Packing, Pieces
 from engine.runtime.feature_cache import FeatureCache
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
@@ -36,6 +37,26 @@ class Vision:
 
 def picture(value: float, tiles: int = 1) -> np.ndarray:
     return np.full((tiles, 3, 4, 4), value, np.float32)
+
+
+def test_pieces_are_alike_in_all_that_a_model_reads_of_them() -> None:
+    """Pixels, how they are packed, when they are seen; and each array's shape."""
+    pixels, boxes = np.zeros((2, 6), np.float32), np.zeros((2, 4), np.float32)
+    taps, weights, placed = np.array([[0], [1]]), np.ones((2, 1), np.float32), np.arange(2)
+    packing = Packing(taps, weights, placed)
+    different = [
+        Pieces(pixels, boxes),
+        Pieces(pixels.reshape(4, 3), boxes),
+        Pieces(pixels + 1, boxes),
+        Pieces(pixels, boxes, packing=packing),
+        Pieces(pixels, boxes, packing=replace(packing, taps=taps[::-1])),
+        Pieces(pixels, boxes, packing=replace(packing, weights=weights / 2)),
+        Pieces(pixels, boxes, packing=replace(packing, placed=placed[:1])),
+        Pieces(pixels, boxes, times=np.array([[0, 0.5], [0.5, 1]])),
+        Pieces(pixels, boxes, times=np.array([[0, 0.25], [0.25, 1]])),
+    ]
+    assert len({pieces.digest for pieces in different}) == len(different)
+    assert different[0].digest == Pieces(pixels.copy(), boxes).digest
 
 
 class Model:

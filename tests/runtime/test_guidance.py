@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from engine.config import GuidanceConfig, Schedule, ScoreRows
 from engine.errors import EngineError
+from engine.runtime.grid import Grid
 from engine.runtime.guidance import counts_decode, importance, keep_rows, resample, score_rows, select
 
 LENGTH = 14
@@ -225,8 +226,8 @@ def tiled(columns: int, rows: int, side: int) -> np.ndarray:
     return np.concatenate([*tiles, *([grid(side, side)] if len(tiles) > 1 else [])])
 
 
-def one_picture(boxes: np.ndarray) -> np.ndarray:
-    return np.zeros(len(boxes), np.int64)
+def one_picture(boxes: np.ndarray) -> Grid:
+    return Grid(boxes, np.zeros(len(boxes), np.int64))
 
 
 def overlap_sum(values: np.ndarray, from_boxes: np.ndarray, to_boxes: np.ndarray) -> np.ndarray:
@@ -246,7 +247,7 @@ SIDES = st.integers(1, 7)
 def test_resampling_preserves_the_mass_of_a_partition(a: int, b: int, c: int, d: int, seed: int) -> None:
     source, target = grid(a, b), grid(c, d)
     values = np.random.default_rng(seed).random(len(source), np.float32)
-    resampled = resample(values, source, target, one_picture(source), one_picture(target))
+    resampled = resample(values, one_picture(source), one_picture(target))
     assert resampled.dtype == np.float32
     np.testing.assert_allclose(resampled, overlap_sum(values, source, target), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(resampled.sum(dtype=np.float64), values.sum(dtype=np.float64), rtol=1e-5)
@@ -259,7 +260,7 @@ def test_resampling_preserves_mass_over_tiles_and_thumbnail(
     """Whether or not both have as many scales: a single tile has no thumbnail."""
     source, target = tiled(a, b, 4), tiled(c, d, side)
     values = np.random.default_rng(seed).random(len(source), np.float32)
-    resampled = resample(values, source, target, one_picture(source), one_picture(target))
+    resampled = resample(values, one_picture(source), one_picture(target))
     np.testing.assert_allclose(resampled.sum(dtype=np.float64), values.sum(dtype=np.float64), rtol=1e-4)
 
 
@@ -268,7 +269,7 @@ def test_equal_grids_are_the_identity(columns: int, rows: int, side: int, seed: 
     boxes = np.concatenate([tiled(columns, rows, side), grid(side, side)])
     images = np.repeat([0, 1], [len(boxes) - side**2, side**2])
     values = np.random.default_rng(seed).random(len(boxes), np.float32)
-    np.testing.assert_array_equal(resample(values, boxes, boxes, images, images), values)
+    np.testing.assert_array_equal(resample(values, Grid(boxes, images), Grid(boxes, images)), values)
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(2, 1), (3, 2), (4, 3)])
@@ -277,7 +278,7 @@ def test_the_order_of_the_target_tokens_does_not_matter(columns: int, rows: int)
     boxes = tiled(columns, rows, 4)
     generator = np.random.default_rng(0)
     values, order = generator.random(len(boxes), np.float32), generator.permutation(len(boxes))
-    resampled = resample(values, boxes, boxes[order], one_picture(boxes), one_picture(boxes))
+    resampled = resample(values, one_picture(boxes), one_picture(boxes[order]))
     np.testing.assert_allclose(resampled, values[order], rtol=1e-4, atol=1e-5)
 
 
@@ -286,12 +287,10 @@ def test_pictures_do_not_mix() -> None:
     one, two = np.random.default_rng(0).random((2, 16), np.float32)
     together = resample(
         np.concatenate([one, two]),
-        np.concatenate([source, source]),
-        np.concatenate([target, target]),
-        np.repeat([0, 1], 16),
-        np.repeat([0, 1], 9),
+        Grid(np.concatenate([source, source]), np.repeat([0, 1], 16)),
+        Grid(np.concatenate([target, target]), np.repeat([0, 1], 9)),
     )
-    alone = [resample(values, source, target, one_picture(source), one_picture(target)) for values in (one, two)]
+    alone = [resample(values, one_picture(source), one_picture(target)) for values in (one, two)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-6)
 
 
@@ -299,7 +298,7 @@ def test_a_thumbnail_feeds_the_thumbnail() -> None:
     source, target = tiled(2, 1, 4), tiled(3, 2, 4)
     values = np.zeros(len(source), np.float32)
     values[-16:] = np.arange(16)
-    resampled = resample(values, source, target, one_picture(source), one_picture(target))
+    resampled = resample(values, one_picture(source), one_picture(target))
     np.testing.assert_allclose(resampled[-16:], np.arange(16), atol=1e-5)
     assert not resampled[:-16].any()
 
@@ -307,14 +306,14 @@ def test_a_thumbnail_feeds_the_thumbnail() -> None:
 def test_a_thumbnail_does_not_outrank_the_tiles() -> None:
     """An even map of one scale gives every token of tiles and thumbnail the same importance."""
     source, target = grid(6, 6), tiled(4, 3, 4)
-    resampled = resample(np.ones(36, np.float32), source, target, one_picture(source), one_picture(target))
+    resampled = resample(np.ones(36, np.float32), one_picture(source), one_picture(target))
     np.testing.assert_allclose(resampled, 36 / len(target), rtol=1e-5)
 
 
 def test_what_was_looked_at_is_kept() -> None:
     """One bright corner of a coarse grid: the fine grid keeps just the tokens in that corner."""
     source, target = grid(2, 2), grid(6, 6)
-    resampled = resample(np.array([0, 0, 1, 0], np.float32), source, target, one_picture(source), one_picture(target))
+    resampled = resample(np.array([0, 0, 1, 0], np.float32), one_picture(source), one_picture(target))
     corner = [row * 6 + column for row in (3, 4, 5) for column in (0, 1, 2)]
     assert select(resampled, 9).tolist() == corner
 

@@ -232,6 +232,21 @@ def test_pruned_logits_equal_dropping_tokens_before_the_layer(
         assert_allclose(actual[count], expected, **TOLERANCE["fp32"])
 
 
+@pytest.mark.parametrize("chunk", [4, WHOLE])
+@pytest.mark.parametrize("encoded", [[1, 4], [0, 1, 2, 4, 5, 11]])
+def test_tokens_without_features_are_seen_by_no_layer(
+    pruned: Pair, prefill: Prefill, encoded: list[int], chunk: int
+) -> None:
+    """They are dropped before the first layer, others before a later one."""
+    whole, pruning = PROMPTS["one image"], pruned_before(PROMPTS["one image"], 2, [1, 4])
+    prompt = replace(whole, features=whole.features[encoded], encoded=np.array(encoded))
+    actual = prefill(pruned, prompt, 2, pruning=pruning, chunk=chunk).decode(ANSWER[:2])
+    for count in range(3 if pruned.engine.config.rope.scaling == "none" else 1):
+        first = pruned_before(whole, 0, encoded)
+        expected = pruned_logits(pruned.oracle, whole, ANSWER[:count], first, pruning)
+        assert_allclose(actual[count], expected, **TOLERANCE["fp32"])
+
+
 def test_pruning_before_the_last_layer(tmp_path_factory: pytest.TempPathFactory, prefill: Prefill) -> None:
     pair = build_pair(tmp_path_factory.mktemp("last"), "llama", (4,))
     prompt = PROMPTS["several images"]

@@ -1,5 +1,7 @@
-"""LLaVA-OneVision checkpoints that transformers saved: built whole and asked, against its own processor and model."""
+"""LLaVA-OneVision as transformers saves it, and the same in lmms-lab's layout: built whole and asked, against its own
+processor and model."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,11 @@ from safetensors import safe_open
 from engine.build.builder import build_pair
 from engine.config import BuildConfig, GuidanceConfig, GuidanceSource, ScoreRows
 from engine.families.llava_onevision.prompt import ONE_LINE
+from engine.families.llava_qwen.config import TOWERS
 from engine.runtime.guidance import score_rows
 from engine.runtime.pipeline import SglPipeline
 from tests.prefilled import Prefilled
-from tests.saved_llava_onevision import GRID, Saved, save
+from tests.saved_llava_onevision import GRID, TOWER, TOWER_SIZES, Saved, save
 from tests.tolerance import TOLERANCE
 from tests.whole import NEW_TOKENS, QUESTION, ask, check_answers, check_cascade, noise, read
 
@@ -23,14 +26,18 @@ CASES: dict[str, dict[str, Any]] = {
     "older names": {},
     "scaled down, names of the modules, tied": {"max_tiles": 2, "older_names": False, "is_tied": True},
     "turns on one line": {"template": ONE_LINE},
+    "as lmms-lab publishes them": {"is_published": True},
+    "as lmms-lab publishes them, scaled down, tied": {"is_published": True, "is_tied": True, "max_tiles": 2},
 }
 SIZES = [(60, 20), (20, 60), (90, 90), (1, 1), (300, 3), (85, 71), (31, 30), (28, 2800)]
 """Width and height."""
 
 
 @pytest.fixture(scope="module", params=CASES)
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
-    return save(tmp_path_factory.mktemp("saved"), **CASES[request.param])
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TOWERS, TOWER, TOWER_SIZES)
+        yield save(tmp_path_factory.mktemp("saved"), **CASES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,10 @@ def test_names_are_what_the_case_says(saved: Saved, request: pytest.FixtureReque
     case = CASES[request.node.callspec.params["saved"]]
     with safe_open(saved.directory / "model.safetensors", "np") as file:
         names = set(file.keys())
-    assert ("image_newline" in names) == case.get("older_names", True)
+    older, published = case.get("older_names", True), case.get("is_published", False)
+    newline = "image_newline" if older and not published else "model.image_newline"
+    assert {name for name in names if "newline" in name} == {newline}
+    assert any(name.startswith("model.vision_tower.vision_tower.vision_model.") for name in names) == published
     assert any(name.endswith("lm_head.weight") for name in names) != case.get("is_tied", False)
 
 

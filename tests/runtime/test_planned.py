@@ -59,6 +59,17 @@ def planned(pair: Path, tmp_path_factory: pytest.TempPathFactory, patch: pytest.
     return SglPipeline.load(out, threads=1)
 
 
+def test_each_model_on_a_gpu_of_its_own(
+    planned: SglPipeline, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = put_gpus(monkeypatch, 2)
+    with SglPipeline.load(planned.directory, threads=1, small_apart=True) as apart:
+        answers = [each.answer([picture], QUESTION, exit=ANSWER_ALL, sampling=SHORT) for each in (apart, planned)]
+    places = {(gpu, path.relative_to(planned.directory).parts[0]) for gpu, path in loaded}
+    assert places == {("cuda:1", "small"), ("cuda", "large")}
+    assert answers[0].token_ids == answers[1].token_ids
+
+
 CASES = {
     "guided": {"guidance": GuidanceConfig(retention_ratio=0.3), "exit": ANSWER_ALL},
     "not pruned": {"guidance": GuidanceConfig(enabled=False), "exit": ANSWER_ALL},

@@ -117,6 +117,10 @@ def encoded(fresh: SglPipeline, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
     return since
 
 
+def encoded_share(found: Answer) -> float:
+    return 1 - found.tiles_skipped / found.tiles
+
+
 def check_same(found: Answer, expected: Answer) -> None:
     assert (found.token_ids, found.probabilities) == (expected.token_ids, expected.probabilities)
     assert_array_equal(found.kept, expected.kept)
@@ -166,6 +170,28 @@ def test_whatever_a_layer_sees_is_encoded(
 ) -> None:
     answer = fresh.answer(picture, ASK, guidance=guidance, exit=NO_EXIT, sampling=SAMPLING)
     assert (encoded(), answer.tiles_skipped) == (answer.tiles, 0)
+
+
+@pytest.mark.parametrize("source", [GuidanceSource.SMALL, GuidanceSource.RANDOM])
+def test_before_a_later_layer_only_tiles_of_important_tokens_are_encoded(
+    fresh: SglPipeline, encoded: Callable[[], int], picture: Image.Image, source: GuidanceSource
+) -> None:
+    later = GuidanceConfig(source=source, prune_layer=1, retention_ratio=0.01)
+    shares, pictures = [], (picture, picture.rotate(90, expand=True))
+    for part in (0.001, 0.03, 0.2, 1.0):
+        guidance = replace(later, tile_retention=part)
+        found = fresh.answer(pictures, ASK, guidance=guidance, exit=NO_EXIT, sampling=SAMPLING)
+        assert found.importance is not None and found.kept is not None
+        assert_array_equal(found.kept, select(found.importance, guidance.num_kept(found.visual_tokens)))
+        important = np.union1d(found.kept, select(found.importance, num_kept(found.visual_tokens, part)))
+        each = found.visual_tokens // found.tiles
+        assert encoded() == found.tiles - found.tiles_skipped == len(np.unique(important // each))
+        seen, kept, layers = encoded_share(found), len(found.kept) / found.visual_tokens, found.num_layers
+        assert found.average_retention() == pytest.approx((seen + (layers - 1) * kept) / layers)
+        shares.append(seen)
+    assert shares == sorted(shares) and shares[0] < shares[-1] == 1
+    every = fresh.answer(pictures, ASK, guidance=later, exit=NO_EXIT, sampling=SAMPLING)
+    check_same(found, every)
 
 
 def test_an_early_exit_encodes_nothing_of_the_large_model(

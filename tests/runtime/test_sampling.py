@@ -14,6 +14,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from engine.config import SamplingConfig
 from engine.errors import EngineError
 from engine.runtime.arrays import Array, to_host
+from engine.runtime.form import Form
 from engine.runtime.sampling import Choice, Sampler, candidates, log_probabilities, read, read_probabilities
 
 LOGITS = arrays(np.float32, st.integers(1, 60), elements=st.floats(-20, 20, width=32))
@@ -149,7 +150,7 @@ def test_masked_logits_are_never_drawn_and_add_no_entropy() -> None:
 
 
 def token_probabilities(logits: Array, tokens: np.ndarray) -> np.ndarray:
-    return read_probabilities(to_host(log_probabilities(logits, tokens)))
+    return read_probabilities(to_host(log_probabilities(logits, tokens, Form())))
 
 
 @given(st.integers(1, 6), st.integers(2, 30), st.integers(0, 2**32 - 1), st.floats(0, 50))
@@ -177,7 +178,7 @@ def draw_with_draft(sampler: Sampler, draft: tuple[int, ...]) -> tuple[int, ...]
     """A token more than are drafted, as the cascade takes them."""
     length = len(draft)
     rows = np.stack([tiny_logits(draft[:count]) for count in range(length + 1)])
-    said = [read(choice).token for choice in to_host(sampler.choose_each(rows)).tolist()]
+    said = [read(choice).token for choice in to_host(sampler.choose_each(rows, draft)).tolist()]
     accepted = next((count for count in range(length) if said[count] != draft[count]), length)
     tokens = tuple(said[: accepted + 1])
     sampler.take_back(length - accepted)
@@ -213,8 +214,8 @@ def speculate(sampler: Sampler, made: int, length: int) -> tuple[int, ...]:
         for _ in range(min(2, length - len(tokens) - 1)):
             draft = (*draft, choose(drafter, 0.7 * tiny_logits(draft) + other_logits(draft)).token)
         rows = np.stack([tiny_logits(draft[:count]) for count in range(len(tokens), len(draft) + 1)])
-        said = [read(choice).token for choice in to_host(sampler.choose_each(rows)).tolist()]
         guessed = draft[len(tokens) :]
+        said = [read(choice).token for choice in to_host(sampler.choose_each(rows, guessed)).tolist()]
         accepted = next((count for count, token in enumerate(guessed) if said[count] != token), len(guessed))
         tokens = (*tokens, *said[: accepted + 1])
         sampler.take_back(len(guessed) - accepted)
@@ -277,6 +278,23 @@ def test_torch_chooses_what_numpy_chooses(sampling: SamplingConfig) -> None:
         assert actual.token == expected.token
         assert actual.probability == pytest.approx(expected.probability, rel=1e-6)
         assert actual.entropy == pytest.approx(expected.entropy, rel=1e-5)
+
+
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 2**32 - 1), st.booleans())
+def test_top_tokens(count: int, vocab: int, seed: int, is_tied: bool) -> None:
+    """Those of the softmax at temperature 1, whatever is drawn; of equal ones, lower ids first."""
+    logits = np.random.default_rng(seed).normal(scale=3, size=vocab).astype(np.float32)
+    logits = np.round(logits) if is_tied else logits
+    exact = torch.softmax(torch.from_numpy(logits.astype(np.float64)), -1).numpy()
+    expected = np.argsort(-exact, stable=True)[:count]
+    for kind in (np.asarray, torch.from_numpy):
+        choice = choose(Sampler(SamplingConfig(temperature=0.5, top_p=0.3, top_logprobs=count)), kind(logits))
+        assert [one.token for one in choice.top] == expected.tolist()
+        np.testing.assert_allclose([one.probability for one in choice.top], exact[expected], rtol=1e-5)
+        assert {one.token: one.probability for one in choice.top}.get(choice.token, choice.probability) == (
+            choice.probability
+        )
+    assert choose(Sampler(SamplingConfig()), logits).top == ()
 
 
 def test_token_probabilities_of_torch_are_those_of_numpy() -> None:

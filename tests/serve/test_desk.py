@@ -27,6 +27,7 @@ from engine.errors import (
 from engine.runtime.answer import Answer, AnsweredBy
 from engine.runtime.image_url import EVERY_HOST, Hosts
 from engine.runtime.question import Question, Reuse, Stage
+from engine.runtime.sampling import TopToken
 from engine.runtime.scheduler import Load, Outcome
 from engine.runtime.tensor_parallel import RanksDiedError
 from engine.runtime.ticket import Ticket
@@ -41,7 +42,7 @@ MODULES = ("backend", "metrics", "desk")
 SECONDS = 60.0
 
 
-def make_answer(text: str) -> Answer:
+def make_answer(text: str, top: tuple[tuple[TopToken, ...], ...] = ((), (), ())) -> Answer:
     return Answer(
         text=text,
         answered_by=AnsweredBy.LARGE,
@@ -60,6 +61,7 @@ def make_answer(text: str) -> Answer:
         images=np.zeros(4, np.int64),
         token_ids=(5, 6, 7),
         probabilities=(0.5, 0.25, 1.0),
+        top=top,
         drafted=4,
         accepted=2,
         speculated=0,
@@ -170,6 +172,19 @@ def test_a_whole_answer(service: Service) -> None:
     np.testing.assert_allclose(outputs["log_probs"], np.log([[0.5, 0.25, 1.0]]))
     np.testing.assert_array_equal(outputs["importance"], [[0, 1, 2, 3]])
     assert outputs["visual_tokens_kept"] == 2 and not outputs["early_exit"]
+
+
+def test_the_most_probable_tokens(service: Service) -> None:
+    sender = service.ask(text_input="What?", return_log_probs=True, top_logprobs=2)
+    tops = (TopToken(5, 0.5), TopToken(2, 0.25)), (TopToken(3, 1.0),), ()
+    service.put(make_answer("A circle", tops))
+    wait_for(lambda: sender.finals)
+    (response,) = sender.responses
+    assert response is not None
+    outputs = {output.name(): output.as_numpy() for output in response.tensors}
+    np.testing.assert_array_equal(outputs["top_token_ids"], [[[5, 2], [3, -1], [-1, -1]]])
+    none = -np.inf
+    np.testing.assert_allclose(outputs["top_log_probs"], [[np.log([0.5, 0.25]), [0, none], [none, none]]])
 
 
 def test_pieces_go_out_as_they_come(service: Service) -> None:

@@ -96,6 +96,22 @@ def test_bytes_in_flight_are_bounded(server: HttpServer, monkeypatch: pytest.Mon
     assert error.headers["Retry-After"] == "1"
 
 
+def test_head_is_get_without_a_body(server: HttpServer) -> None:
+    for path in ("/", "/health", "/v1/models", f"/v1/models/{MODEL}", "/version", "/openapi.json"):
+        head, get = (requests.request(method, server.url + path, timeout=SECONDS) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.content) == (200, b"")
+        assert [head.headers[name] for name in ("Content-Length", "Content-Type")] == [
+            get.headers[name] for name in ("Content-Length", "Content-Type")
+        ]
+    assert requests.head(f"{server.url}/v1/chat/completions", timeout=SECONDS).status_code == 405
+    assert requests.head(f"{server.url}/metrics", timeout=SECONDS).status_code == 200
+
+
+def test_nothing_is_redirected(server: HttpServer) -> None:
+    """To a name that a request brings along."""
+    refused(requests.get(f"{server.url}/health/", timeout=SECONDS, allow_redirects=False), 404)
+
+
 def test_a_key(pipeline: SglPipeline) -> None:
     with running(served(pipeline), Access(api_key="open sesame")) as server:
         refused(server.post(HI), 401, "Authorization: Bearer KEY")

@@ -21,6 +21,7 @@ from engine.serve.http import desk, guard, reader
 from engine.serve.http import server as serving
 from engine.serve.http.errors import LONGEST
 from engine.serve.http.guard import Access
+from engine.serve.http.server import PatientProtocol
 from tests.serve.http_server import MODEL, SECONDS, HttpServer, process, running, send, served
 from tests.serve.test_http import HI, LONG, refused, request
 
@@ -214,7 +215,7 @@ def test_pictures_that_do_not_come(
         refused(server.post(wanted | {"sgl": {"timeout": 0.05}}), 504, "in its time")
         second = send(server.address, request(wanted))
         wait_until(lambda: server.desk.in_flight.requests == 2)
-        refused(server.post(wanted), 429, "are fetched already")
+        refused(server.post(wanted), 429, "are looked at already")
         second.close()
         wait_until(lambda: server.desk.in_flight.requests == 1)
         may_end.set()
@@ -234,3 +235,50 @@ def test_requests_are_logged_where_asked(engine_directory: Path) -> None:
         assert requests.post(f"{url}/v1/chat/completions", json=HI, timeout=SECONDS).status_code == 200
         assert server.stdout is not None
         assert '"POST /v1/chat/completions HTTP/1.1" 200' in server.stdout.readline()
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_bytes_are_the_clients_and_not_the_proxys(pipeline: SglPipeline, is_trusted: bool) -> None:
+    access = Access(trusted_proxies=("127.0.0.1/32", "10.0.0.0/8") if is_trusted else ())
+    with running(served(pipeline), access) as server:
+        held: list[str] = []
+        hold = server.desk.in_flight.hold
+        server.desk.in_flight.hold = lambda client: (held.append(client), hold(client))[1]  # type: ignore[method-assign,func-returns-value]
+        for forwarded in ("203.0.113.7", "203.0.113.9, 203.0.113.7", "203.0.113.7, 10.1.2.3", "2001:db8::7", "x" * 999):
+            assert server.post(HI, **{"X-Forwarded-For": forwarded}).status_code == 200
+    trusted = ["203.0.113.7"] * 3 + ["2001:db8::/64", "x" * 255]
+    assert held == (trusted if is_trusted else ["127.0.0.1"] * 5)
+
+
+def test_who_a_client_is() -> None:
+    for host, name in (("::ffff:203.0.113.7", "203.0.113.7"), ("2001:db8::1:2:3:4", "2001:db8::/64"), ("unix", "unix")):
+        assert guard.client_of({"client": (host, 1)}) == name
+    assert guard.client_of({"client": None}) == ""
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/health"])
+def test_a_body_that_comes_behind_its_answer(server: HttpServer, path: str) -> None:
+    """Ends the wait for it: the connection is as good as a new one."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n"
+    before = set(server.server.server_state.connections)
+    sock = send(server.address, head.encode())
+    assert _until(sock, b"}}").startswith(b"HTTP/1.1 40")
+    (protocol,) = set(server.server.server_state.connections) - before
+    assert isinstance(protocol, PatientProtocol) and protocol._timer is not None
+    sock.sendall(b"null")
+    deadline = time.monotonic() + SECONDS
+    while protocol._timer is not None or protocol.timeout_keep_alive_task is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    sock.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert _until(sock, b"}").startswith(b"HTTP/1.1 200")
+    sock.close()
+
+
+def _until(sock: socket.socket, end: bytes) -> bytes:
+    got = b""
+    while end not in got:
+        part = sock.recv(4096)
+        assert part, got
+        got += part
+    return got

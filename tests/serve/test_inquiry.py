@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.config import GuidanceConfig
+from engine.config import GuidanceConfig, VideoConfig
 from engine.engine_directory import read_manifest
-from engine.errors import RequestError
+from engine.errors import ImageError, RequestError
 from engine.serve.triton.inquiry import Reader
 from engine.serve.triton.serve_config import ServeConfig
 
@@ -105,3 +105,14 @@ def test_a_request_is_over_the_repository_and_that_over_the_engine(engine_direct
     asked = Reader(serve, manifest).read(ASK | {"retention_ratio": one(0.29, np.float32)}, "").config
     assert asked.guidance == GuidanceConfig(retention_ratio=0.29)
     assert asked.exit == plain.exit
+
+
+def test_clips_come_as_files_and_urls(reader: Reader) -> None:
+    clips = {"video_bytes_input": one(b"clip"), "video_url_input": one(b"data:video/mp4;base64,aGVsbG8=")}
+    inquiry = reader.read(ASK | clips | {"frames": one(4, np.int32), "image_bytes_input": one(b"picture")}, "")
+    question = inquiry.question(None)
+    assert (question.images, question.videos) == ((b"picture",), (b"clip", b"hello"))
+    assert question.video == VideoConfig(frames=4)
+    refused = reader.read(ASK | {"video_url_input": one(b"https://example.com/a.mp4")}, "")
+    with pytest.raises(ImageError, match="is not fetched, as video URLs are not allowed here"):
+        refused.question(None)

@@ -1,14 +1,20 @@
 """OpenAI's own client against a running server; the pipeline in this process is the oracle."""
 
+import base64
+import json
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
+from openai.lib._parsing._completions import type_to_response_format_param
+from pydantic import BaseModel, Field
 
-from engine.config import ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.families import Turn
 from engine.runtime.pipeline import SglPipeline
+from tests.clips import clip
 from tests.serve.http_server import MODEL, SECONDS, HttpServer
 
 SAMPLING = SamplingConfig(max_new_tokens=6)
@@ -48,6 +54,90 @@ def test_an_answer_is_the_pipelines(
     assert answer.sgl["answered_by"] == expected.answered_by
     assert answer.sgl["visual_tokens_kept"] == expected.num_kept()
     assert answer.sgl["seconds"].keys() == expected.seconds.keys()
+
+
+def test_the_most_probable_tokens(client: openai.OpenAI, pipeline: SglPipeline) -> None:
+    options = {"temperature": 1.5, "seed": 3, "logprobs": True, "top_logprobs": 5}
+    answer = ask(client, "What is it?", **options)
+    sampling = replace(SAMPLING, temperature=1.5, seed=3, top_logprobs=5)
+    expected = pipeline.answer([], "What is it?", sampling=sampling)
+    tokenizer = (pipeline.small if expected.early_exit else pipeline.large).tokenizer
+    tokens = answer.choices[0].logprobs.content
+    for place, (token, top) in enumerate(zip(tokens, expected.top, strict=True)):
+        assert [one.logprob for one in token.top_logprobs] == [math.log(one.probability) for one in top]
+        texts = [tokenizer.token_bytes(one.token, starts=not place) for one in top]
+        assert [bytes(one.bytes) for one in token.top_logprobs if one.bytes] == [text for text in texts if text]
+        assert all(one.token.encode() == bytes(one.bytes) for one in token.top_logprobs if "�" not in one.token)
+        same = [one for one in token.top_logprobs if one.bytes == token.bytes]
+        assert [one.logprob for one in same] == [token.logprob] * len(same)
+    chunks = list(ask(client, "What is it?", stream=True, **options))
+    assert chunks[-1].choices[0].logprobs.model_dump() == answer.choices[0].logprobs.model_dump()
+    for wrong, words in (
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 3, "logprobs": False}, "top_logprobs is of logprobs"),
+        (
+            {"top_logprobs": openai.omit, "logprobs": False, "extra_body": {"sgl": {"top_logprobs": 3}}},
+            "is of logprobs",
+        ),
+    ):
+        with pytest.raises(openai.BadRequestError, match=words):
+            ask(client, "Hi", **options | wrong)
+
+
+class Circle(BaseModel):
+    colour: Literal["red", "green"]
+    sizes: list[Annotated[int, Field(ge=0, le=99)]] = Field(max_length=2)
+
+
+@pytest.mark.parametrize("ours", [{"exit_threshold": 0}, {"no_early_exit": True}], ids=["small", "large"])
+def test_answers_by_a_schema(client: openai.OpenAI, urls: list[str], ours: dict[str, Any]) -> None:
+    content = [image(urls[0]), {"type": "text", "text": "Which circle is it?"}]
+    options = {"max_tokens": 90, "temperature": 1.5, "seed": 4, "extra_body": {"sgl": ours}}
+    messages: Any = [{"role": "user", "content": content}]
+    answer = client.chat.completions.parse(model=MODEL, messages=messages, response_format=Circle, **options)
+    choice = answer.choices[0]
+    assert choice.finish_reason == "stop" and isinstance(choice.message.parsed, Circle)
+    wanted = type_to_response_format_param(Circle)
+    chunks = list(ask(client, content, stream=True, response_format=wanted, **options))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+    whole = ask(client, "Hi", response_format={"type": "json_object"}, **options).choices[0]
+    assert whole.message.content.startswith("{")
+    assert whole.finish_reason == "length" or isinstance(json.loads(whole.message.content), dict)
+    text = ask(client, "Hi", response_format={"type": "text"}, max_tokens=4, extra_body={"sgl": ours}).choices[0]
+    assert text.message.content == ask(client, "Hi", max_tokens=4, extra_body={"sgl": ours}).choices[0].message.content
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "array", "uniqueItems": True}, "cannot be followed"),
+        ({"$ref": "#"}, "no text fulfils it"),
+        ({"enum": ["x" * 70_000]}, "has more than 65,536 bytes"),
+    ],
+)
+def test_schemas_that_are_not_followed(client: openai.OpenAI, schema: dict[str, Any], words: str, stream: bool) -> None:
+    """Are refused before an answer begins."""
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    with pytest.raises(openai.BadRequestError, match=words) as raised:
+        ask(client, "Hi", response_format=wanted, stream=stream)
+    body: Any = raised.value.body
+    assert (body["param"], body["code"]) == ("response_format", "invalid_schema")
+
+
+def test_a_clip(client: openai.OpenAI, pipeline: SglPipeline) -> None:
+    data = clip(frames=12)
+    part = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{base64.b64encode(data).decode()}"}}
+    text = {"type": "text", "text": "What is it?"}
+    answer = ask(client, [part, text], extra_body={"sgl": {"frames": 2, "return_importance": True}})
+    expected = pipeline.answer([], "What is it?", sampling=SAMPLING, videos=data, video=VideoConfig(frames=2))
+    assert answer.choices[0].message.content == expected.text
+    assert answer.usage.prompt_tokens == expected.prompt_tokens
+    assert answer.sgl["pictures"] == expected.images.tolist()
+    with pytest.raises(openai.UnprocessableEntityError, match="is not fetched, as video URLs are not allowed here"):
+        ask(client, [{"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, text])
+    with pytest.raises(openai.UnprocessableEntityError, match="the clip is not a clip"):
+        ask(client, [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,aGVsbG8="}}, text])
 
 
 def test_what_is_ours(client: openai.OpenAI, pipeline: SglPipeline, pictures: list[bytes], urls: list[str]) -> None:
@@ -127,7 +217,8 @@ def test_sampling(client: openai.OpenAI, pipeline: SglPipeline) -> None:
     [
         ({"model": "other"}, openai.NotFoundError, "model 'other' is not served here; ask for 'pair'"),
         ({"n": 2}, openai.BadRequestError, "n is not served but as 1; leave it out"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format is not served"),
+        ({"response_format": {"type": "grammar"}}, openai.BadRequestError, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, openai.BadRequestError, "response_format.json_schema"),
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not served"),
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),

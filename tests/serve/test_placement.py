@@ -8,18 +8,18 @@ from engine.errors import EngineError
 from engine.serve.triton.placement import GPUS, VISIBLE, instances, take_gpus
 
 
-def take(monkeypatch: pytest.MonkeyPatch, gpu: int, ranks: int, given: str = "", seen: str | None = None) -> str | None:
-    """What the process sees after an instance of so many ranks was placed on a GPU, and saw before."""
+def take(monkeypatch: pytest.MonkeyPatch, gpu: int, count: int, given: str = "", seen: str | None = None) -> str | None:
+    """What the process sees after an instance of so many GPUs was placed on a GPU, and saw before."""
     monkeypatch.setenv(VISIBLE, "" if seen is None else seen)
     if seen is None:
         monkeypatch.delenv(VISIBLE)
     args = {"model_instance_kind": "GPU", "model_instance_device_id": str(gpu)}
-    take_gpus(args, {GPUS: given}, ranks)
+    take_gpus(args, {GPUS: given}, count)
     return os.environ.get(VISIBLE)
 
 
 @pytest.mark.parametrize(
-    ("gpu", "ranks", "given", "seen", "expected"),
+    ("gpu", "count", "given", "seen", "expected"),
     [
         (3, 1, "", None, "3"),
         (1, 1, "", "4,GPU-8932f937,6", "GPU-8932f937"),
@@ -29,9 +29,9 @@ def take(monkeypatch: pytest.MonkeyPatch, gpu: int, ranks: int, given: str = "",
     ],
 )
 def test_an_instance_sees_its_gpus(
-    monkeypatch: pytest.MonkeyPatch, gpu: int, ranks: int, given: str, seen: str | None, expected: str
+    monkeypatch: pytest.MonkeyPatch, gpu: int, count: int, given: str, seen: str | None, expected: str
 ) -> None:
-    assert take(monkeypatch, gpu, ranks, given, seen) == expected
+    assert take(monkeypatch, gpu, count, given, seen) == expected
 
 
 def test_the_server_is_told_of_the_first_of_each_instance() -> None:
@@ -50,16 +50,22 @@ def test_an_instance_on_the_cpu_keeps_what_it_sees(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("gpu", "ranks", "given", "seen", "said"),
+    ("gpu", "count", "given", "seen", "said"),
     [
         (2, 1, "", "4,5", "GPU 2 is not among the 2 of CUDA_VISIBLE_DEVICES=4,5"),
-        (1, 2, "0,1,2,3", None, r"no 2 ranks start at GPU 1 in the parameter gpus \('0,1,2,3'\)"),
-        (2, 2, "0,1,2", None, "no 2 ranks start at GPU 2"),
-        (0, 2, "", None, r"no 2 ranks start at GPU 0 in the parameter gpus \(''\); export the repository with"),
+        (1, 2, "0,1,2,3", None, r"no instance of 2 GPUs starts with GPU 1 in the parameter gpus \('0,1,2,3'\)"),
+        (2, 2, "0,1,2", None, "no instance of 2 GPUs starts with GPU 2"),
+        (
+            0,
+            2,
+            "",
+            None,
+            r"no instance of 2 GPUs starts with GPU 0 in the parameter gpus \(''\); export the repository with",
+        ),
     ],
 )
 def test_gpus_that_are_not_there(
-    monkeypatch: pytest.MonkeyPatch, gpu: int, ranks: int, given: str, seen: str | None, said: str
+    monkeypatch: pytest.MonkeyPatch, gpu: int, count: int, given: str, seen: str | None, said: str
 ) -> None:
     with pytest.raises(EngineError, match=said):
-        take(monkeypatch, gpu, ranks, given, seen)
+        take(monkeypatch, gpu, count, given, seen)

@@ -13,9 +13,9 @@ QUESTIONS, PARALLEL, BUSY = 150, 100, 2
 
 
 def test_a_storm(engine_directory: Path, pipeline: SglPipeline, tmp_path: Path) -> None:
-    shots = draw(list(make_cases(pipeline)), QUESTIONS, seed=1)
+    storms = [draw(list(make_cases(pipeline)), QUESTIONS, seed=1)]
     try:
-        report = storm(engine_directory, tmp_path / "storm", shots, PARALLEL, BUSY)
+        (report,) = storm(engine_directory, tmp_path, storms, PARALLEL, BUSY)
     except UnsuitableMachine as error:
         pytest.skip(str(error))
     check(report)

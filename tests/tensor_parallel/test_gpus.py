@@ -232,7 +232,7 @@ def test_gpus_that_groups_cannot_share_out_are_refused(
     plans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_gpus(monkeypatch, 3)
-    with pytest.raises(EngineError, match=r"--gpus names 3 GPUs, which groups of 2 ranks cannot share out; give"):
+    with pytest.raises(EngineError, match=r"--gpus names 3 GPUs, which processes of 2 each cannot share out; give"):
         write_repository(plans, tmp_path / "repository", ServeConfig(gpus=(0, 1, 2)))
     assert not list(tmp_path.iterdir())
 

@@ -23,7 +23,17 @@ from tools.benchmark.report import Row, Section, Unit, section_markdown, write_m
 from tools.benchmark.worker import Worker, WorkerError
 
 ABSENT = replace(PEERS[0], name="absent engine", modules={"absent-package": "no_such_module"})
-ROWS = {"scores": 8, "peers": 4, "int8": 5, "consistency": 2, "memory": 8, "tensor_parallel": 9, "plans": 8}
+ROWS = {
+    "end_to_end": 55,
+    "scores": 8,
+    "peers": 4,
+    "int8": 5,
+    "consistency": 2,
+    "memory": 8,
+    "tensor_parallel": 9,
+    "plans": 8,
+    "video": 9,
+}
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,17 @@ pytest.importorskip("tools.miniature.questions")
 
 def test_the_page_is_complete_and_repeats(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, out = tmp_path / "engine", tmp_path / "beyond.md"
-    build_pair(BuildConfig(pair / "small", pair / "large", engine, max_tokens=512))
+    build_pair(BuildConfig(pair / "small", pair / "large", engine, max_tokens=512, large_scores=True))
     monkeypatch.setattr(beyond, "CALIBRATION", 3)
     arguments = ["--engine", str(engine), "--out", str(out), "--runs", str(tmp_path / "runs"), "--limit", "2"]
+    arguments += ["--retention", "0.35", "0.09"]
     assert beyond.main(arguments) == 0
     text = out.read_text(encoding="utf-8")
-    for retention in beyond.RETENTIONS:
-        assert f"## At {retention:.0%}, the large model answers" in text
-    assert sum(line.startswith("| flat, share 0.") for line in text.splitlines()) == 3
-    assert "| SGL, 35 % |" in text
+    for retention in (35, 9):
+        assert f"## At {retention}%, the large model answers" in text
+    for name, count in (("flat, share (0.", 1), ("flat, both, share (0.", 1), ("SGP, tiles |", 2), ("oracle |", 2)):
+        assert sum(line.startswith(f"| {name}") for line in text.splitlines()) == count, name
+    assert "| 0.35 SGP |" in text and "| 0.09 flat both share |" in text
 
     monkeypatch.setattr(run, "make_record", lambda *arguments: pytest.fail("asked again"))
     assert beyond.main(arguments) == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.cli.draw_pruning import GAP
+from engine.cli.drawing import GAP
 from tools.draw_figure import HEAD, WIDTH, main
 
 

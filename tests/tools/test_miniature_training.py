@@ -3,88 +3,96 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tools.miniature import language_stage, vision_stage
-from tools.miniature.checkpoint import CONFIGS, Miniature, make_config
-from tools.miniature.language_stage import HIDDEN, Encoder, make_batch, part_of
+from tools.miniature.checkpoint import Miniature
+from tools.miniature.configs import CONFIGS, make_config, make_native_config
+from tools.miniature.language_stage import HIDDEN, make_batch, part_of
 from tools.miniature.optimiser import Optimiser
+from tools.miniature.reader import Reader
 from tools.miniature.scenes import SLOTS, Split, make_scene
-from tools.miniature.train import LANGUAGE_SEEDS, RECIPES, RUNS, SCENES, Stage, Steps
+from tools.miniature.train import MOST_SCENES, RECIPES, RUNS, SCENES, Stage, Steps
 from tools.train_miniature import main
 
 TINY = make_config(vision=(32, 1, 2), language=(48, 3, 3))
+NATIVE = make_native_config(vision=(32, 1, 2), language=(48, 3, 3))
+both_layouts = pytest.mark.parametrize("config", [TINY, NATIVE], ids=["internvl2", "qwen2-vl"])
 torch.set_num_threads(1)
 
 
 def test_training_stays_in_its_split() -> None:
-    """Both stages of both models, for every seed and more steps than any budget allows."""
-    ranges = []
-    for recipe in RECIPES.values():
-        for stage in (0, LANGUAGE_SEEDS):
-            ranges += [
-                range(recipe.first_seed + stage + seed * SCENES, recipe.first_seed + stage + (seed + 1) * SCENES)
-                for seed in RUNS
-            ]
+    """Both stages of all models, for every seed and more steps than any budget allows."""
+    firsts = [first + seed * SCENES for recipe in RECIPES.values() for first in recipe.scenes for seed in RUNS]
+    ranges = [range(first, first + MOST_SCENES) for first in firsts]
     ranges.sort(key=lambda seeds: seeds.start)
     assert all(one.stop <= two.start for one, two in itertools.pairwise(ranges))
     assert all(seeds.start in Split.TRAINING.value and seeds[-1] in Split.TRAINING.value for seeds in ranges)
 
 
+def test_no_two_trainings_start_with_the_same_weights() -> None:
+    seeds = [seed for recipe in RECIPES.values() for seed in recipe.weights]
+    assert len(seeds) == len(set(seeds)) == len(RECIPES) * len(RUNS)
+
+
+@both_layouts
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_a_partial_scene_shows_what_is_asked_about(hidden: float) -> None:
+def test_a_partial_scene_shows_what_is_asked_about(hidden: float, config: dict[str, Any]) -> None:
+    reader = Reader(config)
     rng = np.random.default_rng(0)
     for seed in range(20):
         items = make_scene(seed)
-        left, seen = part_of(items, hidden, rng)
-        objects = {vision_stage.token_of(item) for item in items}
+        left, seen = part_of(reader, items, hidden, rng)
+        objects = {reader.token_of(item) for item in items}
         assert set(left) <= set(items)
-        assert {vision_stage.token_of(item) for item in left} == objects & set(np.flatnonzero(seen))
+        assert {reader.token_of(item) for item in left} == objects & set(np.flatnonzero(seen))
         empty = 1 - (seen.sum() - len(left)) / (SLOTS**2 - len(items))
         assert empty == pytest.approx(hidden, abs=0.15)
 
 
-def test_a_missing_token_leaves_a_gap() -> None:
+@both_layouts
+def test_a_missing_token_leaves_a_gap(config: dict[str, Any]) -> None:
     """Kept tokens stay in order, with their own features and positions; questions stand where they always do."""
-    model, encoder = Miniature(TINY), Encoder()
-    gallery = language_stage.make_gallery(model.vision_model, range(1))
-    batch = make_batch(encoder, gallery, np.random.default_rng(1), size=1, hidden=0.9)
-    first = encoder.prefix.index(encoder.image_token)
-    shown = batch.ids[0] == encoder.image_token
+    model = Miniature(config)
+    reader = model.reader
+    gallery = language_stage.make_gallery(model, range(1))
+    batch = make_batch(reader, gallery, np.random.default_rng(1), size=1, hidden=0.9)
+    shown = batch.ids[0] == reader.image_token
     assert 0 < len(batch.features) == shown.sum() < SLOTS**2
-    assert torch.equal(batch.features, gallery.features[0][batch.positions[0, shown] - first])
-    assert batch.positions[0, (batch.asked[0] == 0).nonzero()[0]] == len(encoder.prefix)
+    places = reader.places[np.array(reader.prefix) == reader.image_token].tolist()
+    kept = [places.index(place) for place in batch.positions[0, shown].tolist()]
+    assert torch.equal(batch.features, gallery.features[0][kept])
+    assert batch.positions[0, (batch.asked[0] == 0).nonzero()[0]].tolist() == [[reader.next] * 3]
 
 
 def test_a_deepened_model_says_the_same() -> None:
     torch.manual_seed(0)
-    model, encoder = Miniature(TINY, shallow=True), Encoder()
-    batch = make_batch(
-        encoder, language_stage.make_gallery(model.vision_model, range(1)), np.random.default_rng(0), size=1
-    )
+    model = Miniature(TINY, shallow=True)
+    batch = make_batch(model.reader, language_stage.make_gallery(model, range(1)), np.random.default_rng(0), size=1)
     with torch.no_grad():
-        before = language_stage.loss_of(model, encoder, batch).total
+        before = language_stage.loss_of(model, batch).total
         model.deepen()
-        after = language_stage.loss_of(model, encoder, batch).total
+        after = language_stage.loss_of(model, batch).total
     assert len(model.language_model.model.layers) == TINY["llm_config"]["num_hidden_layers"]
     torch.testing.assert_close(after, before)
 
 
-def test_steps_learn() -> None:
+@both_layouts
+def test_steps_learn(config: dict[str, Any]) -> None:
     """A dozen steps on one batch lower the loss of either stage."""
     torch.manual_seed(0)
-    model, encoder = Miniature(TINY), Encoder()
-    language = TINY["llm_config"]
-    labeller = vision_stage.Labeller(language["vocab_size"], language["hidden_size"])
-    tiles, labels = vision_stage.batch(range(1))
-    gallery = language_stage.make_gallery(model.vision_model, range(1))
-    batch = make_batch(encoder, gallery, np.random.default_rng(0), size=1)
+    model = Miniature(config)
+    labeller = vision_stage.Labeller(model.reader)
+    pixels, labels = vision_stage.batch(model.reader, range(1))
+    gallery = language_stage.make_gallery(model, range(1))
+    batch = make_batch(model.reader, gallery, np.random.default_rng(0), size=1)
     for modules, loss in (
-        ([model.vision_model, labeller], lambda: vision_stage.loss_of(model.vision_model, labeller, tiles, labels)),
-        ([model.language_model], lambda: language_stage.loss_of(model, encoder, batch)),
+        ([model.vision_model, labeller], lambda: vision_stage.loss_of(model.vision_model, labeller, pixels, labels)),
+        ([model.language_model], lambda: language_stage.loss_of(model, batch)),
     ):
         optimiser = Optimiser(list(torch.nn.ModuleList(modules).parameters()), 0.2, total=1000)
         first = loss().total.item()
@@ -122,22 +130,25 @@ def test_small_steps_add_up() -> None:
     assert parameter.max() < 1
 
 
+@pytest.mark.parametrize(("name", "config"), [("small", TINY), ("small-qwen2-vl", NATIVE)])
 def test_the_command_trains_and_saves(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    config: dict[str, Any],
 ) -> None:
     """Two steps of every stage; run again, it finds nothing left to do."""
-    recipe = replace(
-        RECIPES["small"], vision=Steps(2, 1e-3), shallow=Steps(2, 1e-3), language=Steps(2, 1e-3), gallery=8
-    )
-    monkeypatch.setitem(RECIPES, "small", recipe)
-    monkeypatch.setitem(CONFIGS, "small", TINY)
+    few = Steps(2, 1e-3)
+    monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], vision=few, shallow=few, language=few, gallery=8))
+    monkeypatch.setitem(CONFIGS, name, config)
     monkeypatch.setattr("tools.train_miniature.VALIDATION", 6)
-    arguments = ["--only", "small", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    arguments = ["--only", name, "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     weights = []
     for _ in range(2):
         assert main(arguments) == 0
-        weights.append((tmp_path / "out/small/model.safetensors").read_bytes())
-        assert "checkpoint small is in" in capsys.readouterr().out
+        weights.append((tmp_path / f"out/{name}/model.safetensors").read_bytes())
+        assert f"checkpoint {name} is in" in capsys.readouterr().out
     assert weights[0] == weights[1]
 
 

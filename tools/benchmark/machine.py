@@ -18,6 +18,7 @@ PACKAGES = (
     "safetensors",
     "torch",
     "transformers",
+    "openvino",
     "onnxruntime-genai",
     "llama-cpp-python",
     "gguf",

@@ -18,7 +18,7 @@ def build_engines(bench: Bench) -> Path:
     small = bench.model("small", bench.size.small)
     large = bench.model("large", bench.size.large)
     out = bench.work / "pair"
-    build_pair(BuildConfig(small.directory, large.directory, out), bench.on_progress)
+    build_pair(BuildConfig(small.directory, large.directory, out, max_tokens=bench.size.max_tokens), bench.on_progress)
     return out
 
 

@@ -140,8 +140,10 @@ class LoadPipeline:
     threads: int
 
     def __call__(self) -> "MeteredPipeline":
-        # The same picture is encoded anew every time.
-        return MeteredPipeline(SglPipeline.load(self.directory, self.threads, preload=False, feature_cache=0))
+        # The same picture is encoded, and the same prompt read, anew every time.
+        return MeteredPipeline(
+            SglPipeline.load(self.directory, self.threads, preload=False, feature_cache=0, prefix_cache=0)
+        )
 
 
 class MeteredPipeline:

@@ -24,12 +24,21 @@ class PromptSize:
 
 
 @dataclass(frozen=True)
+class ClipSize:
+    """pixels: width and height of each frame."""
+
+    pixels: tuple[int, int]
+    seconds: int
+
+
+@dataclass(frozen=True)
 class Size:
     """Models and prompts of one run of the benchmark.
 
     models: in words. small, large: of a pair; questions about one model are about the small one.
     short, long: prompts. decode_tokens: fed after a prompt. answer_tokens: of the small model's answer that the
-    consistency pass scores. questions: of each case of serving.
+    consistency pass scores. questions: of each case of serving. clip: that is asked about. max_tokens: of the pair's
+    engines; None is the default.
     """
 
     models: str
@@ -40,6 +49,8 @@ class Size:
     decode_tokens: int
     answer_tokens: int
     questions: int
+    clip: ClipSize
+    max_tokens: int | None = None
 
 
 MID_SMALL: Published = SMALL | {
@@ -70,6 +81,7 @@ TINY: Published = SMALL | {
         "num_hidden_layers": 3,
     }
 }
+HD_MINUTE = ClipSize((1280, 720), 60)
 SIZES = {
     "1b": Size(
         "InternVL2-1B (language: Qwen2-0.5B); the large one of a pair: InternVL2-2B (InternLM2-1.8B)",
@@ -80,6 +92,8 @@ SIZES = {
         decode_tokens=20,
         answer_tokens=10,
         questions=24,
+        clip=HD_MINUTE,
+        max_tokens=12_288,
     ),
     "mid": Size(
         "of our own: 8 layers of width 256, InternLM2 layout; the large one of a pair: 16 of width 640, Llama layout",
@@ -90,6 +104,7 @@ SIZES = {
         decode_tokens=8,
         answer_tokens=8,
         questions=24,
+        clip=HD_MINUTE,
     ),
     "tiny": Size(
         "tiny, whose times mean nothing",
@@ -100,6 +115,7 @@ SIZES = {
         decode_tokens=3,
         answer_tokens=4,
         questions=5,
+        clip=ClipSize((96, 64), 2),
     ),
 }
 

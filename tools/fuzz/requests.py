@@ -94,6 +94,8 @@ def _arguments(rng: random.Random) -> dict[str, Any]:
         "exit": _config(rng, "exit", EXIT),
         "sampling": _config(rng, "sampling", SAMPLING),
         "picture": _config(rng, "config", PICTURE),
+        "videos": [_clip(rng) for _ in range(rng.choice([0, 0, 0, 0, 1]))],
+        "video": _config(rng, "video", VIDEO),
         "history": [{"as": "turn", "of": [_text(rng), _text(rng)]} for _ in range(rng.choice([0, 0, 1, 2]))],
         "system": rng.choice([None, "Be short.", "", *TEXTS]),
         "timeout": rng.choice([None, None, 30, 1e9, 1e-9]),
@@ -101,9 +103,8 @@ def _arguments(rng: random.Random) -> dict[str, Any]:
     }
     arguments = {name: value for name, value in arguments.items() if name == "text" or rng.random() < 0.7}
     for _ in range(rng.choice([0, 0, 0, 1, 2])):
-        arguments[rng.choice(["images", "text", "history", "system", "timeout", "on_text", "picture", "sampling"])] = (
-            _odd(rng)
-        )
+        names = ["images", "text", "history", "system", "timeout", "on_text", "picture", "sampling", "videos"]
+        arguments[rng.choice(names)] = _odd(rng)
     return arguments
 
 
@@ -120,6 +121,16 @@ def _image(rng: random.Random) -> Any:
     return rng.choice(good if rng.random() < 0.85 else bad)
 
 
+def _clip(rng: random.Random) -> Any:
+    frames: Any = [{"as": "picture", "of": [9, 7]} for _ in range(rng.randrange(1, 4))]
+    if rng.random() < 0.8:
+        return {"as": "clip", "of": {"pictures": frames}}
+    seconds = rng.choice([[0.0, 0.5, 2.0], [1.0, 0.0], [0.0] * 3, [float("nan")], [-5.0], ["a"], 7])
+    frames = rng.choice([frames, [], [*frames, _image(rng)], "a.png", [_odd(rng)]])
+    bad: list[Any] = [{"as": "path", "of": "/nowhere"}, "a.mp4", "\0", {"as": "bytes", "of": "GIF89a"}, _odd(rng)]
+    return rng.choice([{"as": "clip", "of": {"pictures": frames, "seconds": seconds}}, *bad])
+
+
 GOOD_RATIO = [0.05, 0.2, 0.5, 1.0]
 GUIDANCE: dict[str, list[Any]] = {
     "enabled": [True, True, False],
@@ -130,6 +141,11 @@ GUIDANCE: dict[str, list[Any]] = {
     "score_rows": [*map(str, ScoreRows)],
     "score_layers": GOOD_RATIO,
     "guide_max_new_tokens": [None, 1, 3],
+}
+VIDEO: dict[str, list[Any]] = {
+    "frames": [None, 1, 2],
+    "fps": [None, None, None, 0.5],
+    "max_frames": [None, 1, 3],
 }
 EXIT: dict[str, list[Any]] = {
     "enabled": [True, True, False],
@@ -151,7 +167,7 @@ PICTURE: dict[str, list[Any]] = {"auto_orient": [True, False], "background": [No
 
 def _config(rng: random.Random, kind: str, fields: dict[str, list[Any]]) -> Any:
     if kind != "sampling" and rng.random() < 0.3:
-        return {"as": "config", "of": {}} if kind == "config" else None
+        return {"as": kind, "of": {}} if kind in ("config", "video") else None
     values = {name: rng.choice(choices) for name, choices in fields.items() if rng.random() < 0.4}
     if kind == "sampling":
         values.setdefault("max_new_tokens", rng.choice(fields["max_new_tokens"]))

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, VideoConfig
 from engine.errors import EngineError
 from engine.families import Turn
+from engine.runtime.clips import ClipFrames
 from engine.runtime.question import Question
 
 NUMBERS = ("float16", "float32", "float64", "int8", "int64", "uint64", "bool_", "complex64")
@@ -55,6 +56,8 @@ MAKE: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "exit": lambda of, case: ExitConfig(**of),
     "sampling": lambda of, case: SamplingConfig(**of),
     "config": lambda of, case: PictureConfig(**of),
+    "video": lambda of, case: VideoConfig(**of),
+    "clip": lambda of, case: ClipFrames(**of),
     "question": lambda of, case: Question(**of),
     **{name: partial(_scalar, name) for name in NUMBERS},
 }
@@ -63,6 +66,8 @@ FIELDS = {
     "exit": ExitConfig,
     "sampling": SamplingConfig,
     "config": PictureConfig,
+    "video": VideoConfig,
+    "clip": ClipFrames,
     "question": Question,
 }
 """Those that take named values."""

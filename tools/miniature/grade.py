@@ -10,9 +10,8 @@ from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question as Request
 from engine.runtime.scheduler import answered
 from tools.miniature.checkpoint import Miniature
-from tools.miniature.language_stage import Encoder, answer
+from tools.miniature.language_stage import answer
 from tools.miniature.questions import LONGEST_ANSWER, Question, picture, score
-from tools.miniature.vision_stage import to_tiles
 
 Exam = Sequence[tuple[int, Question]]
 """Questions with the seeds of their scenes."""
@@ -30,9 +29,9 @@ def grade(exam: Exam, answers: Sequence[str]) -> dict[str, float]:
 
 def torch_answers(model: Miniature, exam: Exam) -> list[str]:
     """Greedy answers of a model in torch."""
-    encoder = Encoder()
-    said = [answer(model, encoder, question.text, to_tiles(np.array(picture(seed))[None])) for seed, question in exam]
-    return [encoder.tokenizer.decode(ids) for ids in said]
+    reader = model.reader
+    said = [answer(model, question.text, reader.pixels(np.array(picture(seed))[None])) for seed, question in exam]
+    return [reader.tokenizer.decode(ids) for ids in said]
 
 
 def engine_answers(pipeline: SglPipeline, exam: Exam, large: bool) -> list[Answer]:

@@ -6,22 +6,17 @@ knows one size alone is thrown off when tokens are dropped.
 """
 
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from engine.families.internvl2 import read_config, render_prompt
-from engine.families.internvl2.prompt import IMAGE_END, IMAGE_TOKEN, TEMPLATES
-from tools.miniature.checkpoint import CONFIGS, Miniature
-from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD, VisionModel
+from tools.miniature.checkpoint import Miniature
+from tools.miniature.model import MARK_SHARE, VISUAL_MARK, WORD_MARK, WORD_STD
 from tools.miniature.questions import LONGEST_ANSWER, Kind, Question, ask
+from tools.miniature.reader import Reader
 from tools.miniature.scenes import SLOTS, Item, draw, make_scene
-from tools.miniature.vision_stage import encode, to_tiles, token_of
-from tools.miniature.vocabulary import END, make_tokenizer, token_id
 
 BATCH = 8
 """Scenes of a step."""
@@ -38,33 +33,6 @@ FEWEST = 2
 IGNORED = -100
 
 
-class Encoder:
-    """Questions and answers -> exactly the token ids that the engine's prompt and tokenizer give."""
-
-    def __init__(self) -> None:
-        self.config = read_config(Path(), CONFIGS["large"])
-        self.tokenizer = make_tokenizer()
-        self.prefix = self._split("?")[0]
-        self.image_token = token_id(self.tokenizer, IMAGE_TOKEN)
-        self.end = token_id(self.tokenizer, END)
-        self.stops = {token_id(self.tokenizer, stop) for stop in TEMPLATES[self.config.prompt.template].stop}
-        self._tail = cache(lambda question: self._split(question)[1])
-        self._answer = cache(lambda text: [*self.tokenizer.encode(text).ids, self.end])
-
-    def tail(self, question: str) -> list[int]:
-        """What follows the picture in a prompt."""
-        return self._tail(question)
-
-    def answer(self, text: str) -> list[int]:
-        """With the token that ends it."""
-        return self._answer(text)
-
-    def _split(self, question: str) -> tuple[list[int], list[int]]:
-        ids = self.tokenizer.encode(render_prompt(self.config, question, [self.config.most_tokens()]).text).ids
-        cut = ids.index(token_id(self.tokenizer, IMAGE_END)) + 1
-        return ids[:cut], ids[cut:]
-
-
 @dataclass(frozen=True)
 class Gallery:
     """N scenes, and what the encoder shows of them: features [N,V,C]."""
@@ -74,13 +42,14 @@ class Gallery:
 
 
 @torch.no_grad()
-def make_gallery(vision: VisionModel, seeds: range) -> Gallery:
+def make_gallery(model: Miniature, seeds: range) -> Gallery:
     """Encoded once: the encoder learns no more, and new questions make a scene new."""
     scenes = tuple(make_scene(seed) for seed in seeds)
     parts = []
     for start in range(0, len(seeds), CHUNK):
         chunk = zip(seeds[start : start + CHUNK], scenes[start : start + CHUNK], strict=True)
-        parts.append(encode(vision, to_tiles(np.stack([draw(seed, items) for seed, items in chunk]))))
+        images = np.stack([draw(seed, items) for seed, items in chunk])
+        parts.append(model.vision_model(model.reader.pixels(images)))
     return Gallery(scenes, torch.cat(parts))
 
 
@@ -88,9 +57,9 @@ def make_gallery(vision: VisionModel, seeds: range) -> Gallery:
 class Batch:
     """Scenes with their questions; B scenes, S tokens each.
 
-    features [N,C], of all visual tokens that are there; ids, positions, targets, asked [B,S]; mask [B,1,S,S]; targets
-    are IGNORED except where an answer is to be said. asked: which question of `questions` a token belongs to, counted
-    over the batch; -1 for the prompt before them, -2 for padding.
+    features [N,C], of all visual tokens that are there; ids, targets, asked [B,S]; positions [B,S,3]; mask [B,1,S,S];
+    targets are IGNORED except where an answer is to be said. asked: which question of `questions` a token belongs to,
+    counted over the batch; -1 for the prompt before them, -2 for padding.
     """
 
     features: Tensor
@@ -103,7 +72,7 @@ class Batch:
 
 
 def make_batch(
-    encoder: Encoder,
+    reader: Reader,
     gallery: Gallery,
     rng: np.random.Generator,
     size: int = BATCH,
@@ -115,33 +84,36 @@ def make_batch(
     chosen = rng.choice(len(gallery.scenes), size, replace=False)
     hidden = rng.choice(HIDDEN) if hidden is None else hidden
     questions: list[Question] = []
-    rows: list[list[tuple[int, int, int, int]]] = []
+    rows: list[list[tuple[int, ...]]] = []
     features: list[Tensor] = []
-    start, first = len(encoder.prefix), encoder.prefix.index(encoder.image_token)
+    first = reader.prefix.index(reader.image_token)
+    prefix = [(token, *place, IGNORED, -1) for token, place in zip(reader.prefix, reader.places.tolist(), strict=True)]
     for scene in chosen:
-        items, seen = part_of(gallery.scenes[scene], hidden, rng)
+        items, seen = part_of(reader, gallery.scenes[scene], hidden, rng)
         features.append(gallery.features[scene][torch.from_numpy(seen)])
         unseen = set(first + np.flatnonzero(~seen))
-        row = [(token, at, IGNORED, -1) for at, token in enumerate(encoder.prefix) if at not in unseen]
+        row = [token for at, token in enumerate(prefix) if at not in unseen]
         for kind in rng.choice(len(kinds), QUESTIONS, p=shares):
             question = ask(kinds[kind], items, rng)
-            tail, said = encoder.tail(question.text), encoder.answer(question.answer)
+            tail, said = reader.tail(question.text), reader.answer(question.answer)
             tokens, wanted = tail + said[:-1], [IGNORED] * (len(tail) - 1) + said
             row += [
-                (token, start + at, target, len(questions))
+                (token, *(reader.next + at,) * 3, target, len(questions))
                 for at, (token, target) in enumerate(zip(tokens, wanted, strict=True))
             ]
             questions.append(question)
         rows.append(row)
     longest = max(map(len, rows))
-    table = torch.tensor([row + [(0, 0, IGNORED, -2)] * (longest - len(row)) for row in rows])
-    ids, positions, targets, asked = table.unbind(-1)
+    table = torch.tensor([row + [(0, 0, 0, 0, IGNORED, -2)] * (longest - len(row)) for row in rows])
+    ids, positions, (targets, asked) = table[..., 0], table[..., 1:4], table[..., 4:].unbind(-1)
     shared = asked[:, None, :].eq(-1)
     mask = torch.ones(longest, longest, dtype=torch.bool).tril() & (shared | asked[:, None, :].eq(asked[:, :, None]))
     return Batch(torch.cat(features), ids, positions, targets, asked, mask[:, None], tuple(questions))
 
 
-def part_of(items: tuple[Item, ...], hidden: float, rng: np.random.Generator) -> tuple[tuple[Item, ...], np.ndarray]:
+def part_of(
+    reader: Reader, items: tuple[Item, ...], hidden: float, rng: np.random.Generator
+) -> tuple[tuple[Item, ...], np.ndarray]:
     """Objects that are there, all or some of them, and bool [V]: the visual tokens that are.
 
     hidden: the share of tokens without an object that are missing; nothing is if it is 0.
@@ -151,15 +123,15 @@ def part_of(items: tuple[Item, ...], hidden: float, rng: np.random.Generator) ->
     count = rng.integers(FEWEST, len(items) + 1) if rng.integers(2) else len(items)
     left = tuple(items[at] for at in sorted(rng.permutation(len(items))[:count]))
     seen = rng.random(SLOTS * SLOTS) >= hidden
-    seen[[token_of(item) for item in items]] = False
-    seen[[token_of(item) for item in left]] = True
+    seen[[reader.token_of(item) for item in items]] = False
+    seen[[reader.token_of(item) for item in left]] = True
     return left, seen
 
 
-def embed(model: Miniature, encoder: Encoder, ids: Tensor, features: Tensor) -> Tensor:
+def embed(model: Miniature, ids: Tensor, features: Tensor) -> Tensor:
     """[B,S], [...,C] -> [B,S,C]: word embeddings with the visual features put in, in their order."""
     embeds = model.language_model.model.embed_tokens(ids)
-    shown = (ids == encoder.image_token)[..., None].expand_as(embeds)
+    shown = (ids == model.reader.image_token)[..., None].expand_as(embeds)
     return embeds.masked_scatter(shown, features)
 
 
@@ -171,8 +143,8 @@ class Loss:
     right: dict[Kind, float]
 
 
-def loss_of(model: Miniature, encoder: Encoder, batch: Batch) -> Loss:
-    hidden = model.language_model(embed(model, encoder, batch.ids, batch.features), batch.positions, batch.mask)
+def loss_of(model: Miniature, batch: Batch) -> Loss:
+    hidden = model.language_model(embed(model, batch.ids, batch.features), batch.positions, batch.mask)
     said = batch.targets != IGNORED
     logits, targets, asked = model.language_model.logits(hidden[said]).float(), batch.targets[said], batch.asked[said]
     total = F.cross_entropy(logits, targets, reduction="sum") / len(batch.questions)
@@ -186,35 +158,43 @@ def loss_of(model: Miniature, encoder: Encoder, batch: Batch) -> Loss:
 
 
 @torch.no_grad()
-def start(model: Miniature, words: Tensor, tiles: Tensor) -> None:
+def start(model: Miniature, words: Tensor, pixels: Tensor) -> None:
     """Hand stage 1 over: its words become the embeddings, marked and of unit elements, its features are marked alike.
 
-    words [vocabulary,C]; tiles: some, to measure features on.
+    words [vocabulary,C]; pixels: some, to measure features on.
     """
-    embeddings, last = words / WORD_STD, model.vision_model.mlp1[-1]
-    assert isinstance(last, nn.Linear)
-    length = model.vision_model(tiles).norm(dim=-1).mean()
+    embeddings, last = words / WORD_STD, model.vision_model.last()
+    length = model.vision_model(pixels).norm(dim=-1).mean()
     for part in (last.weight.T, last.bias):
         part.div_(WORD_STD)[..., [WORD_MARK, VISUAL_MARK]] = 0
     embeddings[:, [WORD_MARK, VISUAL_MARK]] = 0
     mark = (MARK_SHARE / (1 - MARK_SHARE)) ** 0.5
     last.bias[VISUAL_MARK] = mark * length / WORD_STD
     embeddings[:, WORD_MARK] = mark * embeddings.norm(dim=-1).mean()
+    # What every prompt begins with tells nothing, and there may be more of it than of a question.
+    embeddings[list(model.reader.system), WORD_MARK] = 0
     model.language_model.model.embed_tokens.weight.copy_(embeddings)
 
 
 @torch.no_grad()
-def answer(model: Miniature, encoder: Encoder, question: str, tiles: Tensor) -> list[int]:
+def answer(model: Miniature, question: str, pixels: Tensor) -> list[int]:
     """The ids of a greedy answer without its end; slow and plain, to hold the engine against."""
-    ids = [*encoder.prefix, *encoder.tail(question)]
-    said: list[int] = []
-    features = encode(model.vision_model, tiles)
+    features, said = model.vision_model(pixels), list[int]()
     while len(said) < LONGEST_ANSWER:
-        row = torch.tensor([ids + said])
-        mask = torch.ones(1, 1, row.shape[1], row.shape[1], dtype=torch.bool).tril()
-        hidden = model.language_model(embed(model, encoder, row, features), torch.arange(row.shape[1])[None], mask)
-        token = int(model.language_model.logits(hidden[0, -1]).argmax())
-        if token in encoder.stops:
+        token = int(next_logits(model, [*model.reader.tail(question), *said], features).argmax())
+        if token in model.reader.stops:
             break
         said.append(token)
     return said
+
+
+@torch.no_grad()
+def next_logits(model: Miniature, tail: list[int], features: Tensor) -> Tensor:
+    """[vocabulary] behind a prompt about a whole scene, of which `tail` follows the picture; features: [1,V,C]."""
+    reader, length = model.reader, len(model.reader.prefix) + len(tail)
+    ids = torch.tensor([[*reader.prefix, *tail]])
+    behind = reader.next + np.arange(len(tail))[:, None].repeat(3, 1)
+    positions = torch.from_numpy(np.concatenate([reader.places, behind]))[None]
+    mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+    hidden = model.language_model(embed(model, ids, features), positions, mask)
+    return model.language_model.logits(hidden[0, -1])

@@ -7,7 +7,6 @@ spread of the main tables. Runs are kept beside each other and continued, so an 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from engine.cli.command_line import CommandParser, add_running_arguments, positive, read_device, run_command
@@ -17,7 +16,6 @@ from engine.errors import RequestError
 from engine.evaluation.benchmark import TOTAL, mean
 from engine.evaluation.cascade import Labelled, by_criterion
 from engine.evaluation.figures import draw_cascades, draw_ratios, save_figure
-from engine.evaluation.progress import run_progress
 from engine.runtime.pipeline import SglPipeline
 from tools.draw_figure import draw_figure
 from tools.miniature.benchmark import MINIATURE
@@ -55,15 +53,17 @@ def possible(study: Study, guidance: GuidanceConfig) -> bool:
     return large.scores or not guidance.source.reads_large()
 
 
-def source_scores(study: Study) -> dict[GuidanceSource, dict[float, float]]:
-    """Of every source at every retention that it can run at."""
+def source_scores(
+    study: Study, sources: Sequence[GuidanceSource] = tuple(GuidanceSource), retentions: Sequence[float] = RETENTIONS
+) -> dict[GuidanceSource, dict[float, float]]:
+    """Of each source at each retention that it can run at."""
     return {
         source: {
             retention: study.score(f"{source}-{retention:.0%}", guided(source, retention))
-            for retention in RETENTIONS
+            for retention in retentions
             if possible(study, guided(source, retention))
         }
-        for source in GuidanceSource
+        for source in sources
     }
 
 
@@ -83,19 +83,22 @@ def models_table(studies: Sequence[Study]) -> Table:
     ]
 
 
-def sources_table(studies: Sequence[Study]) -> Table:
+def sources_table(
+    studies: Sequence[Study],
+    sources: Sequence[GuidanceSource] = tuple(GuidanceSource),
+    retentions: Sequence[float] = RETENTIONS,
+) -> Table:
     """Score in percent of the unpruned large model; with several pairs the mean and the lowest and highest."""
     ratios: dict[GuidanceSource, dict[float, list[float]]] = {}
     for study in studies:
         whole = study.score("large-alone", ALONE)
-        for source, scores in source_scores(study).items():
+        for source, scores in source_scores(study, sources, retentions).items():
             for retention, score in scores.items():
                 ratios.setdefault(source, {}).setdefault(retention, []).append(100 * score / whole if whole else 0.0)
     rows = [
-        [source, *(spread(ratios.get(source, {}).get(retention, [])) for retention in RETENTIONS)]
-        for source in GuidanceSource
+        [source, *(spread(ratios.get(source, {}).get(retention, [])) for retention in retentions)] for source in sources
     ]
-    return [["guidance", *(f"{retention:.0%}: {where(studies[0], retention)}" for retention in RETENTIONS)], *rows]
+    return [["guidance", *(f"{retention:.0%}: {where(studies[0], retention)}" for retention in retentions)], *rows]
 
 
 def where(study: Study, retention: float) -> str:
@@ -145,7 +148,7 @@ def time_table(study: Study) -> Table:
         rows.append([f"SGP, {retention:.0%}", f"{1000 * seconds:.1f}"])
     cascade = exit_curves(timed)[ExitCriterion.DECISION_SCORE].cascade()
     for share in EXITS[1:-1]:
-        seconds = float(cascade.seconds[round(share * (len(cascade.seconds) - 1))])
+        seconds = float(cascade.cost[round(share * (len(cascade.cost) - 1))])
         rows.append([f"SGP, {USUAL:.0%}, {share:.0%} exit", f"{1000 * seconds:.1f}"])
     return [["", "ms a question"], *rows]
 
@@ -162,7 +165,8 @@ def write_report(studies: Sequence[Study], out: Path) -> None:
     example = study.examples[0]
     shown = [source for source in GuidanceSource if possible(study, guided(source, FEWEST))]
     sampling = SamplingConfig(max_new_tokens=study.benchmark.max_new_tokens)
-    tokens = draw_figure(study.pipeline, example.picture(), example.question, shown, RETENTIONS, sampling)
+    (picture,) = example.pictures()
+    tokens = draw_figure(study.pipeline, picture, example.question, shown, RETENTIONS, sampling)
     save(tokens, figures[2])
     # of one picture, what is behind it is the whole prompt
     rows = {rows.value: {"score_rows": rows} for rows in ScoreRows if rows is not ScoreRows.BEHIND_LAST}
@@ -254,11 +258,12 @@ def main(argv: list[str] | None = None) -> int:
         studies = [
             Study(
                 # Each setting is timed with all of its own work.
-                SglPipeline.load(engine, arguments.threads, device=read_device(arguments), feature_cache=0),
+                SglPipeline.load(
+                    engine, arguments.threads, device=read_device(arguments), feature_cache=0, prefix_cache=0
+                ),
                 MINIATURE,
                 examples[: arguments.spread_limit] if number else examples,
                 arguments.runs / str(number),
-                partial(run_progress, False),
             )
             for number, engine in enumerate(arguments.engine)
         ]

@@ -1,15 +1,15 @@
 """The runs that a report stands on: made when asked for, kept, and continued by the next report."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.batch.progress import batch_progress
 from engine.config import NEVER_EXITS, ExitConfig, GuidanceConfig
 from engine.evaluation.benchmark import TOTAL, Benchmark, mean
 from engine.evaluation.example import Example
 from engine.evaluation.record import Record
-from engine.evaluation.run import OnRecords, Way, answer_benchmark
+from engine.evaluation.run import Way, answer_benchmark
 from engine.runtime.pipeline import SglPipeline
 
 ALONE = GuidanceConfig(enabled=False)
@@ -26,14 +26,18 @@ class Study:
     benchmark: Benchmark
     examples: Sequence[Example]
     directory: Path
-    progress: Callable[[str], AbstractContextManager[OnRecords]]
 
     def records(self, name: str, guidance: GuidanceConfig, exit: ExitConfig = LARGE_ANSWERS) -> list[Record]:
         """Raises EngineError."""
         way = Way(guidance, exit, self.benchmark.max_new_tokens)
-        with self.progress(name) as on_progress:
-            path = self.directory / f"{name}.jsonl"
-            return answer_benchmark(self.pipeline, self.benchmark, self.examples, way, path, on_progress)
+        return answer_benchmark(
+            self.pipeline,
+            self.benchmark,
+            self.examples,
+            way,
+            self.directory / f"{name}.jsonl",
+            lambda rate: batch_progress(False, rate, name),
+        )
 
     def figures(self, name: str, guidance: GuidanceConfig, exit: ExitConfig = LARGE_ANSWERS) -> dict[str, float]:
         """The benchmark's figures in percent, of every kind of question and of all. Raises EngineError."""

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tools.miniature import language_stage, vision_stage
-from tools.miniature.checkpoint import CONFIGS, Miniature
+from tools.miniature.checkpoint import Miniature
+from tools.miniature.configs import CONFIGS
 from tools.miniature.optimiser import Optimiser
 from tools.miniature.scenes import Split
 
@@ -20,9 +21,11 @@ SAVE_EVERY = 60.0
 RUNS = range(20)
 """Seeds of a training."""
 SCENES = 10_000_000
-"""That a stage may use in each of them."""
+"""From the first scene of a stage in one training to that in the next."""
+MOST_SCENES = SCENES // 2
+"""That a stage may use."""
 LANGUAGE_SEEDS = SCENES * len(RUNS)
-"""Where the second stage's scenes start behind the first's."""
+"""Where the pair's second stages start behind the first ones."""
 OnProgress = Callable[[str, float, str], None]
 """Gets the stage, how much of it is done (0..1), and its latest figures in words."""
 
@@ -44,20 +47,33 @@ class Recipe:
     """With a part of the language model's layers, which learn in that part of the time."""
     language: Steps
     gallery: int
-    first_seed: int
+    scenes: tuple[int, int]
+    """Of each stage in the first training."""
+    weights: range
+    """Seeds of random weights, one for each training."""
 
 
+FIRST = Split.TRAINING.value.start
 RECIPES = {
-    "small": Recipe(Steps(1500, 2e-3), None, Steps(2400, 2e-3), 2000, Split.TRAINING.value.start),
+    "small": Recipe(Steps(1500, 2e-3), None, Steps(2400, 2e-3), 2000, (FIRST, FIRST + LANGUAGE_SEEDS), range(0, 40, 2)),
     "large": Recipe(
         Steps(800, 2e-3),
         Steps(2000, 1.5e-3),
         Steps(600, 1e-3),
         4000,
-        Split.TRAINING.value.start + 2 * LANGUAGE_SEEDS,
+        (FIRST + 2 * LANGUAGE_SEEDS, FIRST + 3 * LANGUAGE_SEEDS),
+        range(1, 40, 2),
+    ),
+    "small-qwen2-vl": Recipe(
+        Steps(1500, 2e-3),
+        None,
+        Steps(1200, 2e-3),
+        800,
+        (FIRST + 4 * LANGUAGE_SEEDS, FIRST + 4 * LANGUAGE_SEEDS + MOST_SCENES),
+        range(40, 60),
     ),
 }
-"""The two share no scene: where they agree, it is not for having seen the same."""
+"""No two share a scene: where they agree, it is not for having seen the same."""
 
 
 @dataclass
@@ -102,29 +118,32 @@ class Stage:
 
 def train_vision(name: str, seed: int, work: Path, on_progress: OnProgress) -> Miniature:
     """Stage 1; the model comes back with a trained encoder, and words for what it says."""
-    recipe, torch_seed = RECIPES[name], seed * len(RECIPES) + list(RECIPES).index(name)
-    torch.manual_seed(torch_seed)
+    recipe = RECIPES[name]
+    torch.manual_seed(recipe.weights[seed])
     model = Miniature(CONFIGS[name], shallow=recipe.shallow is not None)
-    language = model.config["llm_config"]
-    labeller = vision_stage.Labeller(language["vocab_size"], language["hidden_size"])
+    labeller = vision_stage.Labeller(model.reader)
     stage = Stage(work / f"{name}-{seed}-vision.pt", nn.ModuleList([model.vision_model, labeller]), recipe.vision)
-    first = recipe.first_seed + seed * SCENES
+    first = recipe.scenes[0] + seed * SCENES
     for step in stage.steps(on_progress):
         start = first + step * vision_stage.BATCH
-        tiles, labels = vision_stage.batch(range(start, start + vision_stage.BATCH))
-        loss = vision_stage.loss_of(model.vision_model, labeller, tiles, labels)
+        # A model that takes pictures of any size sees whole scenes and parts by turns.
+        is_whole = step % 2 == 0 or not model.reader.is_native
+        window = vision_stage.WHOLE if is_whole else vision_stage.some_window(np.random.default_rng((first, step)))
+        pixels, labels = vision_stage.batch(model.reader, range(start, start + vision_stage.BATCH), window)
+        loss = vision_stage.loss_of(model.vision_model, labeller, pixels, labels)
         stage.optimiser.step(loss.total)
         stage.figures = f"loss {loss.total.item():.3f}, {loss.right:.1%} of the objects right"
-    tiles, _ = vision_stage.batch(range(first, first + vision_stage.BATCH))
-    language_stage.start(model.float(), labeller.words.float(), tiles)
+    pixels, _ = vision_stage.batch(model.reader, range(first, first + vision_stage.BATCH))
+    language_stage.start(model.float(), labeller.words.float(), pixels)
     return model
 
 
 def train_language(model: Miniature, name: str, seed: int, work: Path, on_progress: OnProgress) -> None:
     """Stage 2, on scenes that stage 1 has not seen."""
     recipe = RECIPES[name]
-    first = recipe.first_seed + LANGUAGE_SEEDS + seed * SCENES
-    gallery = language_stage.make_gallery(model.vision_model.bfloat16(), range(first, first + recipe.gallery))
+    first = recipe.scenes[1] + seed * SCENES
+    model.vision_model.bfloat16()
+    gallery = language_stage.make_gallery(model, range(first, first + recipe.gallery))
     if recipe.shallow is not None:
         run_language(model, gallery, work / f"{name}-{seed}-shallow.pt", recipe.shallow, (first, 0), on_progress)
         model.deepen()
@@ -141,11 +160,11 @@ def run_language(
     on_progress: OnProgress,
 ) -> None:
     """Questions about a gallery until the plan is done."""
-    encoder, shares = language_stage.Encoder(), dict[str, float]()
+    shares = dict[str, float]()
     stage = Stage(path, nn.ModuleList([model.language_model]), plan)
     for step in stage.steps(on_progress):
-        batch = language_stage.make_batch(encoder, gallery, np.random.default_rng((*seed, step)))
-        loss = language_stage.loss_of(model, encoder, batch)
+        batch = language_stage.make_batch(model.reader, gallery, np.random.default_rng((*seed, step)))
+        loss = language_stage.loss_of(model, batch)
         stage.optimiser.step(loss.total)
         for kind, right in loss.right.items():
             shares[kind] = 0.95 * shares.get(kind, right) + 0.05 * right

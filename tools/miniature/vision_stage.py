@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.miniature.model import WORD_STD, VisionModel
-from tools.miniature.scenes import COLOURS, NUMBERS, SHAPES, SLOT, SLOTS, TILE, TILES, Item, draw, make_crowd
-from tools.miniature.vocabulary import COLUMNS, ROWS, make_tokenizer, token_id
+from tools.miniature.model import WORD_STD
+from tools.miniature.reader import Reader
+from tools.miniature.scenes import COLOURS, NUMBERS, SHAPES, SLOT, SLOTS, Item, draw, make_crowd
+from tools.miniature.vocabulary import COLUMNS, ROWS, token_id
 
-MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 BOX = (COLUMNS[::2], ROWS[::2], COLUMNS[1::2], ROWS[1::2])
 """An object fills its slot, so no first cell of a box is the last of another."""
 ROLES: tuple[Sequence[object], ...] = (tuple(COLOURS), SHAPES, NUMBERS, *BOX)
@@ -22,29 +22,46 @@ SHARPNESS = 6.0
 BATCH = 4
 """Scenes of a step."""
 NOTHING = -1
+LENGTH = 2.6
+"""Of features of all kinds, about that of the words that one holds together."""
+KEEPING = 0.3
+"""How much it costs to miss that length."""
 
 
-def to_tiles(images: np.ndarray) -> Tensor:
-    """uint8 [B,SIDE,SIDE,3] -> float32 [B*N,3,P,P], as the engine cuts and normalises a scene."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    tiles = ((pixels - MEAN) / STD).unflatten(3, (TILES, -1)).unflatten(2, (TILES, -1))
-    return tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+@dataclass(frozen=True)
+class Window:
+    """A part of a scene, in slots."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+    def of(self, rows: np.ndarray, size: int = 1) -> np.ndarray:
+        """[B,SLOTS*size,SLOTS*size,...] -> what is inside."""
+        row, column = size * self.row, size * self.column
+        return rows[:, row : row + size * self.rows, column : column + size * self.columns]
 
 
-def token_of(item: Item) -> int:
-    """Index of the visual token, in prompt order, that shows an object."""
-    side = TILE // SLOT
-    tile = item.row // side * TILES + item.column // side
-    return (tile * side + item.row % side) * side + item.column % side
+WHOLE = Window(0, 0, SLOTS, SLOTS)
+SMALLEST = 4
+"""Slots along a window."""
+
+
+def some_window(rng: np.random.Generator) -> Window:
+    """Of any size and place."""
+    rows, columns = (int(side) for side in rng.integers(SMALLEST, SLOTS + 1, 2))
+    row, column = int(rng.integers(SLOTS - rows + 1)), int(rng.integers(SLOTS - columns + 1))
+    return Window(row, column, rows, columns)
 
 
 def label(items: Sequence[Item]) -> np.ndarray:
-    """int64 [V,7]: the place in each of ROLES of what is said of the object in each visual token, or NOTHING."""
-    labels = np.full((SLOTS * SLOTS, len(ROLES)), NOTHING)
+    """int64 [SLOTS,SLOTS,7]: the place in each of ROLES of what is said of the object in each slot, or NOTHING."""
+    labels = np.full((SLOTS, SLOTS, len(ROLES)), NOTHING)
     colours = list(COLOURS)
     for item in items:
         kind = (colours.index(item.colour), SHAPES.index(item.shape), NUMBERS.index(item.number))
-        labels[token_of(item)] = (*kind, item.column, item.row, item.column, item.row)
+        labels[item.row, item.column] = (*kind, item.column, item.row, item.column, item.row)
     return labels
 
 
@@ -59,16 +76,19 @@ class Loss:
 class Labeller(nn.Module):
     """Reads features by the words' own embeddings."""
 
-    def __init__(self, vocab_size: int, size: int) -> None:
+    def __init__(self, reader: Reader) -> None:
         super().__init__()
-        words = torch.randn(vocab_size, size)
-        tokenizer = make_tokenizer()
+        language, tokenizer = reader.config.language, reader.tokenizer
+        size = language.hidden_size
+        words = torch.randn(language.vocab_size, size)
         # A number starts as the sum of its digits, so that each digit is learnt from all numbers that have it.
         tens, ones = torch.randn(10, size), torch.randn(10, size)
         for number in NUMBERS:
             at = token_id(tokenizer, str(number))
             words[at] = (tens[number // 10] + ones[number % 10] + 0.7 * words[at]) / 2.49**0.5
         self.words = nn.Parameter(WORD_STD * words)
+        # A projector without a norm of its own in front makes features twenty times as long as words, and marks drown.
+        self.keeps_length = reader.is_native
         self.nothing = nn.Parameter(WORD_STD * torch.randn(1, size))
         self.roles = [torch.tensor([token_id(tokenizer, str(word)) for word in words]) for words in ROLES]
 
@@ -84,20 +104,20 @@ class Labeller(nn.Module):
             logits = F.linear(found, self.words[ids] if role else colours).float()
             total = total + F.cross_entropy(logits, wanted[:, role])
             right &= logits.argmax(-1) == wanted[:, role]
+        if self.keeps_length:
+            lengths = features.float().norm(dim=-1)
+            total = total + KEEPING * (lengths - LENGTH).square().mean()
         return Loss(total, right.float().mean().item())
 
 
-def batch(seeds: range) -> tuple[Tensor, Tensor]:
-    """Tiles [B*N,3,P,P] and labels [B,V,7] of crowds."""
+def batch(reader: Reader, seeds: range, window: Window = WHOLE) -> tuple[Tensor, Tensor]:
+    """Pixels [B,...] and labels [B,V,7] of a part of crowds. Boxes are in cells of the whole, which paper shows."""
     crowds = [(seed, make_crowd(seed)) for seed in seeds]
-    images = np.stack([draw(seed, items) for seed, items in crowds])
-    return to_tiles(images), torch.from_numpy(np.stack([label(items) for _, items in crowds]))
+    images = window.of(np.stack([draw(seed, items) for seed, items in crowds]), SLOT)
+    labels = window.of(np.stack([label(items) for _, items in crowds]))
+    tokens = labels.reshape(len(seeds), -1, len(ROLES))[:, reader.slots(window.rows, window.columns)]
+    return reader.pixels(images), torch.from_numpy(tokens)
 
 
-def loss_of(vision: VisionModel, labeller: Labeller, tiles: Tensor, labels: Tensor) -> Loss:
-    return labeller(encode(vision, tiles), labels)
-
-
-def encode(vision: VisionModel, tiles: Tensor) -> Tensor:
-    """[B*N,3,P,P] -> [B,V,C]"""
-    return vision(tiles.to(vision.embeddings.class_embedding.dtype)).unflatten(0, (-1, TILES**2)).flatten(1, 2)
+def loss_of(vision: nn.Module, labeller: Labeller, pixels: Tensor, labels: Tensor) -> Loss:
+    return labeller(vision(pixels), labels)

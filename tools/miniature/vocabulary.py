@@ -1,6 +1,7 @@
 """The words that the miniature models know, as a `tokenizer.json`: byte-level BPE whose words need no merges."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from engine.build.tokenizer_steps import MINIATURE_SPACE, MINIATURE_WORDS
 from tools.miniature.scenes import CELL, COLOURS, NUMBERS, SHAPES, SIDE
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>")
+CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SPECIAL_TOKENS = {
+    "internvl_chat": (*CHAT_TOKENS, "<img>", "</img>", "<IMG_CONTEXT>"),
+    "qwen2_vl": (*CHAT_TOKENS, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+}
+"""By `model_type`."""
 END = "<|im_end|>"
 ROLES = ("system", "user", "assistant")
 QUESTION_WORDS = ("Number", "on", "Colour", "Shape", "of", "How", "many", "Where", "is", "Higher", "or")
@@ -21,7 +27,7 @@ COUNTS = ("none", "one", "two", "three", "four")
 WORDS = (*ROLES, *QUESTION_WORDS, *COLOURS, *SHAPES, *PLURALS, *COUNTS, *COLUMNS, *ROWS, *map(str, NUMBERS))
 
 
-def make_tokenizer() -> Tokenizer:
+def make_tokenizer(special_tokens: Sequence[str]) -> Tokenizer:
     """A word is one token wherever it stands; white space is no token, so that prompts stay short."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [word for word in WORDS if word not in symbols]
@@ -36,7 +42,7 @@ def make_tokenizer() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special_tokens])
     return tokenizer
 
 
@@ -47,13 +53,13 @@ def token_id(tokenizer: Tokenizer, word: str) -> int:
     return number
 
 
-def write_tokenizer(directory: Path) -> None:
+def write_tokenizer(directory: Path, special_tokens: Sequence[str]) -> None:
     """`tokenizer.json`, and the settings that published checkpoints keep beside it."""
-    make_tokenizer().save(str(directory / "tokenizer.json"))
+    make_tokenizer(special_tokens).save(str(directory / "tokenizer.json"))
     settings: dict[str, Any] = {
-        "additional_special_tokens": list(SPECIAL_TOKENS[1:]),
+        "additional_special_tokens": list(special_tokens[1:]),
         "eos_token": END,
-        "pad_token": SPECIAL_TOKENS[0],
+        "pad_token": special_tokens[0],
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

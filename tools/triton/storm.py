@@ -46,7 +46,8 @@ SIZES = ((40, 30), (112, 112), (200, 150), (150, 400), (400, 300))
 TEXTS = ("What colour is the large circle?", "How many shapes are there?", "What is on the left? " * 6)
 TOKENS = (1, 4, 12)
 FIRST = 100
-"""Questions after which memory is measured first."""
+"""Questions after which memory is measured first; as many as are asked at once, if these are more: the server keeps the
+state of its connections, for as many as it ever had at once."""
 CANCELLED, MALFORMED = 0.1, 0.05
 """Shares of the questions."""
 ANSWER_SECONDS = 600.0
@@ -97,7 +98,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Report:
-    """memory: bytes after the first questions, and at the end."""
+    """memory: bytes after the first questions of the server, and at the end."""
 
     fates: Counter[Fate]
     expected: Counter[Fate]
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--questions", type=positive, default=1000, help=default)
     add("--parallel", type=positive, default=100, help=f"questions at once {default}")
     add("--busy", type=int, default=len(os.sched_getaffinity(0)), help=f"busy loops {default}")
-    add("--times", type=positive, default=1, help=f"storms, each on a server of its own {default}")
+    add("--times", type=positive, default=1, help=f"storms, one after the other on one server {default}")
     add("--seed", type=int, default=0, help=default)
     arguments = parser.parse_args(argv)
     return run_command(lambda: run(arguments))
@@ -131,10 +132,8 @@ def run(arguments: argparse.Namespace) -> None:
         engine = make_engine(Path(directory))
         with SglPipeline.load(engine, threads=1) as pipeline:
             cases = list(make_cases(pipeline))
-        for turn in range(arguments.times):
-            place = Path(directory) / f"storm{turn}"
-            shots = draw(cases, arguments.questions, arguments.seed + turn)
-            report = storm(engine, place, shots, arguments.parallel, arguments.busy)
+        storms = [draw(cases, arguments.questions, arguments.seed + turn) for turn in range(arguments.times)]
+        for turn, report in enumerate(storm(engine, Path(directory), storms, arguments.parallel, arguments.busy)):
             print(f"storm {turn + 1} of {arguments.times}: {report}", flush=True)
             check(report)
     print(f"{arguments.times} storms of {arguments.questions} questions: none was lost, mixed up or hung")
@@ -189,20 +188,21 @@ def draw(cases: Sequence[Case], count: int, seed: int) -> list[Shot]:
     return shots
 
 
-def storm(engine: Path, place: Path, shots: Sequence[Shot], parallel: int, busy: int) -> Report:
-    """Raises EngineError."""
-    place.mkdir()
-    config = ServeConfig(threads=1, max_waiting=len(shots))
+def storm(engine: Path, place: Path, storms: Sequence[Sequence[Shot]], parallel: int, busy: int) -> Iterator[Report]:
+    """A report of each, in turn, all on one server. place: directory of the server. Raises EngineError."""
+    config = ServeConfig(threads=1, max_waiting=max(map(len, storms)))
     write_repository(engine, place / "repository", config, link=True)
-    start = time.monotonic()
+    first = max(FIRST, parallel)
+    before = None
     with serve(place / "repository", place, ("--exit-timeout-secs=5",)) as server, busy_loops(busy):
-        with ThreadPoolExecutor(parallel) as pool:
-            fates = Counter(pool.map(partial(shoot, server), shots[:FIRST]))
-            before = memory(server)
-            fates.update(pool.map(partial(shoot, server), shots[FIRST:]))
-            after = memory(server)
-        expected = Counter(Fate.REFUSED if shot.is_malformed else Fate.RIGHT for shot in shots)
-        return Report(fates, expected, (before, after), time.monotonic() - start)
+        for shots in storms:
+            start = time.monotonic()
+            with ThreadPoolExecutor(parallel) as pool:
+                fates = Counter(pool.map(partial(shoot, server), shots[:first]))
+                before = before or memory(server)
+                fates.update(pool.map(partial(shoot, server), shots[first:]))
+            expected = Counter(Fate.REFUSED if shot.is_malformed else Fate.RIGHT for shot in shots)
+            yield Report(fates, expected, (before, memory(server)), time.monotonic() - start)
 
 
 @contextmanager

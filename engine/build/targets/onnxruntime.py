@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from engine.bindings import SCORING_ENGINE
+from engine.bindings import SCORING_ENGINE, VISUAL_FEATURES
 from engine.build.compiler import DeclaredEngine, Progress, Toolchain
-from engine.build.quantize import BLOCK
+from engine.build.quantize import BLOCK, INT4_BLOCK, MAX_ERROR, MAX_ERROR_INT4, MatrixKernel
 from engine.build.storage import BITS, Storage, activation_bits
 from engine.build.targets.onnxruntime_int8 import write_int8_weights
 from engine.build.weight_file import WeightFile
@@ -24,6 +24,8 @@ from engine.plugins.all_reduce import cut
 from engine.target import Precision, Target
 
 REPORT_SUFFIX = ".quantization.json"
+MOST_ERROR = {Precision.INT8: MAX_ERROR, Precision.INT4: MAX_ERROR_INT4}
+"""Of the kernels that a matrix may get, by precision; a vision encoder is never less than int8."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,11 @@ class OnnxRuntimeCompiler:
 
     def write(self, declared: DeclaredEngine, directory: Path, name: str, on_progress: Progress) -> None:
         path = (directory / name).with_suffix(Target.ONNXRUNTIME.traits.suffix)
-        if self.precision is Precision.INT8:
+        if self.precision in MOST_ERROR:
             whole = declared.whole() if declared.whole is not None else declared.graph
-            write_engine(declared.graph, declared.reader, path, on_progress, declared.calibrate(), whole)
+            is_vision = declared.graph.graph.outputs[0].name == VISUAL_FEATURES
+            most_error = MOST_ERROR[Precision.INT8 if is_vision else self.precision]
+            write_engine(declared.graph, declared.reader, path, on_progress, declared.calibrate(), whole, most_error)
         else:
             write_engine(declared.graph, declared.reader, path, on_progress)
         if declared.scoring is not None:
@@ -60,9 +64,12 @@ def open_compiler(build: BuildConfig) -> OnnxRuntimeCompiler:
 
 
 def storage(precision: Precision) -> Storage:
-    """int8: the larger of its two kernels' forms, with a float32 scale for each block."""
-    matrix = BITS[precision] + (32 / BLOCK if precision is Precision.INT8 else 0)
-    activation = activation_bits(Target.ONNXRUNTIME, precision)
+    """int8: the larger of its two kernels' forms, with a float32 scale for each block; int4 likewise, but its head and
+    vision encoders are int8."""
+    activation, int8 = activation_bits(Target.ONNXRUNTIME, precision), BITS[Precision.INT8] + 32 / BLOCK
+    if precision is Precision.INT4:
+        return Storage(4 + 32 / INT4_BLOCK, int8, activation, activation, vision=int8)
+    matrix = int8 if precision is Precision.INT8 else BITS[precision]
     return Storage(matrix, matrix, activation, activation)
 
 
@@ -76,19 +83,20 @@ def write_engine(
     on_progress: Progress,
     calibration: Mapping[str, np.ndarray] | None = None,
     whole: ir.Model | None = None,
+    most_error: Mapping[MatrixKernel, float] = MAX_ERROR,
 ) -> None:
     """Fill the graph's parameters and write `path` (.onnx) and its weights (.weights) beside it.
 
     The graph of one of several ranks becomes a file per stage, `stage_path`; all share the weights.
-    calibration: inputs that the graph is run on to quantize it to int8, with a report beside it; None is float32.
-    whole: the graph that runs on them, where `model` is one rank's share of it.
+    calibration: inputs that the graph is run on to quantize it, with a report beside it; None is float32. whole: the
+    graph that runs on them, where `model` is one rank's share of it. most_error: of the kernels that are tried.
     """
     reader.check(model)
     with WeightFile(path.with_suffix(".weights")) as file:
         if calibration is None:
             _write_weights(model, reader, file, on_progress)
         else:
-            report = write_int8_weights(model, whole or model, reader, calibration, file, on_progress)
+            report = write_int8_weights(model, whole or model, reader, calibration, file, on_progress, most_error)
             write_json(path.with_suffix(REPORT_SUFFIX), report)
     stages = cut(model)
     for index, stage in enumerate(stages):

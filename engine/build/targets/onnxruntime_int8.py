@@ -1,8 +1,8 @@
-"""int8 on ONNX Runtime: every matrix of a graph gets the fastest kernel that its own activations allow.
+"""int8 and int4 on ONNX Runtime: every matrix of a graph gets the fastest kernel that its own activations allow.
 
 The graph runs once on a calibration input, node by node and in two versions side by side: float32, whose activations
-decide, and the int8 engine as it comes about. So the peak is one matrix in its forms, and at the end both outputs are
-there to compare. Kernels are judged by running them: sums that this CPU clips (x86 without VNNI) count as error too.
+decide, and the quantized engine as it comes about. So the peak is one matrix in its forms, and at the end both outputs
+are there to compare. Kernels are judged by running them: sums that this CPU clips (x86 without VNNI) count as error.
 
 One rank's share of a model is never run alone, for its sums want the other ranks. The whole model is, and its matrices'
 kernels are what the share's get: every rank comes to the same decisions.
@@ -27,6 +27,7 @@ from engine.build.quantize import (
     fidelity,
     pack,
 )
+from engine.build.storage import HEAD
 from engine.build.targets.onnxruntime_evaluate import interpret, load_initializer, run_node, run_nodes
 from engine.build.targets.onnxruntime_kernels import (
     Constants,
@@ -55,12 +56,14 @@ def write_int8_weights(
     calibration: Mapping[str, np.ndarray],
     file: WeightFile,
     on_progress: Progress,
+    most_error: Mapping[MatrixKernel, float] = MAX_ERROR,
 ) -> QuantizationReport:
-    """Write the graph's parameters to `file`, matrices as int8, and put int8 kernels in the place of their MatMul.
+    """Write the graph's parameters to `file`, matrices in few bits, and put kernels in the place of their MatMul.
 
-    whole: runs on the calibration input; `model` itself, or what it is one rank's share of.
+    most_error: of the kernels that are tried, the fastest first; the head is never less than int8. whole: runs on the
+    calibration input; `model` itself, or what it is one rank's share of.
     """
-    quantizer = _Quantizer(model, whole, reader, file)
+    quantizer = _Quantizer(model, whole, reader, file, most_error)
     twins = {name: Twin(array, array) for name, array in calibration.items()}
     output = whole.graph.outputs[0]
     result = interpret(whole.graph, twins, output, quantizer.load, quantizer.step, on_progress)
@@ -71,7 +74,7 @@ def write_int8_weights(
         output=output.name or "",
         rows=result.exact[..., 0].size,
         fidelity=fidelity(result.quantized, result.exact),
-        max_error=MAX_ERROR,
+        max_error=dict(most_error),
         matrices=quantizer.matrices,
     )
 
@@ -79,8 +82,16 @@ def write_int8_weights(
 class _Quantizer:
     """What `interpret` asks while it walks: weights are written when they are loaded, matrices once they are judged."""
 
-    def __init__(self, model: ir.Model, whole: ir.Model, reader: WeightReader, file: WeightFile) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        whole: ir.Model,
+        reader: WeightReader,
+        file: WeightFile,
+        most_error: Mapping[MatrixKernel, float],
+    ) -> None:
         self._model, self._whole, self._reader, self._file = model, whole, reader, file
+        self._most_error = most_error
         self.matrices: dict[str, MatrixReport] = {}
         # Made at the end, in the order of the graph, which stays as it is while it is walked.
         self.replacements: list[Callable[[], None]] = []
@@ -125,11 +136,12 @@ class _Quantizer:
         assert isinstance(weight, Weight)
         assert weight.name is not None
         (exact,) = self._run(node, [activations.exact, matrix])
-        forms = {kernel: pack(kernel, matrix) for kernel in MAX_ERROR}
+        most_error = MAX_ERROR if weight.name == HEAD else self._most_error
+        forms = {kernel: pack(kernel, matrix) for kernel in most_error}
         measured: dict[MatrixKernel, Fidelity] = {}
         for kernel, packed in forms.items():
             measured[kernel] = fidelity(self._run_kernel(kernel, packed, activations.exact, matrix.shape), exact)
-        kernel = choose(measured)
+        kernel = choose(measured, most_error)
         self.matrices[weight.name] = MatrixReport(kernel, measured)
         if kernel is MatrixKernel.FLOAT32:
             (quantized,) = self._run(node, [activations.quantized, matrix])
@@ -151,7 +163,7 @@ class _Quantizer:
             rows = quantize_rows(activations, Constants())
             nodes = [*rows.nodes, *multiply_rows(rows, data, scale)]
         else:
-            nodes = [multiply_blocks(activations, data, scale, shape)]
+            nodes = [multiply_blocks(kernel, activations, data, scale, shape)]
         weights = {data: packed.data, scale: packed.scale}
         (result,) = run_nodes(nodes, nodes[-1].outputs, {activations: x}, weights)
         return result
@@ -160,9 +172,10 @@ class _Quantizer:
         self, node: ir.Node, weight: Weight, kernel: MatrixKernel, packed: Packed, shape: tuple[int, ...]
     ) -> None:
         """Remember to put the kernel in the place of a MatMul, and of the bias after it if the kernel adds one."""
+        stored = "int4" if kernel is MatrixKernel.INT4 else "int8"
         data, scale = (
             ir.Value(name=f"{weight.name}.{part}", const_value=self._file.add(f"{weight.name}.{part}", array))
-            for part, array in (("int8", packed.data), ("scale", packed.scale))
+            for part, array in ((stored, packed.data), ("scale", packed.scale))
         )
 
         def replace() -> None:
@@ -174,7 +187,7 @@ class _Quantizer:
                 new = [*self._quantize_rows(x), *multiply_rows(self._rows[x], data, scale)]
             else:
                 add = _bias_after(node)
-                new = [multiply_blocks(x, data, scale, shape, add.inputs[1] if add else None)]
+                new = [multiply_blocks(kernel, x, data, scale, shape, add.inputs[1] if add else None)]
                 old += [add] if add else []
             last, result = old[-1].outputs[0], new[-1].outputs[0]
             result.name, result.type, result.shape = last.name, last.type, last.shape

@@ -1,4 +1,4 @@
-"""What multiplies by an int8 matrix on ONNX Runtime: the nodes that take the place of a MatMul."""
+"""What multiplies by an int8 or int4 matrix on ONNX Runtime: the nodes that take the place of a MatMul."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from engine.build.quantize import BLOCK, LEVELS
+from engine.build.quantize import BLOCK, INT4_BLOCK, LEVELS, MatrixKernel
 from engine.plugins.function import CONTRIB
 
 MIDDLE = 128
@@ -69,9 +69,16 @@ def multiply_rows(rows: QuantizedRows, data: ir.Value, scale: ir.Value) -> Seque
 
 
 def multiply_blocks(
-    x: ir.Value, data: ir.Value, scale: ir.Value, shape: Sequence[int], bias: ir.Value | None = None
+    kernel: MatrixKernel,
+    x: ir.Value,
+    data: ir.Value,
+    scale: ir.Value,
+    shape: Sequence[int],
+    bias: ir.Value | None = None,
 ) -> ir.Node:
-    """[...,K] times a matrix of `shape` [K,N] packed for PER_BLOCK, plus bias [N] -> [...,N]"""
-    attributes = {"K": shape[0], "N": shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
-    # No zero point, which then is the middle of uint8, and no index of groups.
+    """[...,K] times a matrix of `shape` [K,N] packed for PER_BLOCK or INT4, plus bias [N] -> [...,N]"""
+    bits, block = (4, INT4_BLOCK) if kernel is MatrixKernel.INT4 else (8, BLOCK)
+    # The level: activations are quantized to 8 bits, by the same blocks.
+    attributes = {"K": shape[0], "N": shape[1], "bits": bits, "block_size": block, "accuracy_level": 4}
+    # No zero point, which then is in the middle, and no index of groups.
     return ir.node("MatMulNBits", [x, data, scale, None, None, bias], attributes, domain=CONTRIB)

@@ -7,15 +7,13 @@ import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
 
 from engine.build.compiler import Progress
-from engine.build.storage import BITS, Storage, activation_bits
+from engine.build.storage import BITS, HEAD, Storage, activation_bits
 from engine.build.weight_file import WeightFile
 from engine.build.weight_only import Quantized, quantize
 from engine.build.weights import WeightReader, parameters
 from engine.graphs.layers import Weight
 from engine.target import Precision, Target
 
-HEAD = "lm_head.weight"
-"""Turns what a model knows into words: never less than INT8."""
 ALIGNMENT = 16
 """Of the outputs of a matrix in few bits: one of odd width is turned back in a kernel of its own, on every call."""
 

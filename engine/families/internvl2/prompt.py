@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from engine.families.base import Prompt, Turn
-from engine.families.conversation import PictureForm, Template, render
+from engine.families.conversation import ClipForm, PictureForm, Template, render
 from engine.model_config import ModelConfig
 
 IMAGE_START, IMAGE_TOKEN, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 NUMBERED = PictureForm(IMAGE_START, IMAGE_TOKEN, IMAGE_END, is_numbered=True)
+CLIP = ClipForm(IMAGE_START, IMAGE_TOKEN, IMAGE_END, frame="Frame{}: ")
+"""As the published evaluation on clips has it."""
 
 SYSTEM_MESSAGE = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -26,6 +28,7 @@ def _chatml(stop: tuple[str, ...], separator: str = "<|im_end|>", system_message
         separator,
         stop,
         NUMBERED,
+        CLIP,
         system_message,
     )
 
@@ -48,6 +51,7 @@ TEMPLATES = {
         "<|end|>",
         ("<|end|>", "<|endoftext|>", "</s>"),
         NUMBERED,
+        CLIP,
         SYSTEM_MESSAGE,
     ),
 }
@@ -59,9 +63,10 @@ def render_prompt(
     visual_tokens: Sequence[int],
     history: Sequence[Turn] = (),
     system: str | None = None,
+    clips: Sequence[Sequence[int]] = (),
 ) -> Prompt:
     """The published template around a question and what was said before it. Raises RequestError."""
     template = TEMPLATES[config.prompt.template]
     if config.prompt.system_message is not None:
         template = replace(template, system_message=config.prompt.system_message)
-    return render(template, question, visual_tokens, history, system, config.prompt.stop)
+    return render(template, question, visual_tokens, history, system, config.prompt.stop, clips)

@@ -1,11 +1,11 @@
 """Pictures -> tiles as the published preprocessing cuts them, and where each visual token lies in its picture."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from engine.families.base import Pieces
+from engine.families.base import Frames, Pieces
 from engine.families.pixels import as_rgb
 from engine.model_config import InternVitConfig, ModelConfig, TilingConfig
 
@@ -29,6 +29,22 @@ def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Piece
     """A decoded picture's tiles, and where each visual token lies. Raises ImageError."""
     tiles = split_tiles(image, config)
     return Pieces(tiles.pixel_values, token_boxes(config, tiles.boxes))
+
+
+def clip_rows(config: ModelConfig, frames: int, width: int, height: int) -> list[int]:
+    """Rows of a prompt that are of each frame of a clip."""
+    assert isinstance(config.vision, InternVitConfig), config
+    return [config.vision.tokens_per_tile()] * frames
+
+
+def cut_clip(frames: Frames, config: ModelConfig) -> Pieces:
+    """A tile for each frame of a clip, as the published evaluation on clips has it. Raises ImageError."""
+    assert isinstance(config.vision, InternVitConfig), config
+    alone = replace(config, tiling=TilingConfig(max_tiles=1))
+    tiles = [split_tiles(picture, alone) for picture in frames.pictures]
+    boxes = [token_boxes(config, part.boxes) for part in tiles]
+    times = np.repeat(frames.spans(), config.vision.tokens_per_tile(), axis=0)
+    return Pieces(np.concatenate([part.pixel_values for part in tiles]), np.concatenate(boxes), times=times)
 
 
 def split_tiles(image: Image.Image, config: ModelConfig) -> Tiles:

@@ -21,6 +21,7 @@ ARCHITECTURE = "LlavaOnevisionForConditionalGeneration"
 LANGUAGE_DEFAULTS = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
 VISION_DEFAULTS = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_channels": 3}
 """Of transformers, whose files leave out what is equal to them."""
+DEFAULT_RATIO = "anyres_max_9"
 ASPECT_RATIO = re.compile(r"anyres_max_(\d{1,3})")
 MOST_GRIDS = 1024
 end_ids = read_end_ids
@@ -42,7 +43,7 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
         name=directory.resolve().name,
         language=language,
         vision=vision,
-        tiling=_read_canvas(directory, fields, vision),
+        tiling=_read_pictures(directory, fields, vision),
         prompt=PromptConfig(template or DEFAULT),
     )
 
@@ -75,15 +76,15 @@ def _read_vision(vision: Fields, output_size: int) -> SiglipConfig:
         )
 
 
-def _read_canvas(directory: Path, fields: Fields, vision: SiglipConfig) -> AnyResolutionConfig:
+def _read_pictures(directory: Path, fields: Fields, vision: SiglipConfig) -> AnyResolutionConfig:
     """Of the model, and the processor's files where they say it again. Newer versions keep the image processor inside
     `processor_config.json`.
     """
+    canvas = read_canvas(fields, "vision_aspect_ratio", vision)
     processor = read_fields(directory / "processor_config.json")
     processor.only("num_image_tokens", vision.tokens_per_tile(), None)
     processor.only("vision_feature_select_strategy", "full", None)
-    ratio = fields.text("vision_aspect_ratio") if fields.has("vision_aspect_ratio") else "anyres_max_9"
-    processor.only("vision_aspect_ratio", ratio, None)
+    processor.only("vision_aspect_ratio", fields.values.get("vision_aspect_ratio") or DEFAULT_RATIO, None)
     image = read_fields(directory / "preprocessor_config.json")
     if processor.has("image_processor"):
         image = processor.section("image_processor")
@@ -93,15 +94,19 @@ def _read_canvas(directory: Path, fields: Fields, vision: SiglipConfig) -> AnyRe
     image.only("resample", Resampling.BICUBIC.value, None)
     for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"):
         image.only(name, True, None)
-    pinpoints = fields.values.get("image_grid_pinpoints")
-    image.only("image_grid_pinpoints", pinpoints, None)
+    image.only("image_grid_pinpoints", fields.values.get("image_grid_pinpoints"), None)
+    return canvas
+
+
+def read_canvas(fields: Fields, name: str, vision: SiglipConfig) -> AnyResolutionConfig:
+    """Of a model; name: of the field that says how many tiles a canvas may have. Raises CheckpointError."""
+    ratio = fields.text(name) if fields.has(name) else DEFAULT_RATIO
     found = ASPECT_RATIO.fullmatch(ratio)
     if found is None:
-        fields.refuse(
-            f"vision_aspect_ratio {shown(ratio)} is not supported, only anyres_max_N; choose another checkpoint"
-        )
-    with fields.named(grids="image_grid_pinpoints", max_tiles="vision_aspect_ratio"):
-        return AnyResolutionConfig(_grids(fields, pinpoints, vision.image_size), int(found[1]))
+        fields.refuse(f"{name} {shown(ratio)} is not supported, only anyres_max_N; choose another checkpoint")
+    grids = _grids(fields, fields.values.get("image_grid_pinpoints"), vision.image_size)
+    with fields.named(grids="image_grid_pinpoints", max_tiles=name):
+        return AnyResolutionConfig(grids, int(found[1]))
 
 
 def _grids(fields: Fields, pinpoints: Any, side: int) -> tuple[tuple[int, int], ...]:

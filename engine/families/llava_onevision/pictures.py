@@ -35,10 +35,10 @@ def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Piece
         return _one_of_several(picture, vision)
     side = vision.image_size
     rows, columns = closest_grid(picture.height, picture.width, canvas, side)
-    tiles = np.concatenate([_scaled(picture, (side, side))[None], _canvas(picture, rows, columns, side)])
+    tiles = np.concatenate([scaled(picture, (side, side))[None], _canvas(picture, rows, columns, side)])
     down, across = sampled_lines(picture.height, picture.width, (rows, columns), vision.grid(), canvas.max_tiles)
     boxes = [grid_boxes(vision.grid(), vision.grid()), grid_boxes(len(down.places), len(across.places))]
-    return Pieces(_pixels(tiles), np.concatenate(boxes), packing=_pack(vision, columns, down, across))
+    return Pieces(tile_pixels(tiles), np.concatenate(boxes), packing=_pack(vision, columns, down, across))
 
 
 def closest_grid(height: int, width: int, canvas: AnyResolutionConfig, side: int) -> tuple[int, int]:
@@ -67,10 +67,10 @@ def sampled_lines(height: int, width: int, grid: tuple[int, int], side: int, max
     shown = rows - 2 * top, columns - 2 * left
     shrink = math.sqrt(shown[0] * shown[1] / (max_tiles * side**2))
     read = tuple(int(length // shrink) for length in shown) if shrink > SCALED_DOWN else shown
-    return _sample(shown[0], read[0], top), _sample(shown[1], read[1], left)
+    return sample(shown[0], read[0], top), sample(shown[1], read[1], left)
 
 
-def _sample(length: int, wanted: int, start: int) -> Sampled:
+def sample(length: int, wanted: int, start: int) -> Sampled:
     """`wanted` of so many tokens from `start` on, each between the two that are next to it."""
     if wanted == length:
         return Sampled(start + np.arange(length)[:, None], np.ones((length, 1)))
@@ -115,8 +115,8 @@ def _one_of_several(picture: Image.Image, vision: SiglipConfig) -> Pieces:
     origin, extent = np.array([left, top] * 2), np.array([picture.width, picture.height] * 2)
     boxes = (grid_boxes(vision.grid(), vision.grid()).astype(np.float64) * longer - origin) / extent
     packing = Packing(np.arange(tokens + 1)[:, None], np.ones((tokens + 1, 1), np.float32), np.arange(tokens))
-    tile = _scaled(square, (vision.image_size, vision.image_size))
-    return Pieces(_pixels(tile[None]), boxes.astype(np.float32), packing=packing)
+    tile = scaled(square, (vision.image_size, vision.image_size))
+    return Pieces(tile_pixels(tile[None]), boxes.astype(np.float32), packing=packing)
 
 
 def _canvas(picture: Image.Image, rows: int, columns: int, side: int) -> np.ndarray:
@@ -129,15 +129,15 @@ def _canvas(picture: Image.Image, rows: int, columns: int, side: int) -> np.ndar
         size = min(math.ceil(picture.width * down), width), height
     left, top = (width - size[0]) // 2, (height - size[1]) // 2
     canvas = np.zeros((height, width, 3), np.uint8)
-    canvas[top : top + size[1], left : left + size[0]] = _scaled(picture, size)
+    canvas[top : top + size[1], left : left + size[0]] = scaled(picture, size)
     return canvas.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
 
 
-def _pixels(tiles: np.ndarray) -> np.ndarray:
+def tile_pixels(tiles: np.ndarray) -> np.ndarray:
     """uint8 [N,S,S,3] -> float32 [N,3,S,S], normalised."""
     return np.ascontiguousarray(normalise(tiles, MEAN, STD).transpose(0, 3, 1, 2))
 
 
-def _scaled(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+def scaled(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """Width and height -> uint8 [H,W,3]"""
     return np.asarray(picture.resize(size, Image.Resampling.BICUBIC))

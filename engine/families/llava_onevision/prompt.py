@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from engine.families.base import Prompt, Turn
-from engine.families.conversation import PICTURE, PictureForm, Template, render
+from engine.families.conversation import CLIP, PICTURE, ClipForm, PictureForm, Template, render
 from engine.model_config import ModelConfig
 
 DEFAULT, ONE_LINE = "llava_onevision", "llava_onevision, one line"
 """Checkpoints without a chat template have the first."""
+PUBLISHED_CODE = "conv_qwen"
+"""Of the code that trained the models."""
 _CONTENT = (
     "{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}"
     "{{ '<image>%(behind)s' }}{% endfor %}{# Render all video then #}{% for content in message['content'] | "
@@ -44,6 +46,7 @@ TEMPLATES = {
         "<|im_end|>\n",
         ("<|im_end|>",),
         PictureForm("", PICTURE, ""),
+        ClipForm("", CLIP, ""),
         separates_empty=True,
     ),
     ONE_LINE: Template(
@@ -53,9 +56,20 @@ TEMPLATES = {
         "<|im_end|>",
         ("<|im_end|>",),
         PictureForm("", PICTURE, "", behind=""),
+        ClipForm("", CLIP, "", behind=""),
         separates_empty=True,
         opening="\n",
         said_before="<|im_start|>assistant \n",
+    ),
+    PUBLISHED_CODE: Template(
+        "<|im_start|>system\n",
+        "<|im_start|>user\n",
+        "<|im_start|>assistant\n",
+        "<|im_end|>\n",
+        ("<|im_end|>",),
+        PictureForm("", PICTURE, ""),
+        ClipForm("", CLIP, ""),
+        "You are a helpful assistant.",
     ),
 }
 
@@ -66,6 +80,9 @@ def render_prompt(
     visual_tokens: Sequence[int],
     history: Sequence[Turn] = (),
     system: str | None = None,
+    clips: Sequence[Sequence[int]] = (),
 ) -> Prompt:
     """The published template around a question and what was said before it. Raises RequestError."""
-    return render(TEMPLATES[config.prompt.template], question, visual_tokens, history, system, config.prompt.stop)
+    return render(
+        TEMPLATES[config.prompt.template], question, visual_tokens, history, system, config.prompt.stop, clips
+    )

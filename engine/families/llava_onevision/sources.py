@@ -1,4 +1,4 @@
-"""Our parameter names -> where transformers keeps them when it saves a LLaVA-OneVision."""
+"""Our parameter names -> where a LLaVA-OneVision keeps them that transformers saved, or that lmms-lab published."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -12,9 +12,16 @@ MODULES = {
     "lm_head.": "language_model.lm_head.",
     "model.image_newline": "image_newline",
     "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.vision_tower.vision_tower.": "vision_tower.",
     "model.vision_tower.": "vision_tower.",
+    "model.mm_projector.0.": "multi_modal_projector.linear_1.",
+    "model.mm_projector.2.": "multi_modal_projector.linear_2.",
+    "model.embed_tokens.": "language_model.model.embed_tokens.",
+    "model.layers.": "language_model.model.layers.",
+    "model.norm.": "language_model.model.norm.",
 }
-"""Beginnings of the names that the modules have, which some files keep -> of the older ones that most files keep."""
+"""Beginnings of the names that the modules have, which some files keep, of transformers and of the published code -> of
+the older ones of transformers, which most files keep."""
 INNER = "vision_tower.vision_model."
 """Older still: the tower inside of another module."""
 

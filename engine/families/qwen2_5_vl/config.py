@@ -16,8 +16,11 @@ NAMES = {
     "merged": "spatial_merge_size",
     "window": "window_size",
     "whole_layers": "fullatt_block_indexes",
+    "steps_per_second": "tokens_per_second",
 }
 """Our names of fields -> those of `vision_config`."""
+STEPS = 4
+"""A second, of transformers, whose files may leave out what is equal to it."""
 end_ids = read_end_ids
 
 
@@ -53,4 +56,5 @@ def _read_vision(vision: Fields, output_size: int) -> QwenVitConfig:
             is_gated=True,
             window=window // token,
             whole_layers=tuple(whole),
+            steps_per_second=vision.integer("tokens_per_second") if vision.has("tokens_per_second") else STEPS,
         )

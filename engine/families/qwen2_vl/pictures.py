@@ -22,14 +22,19 @@ def cut(image: Image.Image, config: ModelConfig, is_alone: bool = True) -> Piece
     picture = as_rgb(image)
     height, width = scaled(picture.height, picture.width, vision.token_side(), limits)
     canvas = picture.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = cut_patches(vision, normalise(np.asarray(canvas), MEAN, STD).transpose(2, 0, 1))
+    pixels = cut_patches(vision, normalise(np.asarray(canvas), MEAN, STD).transpose(2, 0, 1)[None])
     _, rows, columns = pixels.shape[:3]
     places = np.stack([np.zeros((rows, columns), np.int64), *np.indices((rows, columns))], axis=-1)
     return Pieces(pixels, grid_boxes(rows, columns), places.reshape(-1, 3))
 
 
 def scaled(height: int, width: int, side: int, limits: NativeSizeConfig) -> tuple[int, int]:
-    """Height and width in whole tokens of `side` pixels: the nearest within the limits that hardly bends the picture.
+    """`fitted` within the limits of a picture. Raises ImageError."""
+    return fitted(height, width, side, limits.min_pixels, limits.max_pixels)
+
+
+def fitted(height: int, width: int, side: int, least: float, most: float) -> tuple[int, int]:
+    """Height and width in whole tokens of `side` pixels: the nearest of so many pixels that hardly bends the picture.
 
     Raises ImageError for a picture that is too thin.
     """
@@ -39,10 +44,10 @@ def scaled(height: int, width: int, side: int, limits: NativeSizeConfig) -> tupl
             "cut it up"
         )
     rows, columns = round(height / side), round(width / side)
-    if rows * columns * side**2 > limits.max_pixels:
-        shrink = math.sqrt(height * width / limits.max_pixels)
+    if rows * columns * side**2 > most:
+        shrink = math.sqrt(height * width / most)
         rows, columns = (max(1, math.floor(length / shrink / side)) for length in (height, width))
-    elif rows * columns * side**2 < limits.min_pixels:
-        stretch = math.sqrt(limits.min_pixels / (height * width))
+    elif rows * columns * side**2 < least:
+        stretch = math.sqrt(least / (height * width))
         rows, columns = (math.ceil(length * stretch / side) for length in (height, width))
     return rows * side, columns * side

@@ -3,14 +3,10 @@
 import atexit
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import threading
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, cast
 
@@ -20,20 +16,13 @@ from PIL import Image
 
 import engine
 from engine.config import PictureConfig
-from engine.errors import EngineError
-from engine.runtime.images.colours import strips
+from engine.runtime.images import apart
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import Budget, Unfit, check_size
 from engine.runtime.images.stored import Stored
 
 MOST = 4
 """Processes at once."""
-
-PIPE = 1 << 20
-"""Bytes that a pipe holds: fewer changes between the two processes than with the usual 64 KiB."""
-
-END_SECONDS = 5.0
-"""Until a process that closed its output has ended."""
 
 LONGEST_REPLY = 4096
 BUDGET = Budget()
@@ -103,24 +92,8 @@ class Decoder:
     @classmethod
     def start(cls, budget: Budget, program: str) -> "Decoder":
         """Raises EngineError."""
-        places = dict.fromkeys(str(Path(str(module.__file__)).parents[1]) for module in NEEDED)
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OPENBLAS_NUM_THREADS": "1"}
-        # In a server that embeds Python, `sys.executable` is the server.
-        python = shutil.which("python3", path=f"{sys.prefix}/bin") or sys.executable
-        try:
-            process = subprocess.Popen(
-                [python, "-P", "-m", program, str(budget.seconds), str(budget.bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pipesize=PIPE,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise EngineError(
-                f"a process that decodes pictures cannot be started ({error.strerror}); see that {python} runs"
-            ) from None
+        modules = (str(module.__file__) for module in NEEDED)
+        process = apart.start(program, (budget.seconds, budget.bytes), modules)
         return cls(process, budget)
 
     def lives(self) -> bool:
@@ -140,11 +113,7 @@ class Decoder:
             watch.cancel()
 
     def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):  # of what could not be sent any more
-                cast(BinaryIO, pipe).close()
+        apart.stop(self._process)
 
     def _ask(self, stored: Stored, format: Format, picture: PictureConfig) -> Image.Image:
         """Raises Unfit, and whatever comes of a process that has ended or makes no sense."""
@@ -168,20 +137,13 @@ class Decoder:
             raise Unfit(reply["refused"])
         width, height = map(int, reply["size"])
         check_size(width, height)
-        image = Image.new("RGB", (width, height))
-        for top, bottom in strips(width, height):
-            size = width, bottom - top
-            image.paste(Image.frombytes("RGB", size, replies.read(3 * size[0] * size[1])), (0, top))
+        image = apart.receive_pixels(replies, width, height)
         self.fit = True
         return image
 
     def _end(self) -> str:
         """Why the process ended, as the sentence that the picture's name begins."""
-        try:
-            status = self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+        status = apart.status_of(self._process)
         if status == -signal.SIGXCPU:
             return f"takes more than {self._budget.seconds} seconds to decode; convert it to PNG or JPEG"
         if status == -signal.SIGKILL:

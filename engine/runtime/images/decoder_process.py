@@ -6,17 +6,15 @@ standard input is a line of JSON and the bytes of a file; the reply on standard 
 """
 
 import json
-import os
 import resource
 import sys
 import warnings
-from contextlib import suppress
 from typing import Any, BinaryIO
 
 from PIL import AvifImagePlugin, Image
 
 from engine.config import PictureConfig
-from engine.runtime.images.colours import strips
+from engine.runtime.images import apart
 from engine.runtime.images.decode import damage, decode
 from engine.runtime.images.formats import Format
 from engine.runtime.images.limits import Unfit
@@ -25,19 +23,17 @@ from engine.runtime.images.stored import Stored
 
 def main(seconds: int, memory: int) -> None:
     """seconds: of processor time for each picture. memory: bytes of the whole process."""
-    # Whatever a library prints does not come between the replies.
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_AS, memory)
+    replies = apart.take_standard_output()
+    apart.limit(resource.RLIMIT_CORE, 0)
+    apart.limit(resource.RLIMIT_FSIZE, 0)
+    apart.limit(resource.RLIMIT_AS, memory)
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None  # what is too large is refused in one place
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread takes addresses, and their time counts together
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
+        apart.limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
         if not _answer(request, sys.stdin.buffer.read(request["bytes"]), replies, memory):
             return
 
@@ -60,22 +56,13 @@ def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO, memory: int
         return True
     del data
     _send(replies, {"size": image.size})
-    for top, bottom in strips(*image.size):
-        replies.write(image.crop((0, top, image.width, bottom)).tobytes())
-    replies.flush()
+    apart.send_pixels(replies, image)
     return True
 
 
 def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:
     replies.write(json.dumps(reply).encode() + b"\n")
     replies.flush()
-
-
-def _limit(what: int, soft: int) -> None:
-    """The hard limit stays, as a soft one of time is raised again."""
-    hard = resource.getrlimit(what)[1]
-    with suppress(ValueError, OSError):  # a smaller hard limit of the machine's
-        resource.setrlimit(what, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class OnnxRuntimeBackend:
                 from engine.runtime.executor_onnxruntime_cuda import require_cuda
             require_cuda()
 
+    def require_gpu(self, directory: Path, manifest: Manifest, gpu: int) -> None:
+        from engine.runtime.gpu_buffers import require_gpus
+
+        require_gpus(directory, gpu + 1)
+
     def take(self, directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
         """Ranks share the cores of their machine."""
 
@@ -31,12 +36,12 @@ class OnnxRuntimeBackend:
 
         return share_threads(threads)
 
-    def load(self, path: Path, threads: Threads, device: Device, records: bool) -> Executor:
+    def load(self, path: Path, threads: Threads, device: Device, records: bool, gpu: int | None) -> Executor:
         file = path.with_suffix(self.target.traits.suffix)
         if device is Device.CUDA:
             from engine.runtime.executor_onnxruntime_cuda import CudaExecutor
 
-            return CudaExecutor.load(file, threads)
+            return CudaExecutor.load(file, threads, gpu)
         from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 
         return OnnxRuntimeExecutor.load(file, threads)

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import ClassVar
 
 from engine.manifest import Manifest
-from engine.runtime.backend import installed
+from engine.runtime.backend import cuda, installed
 from engine.runtime.executor import AllReduce, Executor, Threads
 from engine.target import Device, Target
 
@@ -21,6 +21,9 @@ class TensorRtBackend:
     def require(self, directory: Path, manifest: Manifest, device: Device) -> None:
         self._executors(directory).require_runtime(directory, manifest)
 
+    def require_gpu(self, directory: Path, manifest: Manifest, gpu: int) -> None:
+        self._executors(directory).require_gpu(directory, manifest, gpu)
+
     def take(self, directory: Path, manifest: Manifest, local_rank: int, local_ranks: int) -> None:
         executors = self._executors(directory)
         executors.require_runtime(directory, manifest, local_rank, local_ranks)
@@ -30,13 +33,13 @@ class TensorRtBackend:
         """A plan needs none."""
         return threads
 
-    def load(self, path: Path, threads: Threads, device: Device, records: bool) -> Executor:
+    def load(self, path: Path, threads: Threads, device: Device, records: bool, gpu: int | None) -> Executor:
         from engine.runtime.executor_tensorrt import TensorRtExecutor
 
-        return TensorRtExecutor.load(self.target, path.with_suffix(self.target.traits.suffix), records=records)
+        return TensorRtExecutor.load(self.target, path.with_suffix(self.target.traits.suffix), cuda(gpu), records)
 
     def load_rank(self, path: Path, threads: Threads, all_reduce: AllReduce) -> Executor:
-        return self.load(path, threads, Device.CUDA, records=True)
+        return self.load(path, threads, Device.CUDA, records=True, gpu=None)
 
     def _executors(self, directory: Path) -> ModuleType:
         with installed(directory, self.target):

@@ -17,7 +17,7 @@ from engine.runtime.ticket import Ticket
 from engine.serve.http.completion import Completion
 from engine.serve.http.desk import ClientGone, Desk, Served, encode
 from engine.serve.http.errors import DRAINING, Refusal, refusal_of
-from engine.serve.http.guard import Access, Guard, Receive, Scope, Send, read_body
+from engine.serve.http.guard import Access, Guard, Receive, Scope, Send, client_of, read_body
 from engine.serve.http.schema import ChatChunk, ChatCompletion, ChatRequest, ErrorResponse, ModelCard, ModelList
 
 LARGE_BODY = 1 << 18
@@ -38,7 +38,7 @@ REQUEST_SCHEMA = {
 
 def make_app(served: Served, access: Access) -> tuple[Guard, Desk]:
     """The application, and its desk."""
-    app = FastAPI(title="SGL engine", version=engine.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="SGL engine", version=engine.__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     desk = Desk(served, access.max_body)
     _add_questions(app, desk, access)
     _add_operations(app, desk)
@@ -56,9 +56,9 @@ def _add_questions(app: FastAPI, desk: Desk, access: Access) -> None:
         openapi_extra=REQUEST_SCHEMA,
     )
     async def chat(request: Request) -> Response:
-        client = request.client.host if request.client else ""
         with ExitStack() as held:
-            body = await read_body(request.receive, access.max_body, held.enter_context(desk.in_flight.hold(client)))
+            hold = held.enter_context(desk.in_flight.hold(client_of(request.scope)))
+            body = await read_body(request.receive, access.max_body, hold)
             held.enter_context(desk.in_flight.count())
             read = await to_thread.run_sync(desk.read, body) if len(body) > LARGE_BODY else desk.read(body)
             wanted, asked = read

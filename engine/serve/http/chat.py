@@ -25,7 +25,9 @@ def read_chat(value: object, model: str, limits: Limits) -> tuple[ChatRequest, A
         return request, read_request(request, model, limits)
     except ValueError as error:
         refusal = refusal_of(error)
-        raise Refusal(400 if refusal.status == 422 else refusal.status, str(error), refusal.param) from None
+        raise Refusal(
+            400 if refusal.status == 422 else refusal.status, str(error), refusal.param, refusal.code
+        ) from None
 
 
 def _invalid(error: ValidationError) -> Refusal:

@@ -1,13 +1,12 @@
 """Answers as the chat completions API has them, whole and in chunks."""
 
-import math
 import secrets
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.runtime.answer import Answer, AnsweredBy
+from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
 from engine.serve.http.schema import (
     AnswerMessage,
@@ -19,9 +18,9 @@ from engine.serve.http.schema import (
     Delta,
     Logprobs,
     Report,
-    TokenLogprob,
     Usage,
 )
+from engine.serve.spelled import spell
 
 DIGITS = 5
 """Of boxes and importance, behind the point."""
@@ -75,20 +74,7 @@ class Completion:
         return ChatChunk(id=self.id, created=self.created, model=self.model, choices=[choice], sgl=sgl)
 
     def _logprobs(self, answer: Answer, pipeline: SglPipeline) -> Logprobs | None:
-        """Of every token, the one that ended the answer included."""
-        if not self.logprobs:
-            return None
-        model = pipeline.small if answer.answered_by is AnsweredBy.SMALL else pipeline.large
-        content = []
-        for place, (token, probability) in enumerate(zip(answer.token_ids, answer.probabilities, strict=True)):
-            data = model.tokenizer.token_bytes(token, starts=not place)
-            text = (model.tokenizer.special(token) or "") if data is None else data.decode("utf-8", "replace")
-            # JSON has no -inf.
-            logprob = math.log(probability) if probability > 0 else -9999.0
-            content.append(
-                TokenLogprob(token=text, logprob=logprob, bytes=list(text.encode() if data is None else data))
-            )
-        return Logprobs(content=content)
+        return Logprobs.model_validate({"content": spell(answer, pipeline)}) if self.logprobs else None
 
     def _report(self, answer: Answer, pipeline: SglPipeline) -> Report:
         pruning = answer.guidance
@@ -126,6 +112,7 @@ class Completion:
             report.importance = [float(f"{value:.{DIGITS}g}") for value in answer.importance.tolist()]
             report.boxes = np.round(answer.boxes.astype(np.float64), DIGITS).tolist()
             report.pictures = answer.images.tolist()
+            report.times = None if answer.times is None else np.round(answer.times, DIGITS).tolist()
         return report
 
 

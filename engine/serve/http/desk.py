@@ -28,7 +28,7 @@ from engine.serve.http.schema import ChatRequest
 from engine.serve.measures import count_answer, count_failure, set_load
 
 FETCHERS = 4
-"""Threads that fetch pictures from elsewhere; those that come with the request have others."""
+"""Threads that fetch pictures from elsewhere, and look at schemas; pictures that come with the request have others."""
 MOST_FETCHING = 64
 """Requests that are fetched or wait for it."""
 MOST_VALUES = 1 << 18
@@ -78,7 +78,9 @@ class Desk:
             raise Refusal(503, DRAINING)
         self.metrics.count("questions_total")
         try:
-            if all(url.lstrip()[:5].lower() == "data:" for url in asked.urls):
+            if asked.schema is None and all(
+                url.lstrip()[:5].lower() == "data:" for url in (*asked.urls, *asked.clip_urls)
+            ):
                 question = await to_thread.run_sync(asked.fetched, abandon_on_cancel=True)
             else:
                 question = await self._fetch(asked, receive)
@@ -130,9 +132,7 @@ class Desk:
     async def _fetch(self, asked: Asked, receive: Receive) -> Question:
         """Raises EngineError and ClientGone."""
         if self._fetching >= MOST_FETCHING:
-            raise Overloaded(
-                f"pictures of {self._fetching} requests are fetched already; send them, or ask again later"
-            )
+            raise Overloaded(f"pictures or schemas of {self._fetching} requests are looked at already; ask again later")
         self._fetching += 1
         # One that runs goes on to its end, and keeps its thread: who leaves and comes again has no more of them.
         fetched = asyncio.get_running_loop().run_in_executor(self._fetchers, asked.fetched)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from fastapi.responses import JSONResponse
 
 from engine.errors import EngineError
+from engine.json_schema import BadSchema
 from engine.runtime.words import short
 from engine.serve.http.reader import ModelNotFound
 from engine.serve.measures import Failure
@@ -74,5 +75,7 @@ def refusal_of(error: Exception) -> Refusal:
         return error
     if isinstance(error, ModelNotFound):
         return Refusal(404, str(error), "model", "model_not_found")
+    if isinstance(error, BadSchema):
+        return Refusal(400, str(error), "response_format", "invalid_schema")
     said = str(error) if isinstance(error, EngineError) else f"the server failed ({error!r}); see its log"
     return Refusal(STATUSES[Failure.of(error)], said)

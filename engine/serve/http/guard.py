@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +17,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_BODY = 64_000_000
 """Bytes of a request."""
+LONGEST_NAME = 255
+"""Characters of a client's name, where a proxy gives one that is no address."""
+IPV6_PREFIX = 64
 CLIENT_BODIES, ALL_BODIES = 4, 16
 """Of the largest size, as many bytes may be in flight for one client, and for all."""
 
@@ -28,6 +31,8 @@ class Access:
     host: str = "127.0.0.1"
     api_key: str | None = None
     max_body: int = MOST_BODY
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks; of their requests, X-Forwarded-For says who the client is."""
 
     def is_local(self) -> bool:
         return _is_loopback(self.host)
@@ -50,6 +55,9 @@ class Guard:
             refusal.headers["Connection"] = "close"
             await refusal.response()(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # Is answered like GET; the server leaves the body out.
+            scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
     def _check(self, method: str, path: str, headers: dict[str, str]) -> None:
@@ -89,6 +97,18 @@ async def read_body(receive: Receive, most: int, hold: Callable[[int], None]) ->
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def client_of(scope: Scope) -> str:
+    """Whose bytes a request's are. Of IPv6, who has one address mostly has all of its 64 bits."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return str(host)[:LONGEST_NAME]
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((int(address), IPV6_PREFIX), strict=False))
 
 
 class InFlight:

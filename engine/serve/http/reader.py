@@ -1,5 +1,6 @@
 """A chat request as a question with its settings."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,12 +8,27 @@ from typing import Any
 from engine.bounds import shown
 from engine.errors import RequestError
 from engine.families import Turn
+from engine.json_schema import ANY_OBJECT
 from engine.options import QuestionConfig, all_over, read_given, refuse_unread
-from engine.runtime.image_url import NO_HOST, Hosts, fetch, find_all
+from engine.runtime.image_url import CLIP, NO_HOST, PICTURE, Hosts, Medium, fetch, find_all
 from engine.runtime.question import Question
-from engine.serve.http.schema import AssistantMessage, ChatRequest, Part, SystemMessage, TextPart, UserMessage
+from engine.runtime.schema_check import check_schema
+from engine.serve.http.schema import (
+    AssistantMessage,
+    ChatRequest,
+    Format,
+    ImagePart,
+    ObjectFormat,
+    Part,
+    SchemaFormat,
+    SystemMessage,
+    TextPart,
+    UserMessage,
+    VideoPart,
+)
 
-MARK = "<image>"
+MARKS: dict[type[Part], str] = {ImagePart: "<image>", VideoPart: "<video>"}
+RESERVED = ((MARKS[ImagePart], "pictures", "image_url"), (MARKS[VideoPart], "clips", "video_url"))
 RETURNS = ("return_importance", "return_kept")
 
 
@@ -30,18 +46,27 @@ class Limits:
     timeout: float | None = None
     """Seconds for a question that names no others; None is no end."""
     image_hosts: Hosts = NO_HOST
-    """From which http(s) pictures are fetched."""
+    """From which http(s) pictures and clips are fetched."""
+    max_clips: int = 4
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, read; its pictures are not fetched yet."""
+    """A request, read; its pictures and clips are not fetched yet."""
 
     question: Question
     urls: tuple[str, ...]
+    """Of pictures."""
+    clip_urls: tuple[str, ...]
     image_hosts: Hosts
     return_importance: bool
     return_kept: bool
+
+    @property
+    def schema(self) -> str | None:
+        """Of the answer."""
+        assert self.question.sampling is not None
+        return self.question.sampling.json_schema
 
     @property
     def exit_threshold(self) -> float:
@@ -49,11 +74,19 @@ class Asked:
         return self.question.exit.exit_threshold
 
     def fetched(self) -> Question:
-        """With its pictures, together within the time of one. Raises ImageError."""
-        urls = list(dict.fromkeys(self.urls))  # one that is shown twice comes once
-        pictures = find_all(urls, lambda url, seconds: fetch(url, self.image_hosts, seconds), self.question.timeout)
-        found = dict(zip(urls, pictures, strict=True))
-        return replace(self.question, images=tuple(found[url] for url in self.urls))
+        """With its pictures, together within the time of one, and its clips likewise. Raises ImageError, and
+        BadSchema: before an answer begins, and so with a status."""
+        if self.schema is not None:
+            check_schema(self.schema)
+        images, videos = self._fetch(self.urls, PICTURE), self._fetch(self.clip_urls, CLIP)
+        return replace(self.question, images=images, videos=videos)
+
+    def _fetch(self, wanted: Sequence[str], medium: Medium) -> tuple[bytes, ...]:
+        urls = list(dict.fromkeys(wanted))  # one that is shown twice comes once
+        hosts, timeout = self.image_hosts, self.question.timeout
+        contents = find_all(urls, lambda url, seconds: fetch(url, hosts, seconds, medium), timeout, medium)
+        found = dict(zip(urls, contents, strict=True))
+        return tuple(found[url] for url in wanted)
 
 
 def read_request(request: ChatRequest, model: str, limits: Limits) -> Asked:
@@ -61,11 +94,12 @@ def read_request(request: ChatRequest, model: str, limits: Limits) -> Asked:
     if request.model != model:
         raise ModelNotFound(f"model {shown(request.model)} is not served here; ask for {model!r}")
     system, turns, asked = _conversation(request.messages)
-    urls = tuple(part.image_url.url for message in asked for part in _pictures(message))
-    if len(urls) > limits.max_pictures:
-        raise RequestError(
-            f"messages have {len(urls)} pictures, and at most {limits.max_pictures} are taken; send fewer"
-        )
+    parts = [part for turn in asked for message in turn for part in _parts(message)]
+    urls = tuple(part.image_url.url for part in parts if isinstance(part, ImagePart))
+    clip_urls = tuple(part.video_url.url for part in parts if isinstance(part, VideoPart))
+    for what, most, given in (("pictures", limits.max_pictures, urls), ("clips", limits.max_clips, clip_urls)):
+        if len(given) > most:
+            raise RequestError(f"messages have {len(given)} {what}, and at most {most} are taken; send fewer")
     texts = _texts(asked)
     returns = {name: request.sgl.get(name, False) for name in RETURNS}
     for name, value in returns.items():
@@ -85,8 +119,9 @@ def read_request(request: ChatRequest, model: str, limits: Limits) -> Asked:
         system=system,
         timeout=timeout,
         picture=config.picture,
+        video=config.video,
     )
-    return Asked(question, urls, limits.image_hosts, **returns)
+    return Asked(question, urls, clip_urls, limits.image_hosts, **returns)
 
 
 def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
@@ -98,6 +133,8 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
         "top_p": request.top_p,
         "seed": request.seed,
         "stop": [request.stop] if isinstance(request.stop, str) else request.stop,
+        "top_logprobs": request.top_logprobs,
+        "json_schema": _schema(request.response_format),
     }
     named = {name: value for name, value in theirs.items() if value is not None}
     if twice := named.keys() & ours.keys():
@@ -106,7 +143,19 @@ def _settings(request: ChatRequest, default: QuestionConfig) -> QuestionConfig:
     config = all_over(default, {**given, **read_given(named)})
     # Of OpenAI's own members, clients send some whatever they mean: those may go unread.
     refuse_unread(given, config)
+    if "top_logprobs" in {*given, *named} and config.sampling.top_logprobs and not request.logprobs:
+        raise RequestError("top_logprobs is of logprobs, which are not asked for; send logprobs, true, as well")
     return config
+
+
+def _schema(wanted: Format | None) -> str | None:
+    match wanted:
+        case ObjectFormat():
+            return ANY_OBJECT
+        case SchemaFormat():
+            return json.dumps(wanted.json_schema.content, ensure_ascii=False)
+        case _:
+            return None
 
 
 def _conversation(
@@ -134,28 +183,26 @@ def _conversation(
 
 
 def _texts(asked: Sequence[Sequence[UserMessage]]) -> list[str]:
-    """What was asked each time, with a mark where each picture goes; none where all come first, as families then put
-    them where they were published. Raises RequestError."""
+    """What was asked each time, with a mark where each picture or clip goes; none where all come first, pictures before
+    clips, as families then put them where they were published. Raises RequestError."""
     parts = [[part for message in turn for part in _parts(message)] for turn in asked]
     for turn in parts:
         for part in turn:
-            if isinstance(part, TextPart) and MARK in part.text:
-                raise RequestError(f"a text contains {MARK}, which is a mark for pictures here; send image_url parts")
-    pictures = [not isinstance(part, TextPart) for turn in parts for part in turn]
-    come_first = sum(pictures) == next((count for count, is_one in enumerate(pictures) if not is_one), len(pictures))
-    if come_first and all(isinstance(part, TextPart) for turn in parts[1:] for part in turn):
+            for mark, what, kind in RESERVED:
+                if isinstance(part, TextPart) and mark in part.text:
+                    raise RequestError(f"a text contains {mark}, which is a mark for {what} here; send {kind} parts")
+    order = [[ImagePart, VideoPart, TextPart].index(type(part)) for turn in parts for part in turn]
+    if order == sorted(order) and all(isinstance(part, TextPart) for turn in parts[1:] for part in turn):
         parts = [[part for part in turn if isinstance(part, TextPart)] for turn in parts]
-    return ["\n".join(part.text if isinstance(part, TextPart) else MARK for part in turn) for turn in parts]
+    return [
+        "\n".join(part.text if isinstance(part, TextPart) else MARKS[type(part)] for part in turn) for turn in parts
+    ]
 
 
 def _parts(message: UserMessage) -> list[Part]:
     if isinstance(message.content, str):
         return [TextPart(type="text", text=message.content)]
     return list(message.content)
-
-
-def _pictures(turn: Sequence[UserMessage]) -> list[Any]:
-    return [part for message in turn for part in _parts(message) if not isinstance(part, TextPart)]
 
 
 def _text(message: SystemMessage | UserMessage | AssistantMessage) -> str:

@@ -22,12 +22,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "store": (False,),
     "prediction": (),
     "audio": (),
     "web_search_options": (),
-    "top_logprobs": (0,),
 }
 """Members of requests that are served only where they change nothing -> the values that do not."""
 IGNORED = (
@@ -70,6 +68,17 @@ class ImagePart(Model):
     image_url: ImageUrl
 
 
+class VideoUrl(Model):
+    url: str
+
+
+class VideoPart(Model):
+    """Of no API of OpenAI's, but of servers that take clips, such as vLLM's."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+
+
 TEXT, LIST = "a text", "a list"
 """Tags of what may be either; they stand in places of errors, and no member is called so."""
 
@@ -79,7 +88,7 @@ def _kind(value: Any) -> str:
 
 
 Text = Annotated[str, Tag(TEXT)]
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 Parts = Annotated[list[Part], Field(max_length=MOST_PARTS), Tag(LIST)]
 TextParts = Annotated[list[TextPart], Field(max_length=MOST_PARTS), Tag(LIST)]
 Stops = Annotated[list[str], Field(max_length=MOST_STOPS), Tag(LIST)]
@@ -108,6 +117,31 @@ class AssistantMessage(Model):
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
 
 
+class TextFormat(Model):
+    type: Literal["text"]
+
+
+class ObjectFormat(Model):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Model):
+    """The schema is followed, whatever `strict` says."""
+
+    name: str = Field(max_length=64)
+    description: str | None = None
+    content: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool = True
+
+
+class SchemaFormat(Model):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+
+
 class StreamOptions(Model):
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -124,7 +158,9 @@ class ChatRequest(Model):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0)
     stop: Annotated[Text | Stops, Discriminator(_kind)] | None = None
+    response_format: Format | None = None
     logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool = False
     stream_options: StreamOptions | None = None
     sgl: dict[str, Any] = Field(default_factory=dict)
@@ -176,15 +212,19 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class TokenLogprob(BaseModel):
+class TopLogprob(BaseModel):
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[Any] = Field(default_factory=list)
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
 
 
 class Logprobs(BaseModel):
     content: list[TokenLogprob]
+    refusal: None = None
 
 
 class Decision(BaseModel):
@@ -222,7 +262,9 @@ class Report(BaseModel):
     boxes: list[list[float]] | None = None
     """Of every visual token: x0 y0 x1 y1 in its picture, whose sides are 1."""
     pictures: list[int] | None = None
-    """Of every visual token: which picture it is of."""
+    """Of every visual token: which picture or clip it is of, counted pictures first."""
+    times: list[list[float]] | None = None
+    """Of every visual token: from when to when it is seen in its clip, which lasts 1."""
 
 
 class AnswerMessage(BaseModel):

@@ -66,7 +66,14 @@ class PatientProtocol(H11Protocol):
             self._watch()
 
     def _watch(self) -> None:
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+        if self.conn.their_state is h11.IDLE and self.cycle is not None and not self.conn.trailing_data[0]:
+            # Between two requests; the body of one that was refused early ends here, too.
+            self._end("_timer")
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        elif self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._end("_timer")
         elif self._timer is None:
             self._timer = self.loop.call_later(RECEIVE_SECONDS, self._is_late)
@@ -173,6 +180,8 @@ def make_server(served: Served, access: Access, life: Life) -> tuple[Server, Des
         lifespan="off",
         # What strangers send wrong are warnings.
         log_level="error",
+        proxy_headers=bool(access.trusted_proxies),
+        forwarded_allow_ips=list(access.trusted_proxies),
         access_log=life.access_log,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,

@@ -16,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 from engine.engine_directory import read_manifest
 from engine.errors import EngineError, ImageError, ModelFailed, QuestionCancelled, RequestError
+from engine.runtime.loading import gpus_of
 from engine.runtime.pipeline import SglPipeline
 from engine.serve.triton.inquiry import Reader
 from engine.serve.triton.placement import take_gpus
@@ -38,8 +39,8 @@ def open_reader(args: Mapping[str, str]) -> Reader:
 
 def open_pipeline(args: Mapping[str, str], reader: Reader) -> SglPipeline:
     """On the GPUs of this instance. Raises EngineError."""
-    take_gpus(args, _parameters(args), reader.manifest.world_size)
     serve, device = reader.serve, Device.CUDA if args["model_instance_kind"] == "GPU" else None
+    take_gpus(args, _parameters(args), gpus_of(reader.manifest, serve.small_apart))
     return SglPipeline.load(
         engine_directory(args),
         serve.threads,
@@ -49,6 +50,7 @@ def open_pipeline(args: Mapping[str, str], reader: Reader) -> SglPipeline:
         kv_memory=serve.kv_memory,
         prefill_chunk=serve.prefill_chunk,
         feature_cache=serve.feature_cache,
+        small_apart=serve.small_apart,
         prefix_cache=serve.prefix_cache,
     )
 

@@ -97,7 +97,7 @@ class Desk:
         exchange = Exchange(request.get_response_sender())
         try:
             exchange.inquiry = self._reader.read(backend.read_inputs(request), request.parameters())
-            if not exchange.inquiry.urls:
+            if not exchange.inquiry.urls and not exchange.inquiry.clip_urls:
                 self._ask(exchange)
             elif self._fetching.acquire(blocking=False):
                 self._fetchers.submit(self._fetch, exchange)

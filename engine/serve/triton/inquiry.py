@@ -13,7 +13,8 @@ from engine.errors import RequestError
 from engine.families import Turn
 from engine.manifest import Manifest
 from engine.options import OPTIONS, Given, Option, QuestionConfig, all_over, refuse_unread
-from engine.runtime.image_url import EVERY_HOST, NO_HOST, fetch, find_all
+from engine.runtime.clips import ClipSource
+from engine.runtime.image_url import CLIP, EVERY_HOST, NO_HOST, PICTURE, Medium, fetch, find_all
 from engine.runtime.images import ImageSource
 from engine.runtime.question import Question
 from engine.serve.triton.serve_config import ServeConfig, check_timeout
@@ -46,6 +47,9 @@ class Inquiry:
     images: tuple[ImageSource, ...]
     urls: tuple[str, ...]
     """Of pictures that come after `images`."""
+    videos: tuple[ClipSource, ...]
+    clip_urls: tuple[str, ...]
+    """Of clips that come after `videos`."""
     allow_http: bool
     config: QuestionConfig
     timeout: float | None
@@ -54,12 +58,16 @@ class Inquiry:
     return_log_probs: bool
 
     def question(self, timeout: float | None) -> Question:
-        """With all its pictures, which are fetched, together within the time of one. timeout: what is left of its own.
-        Raises ImageError."""
+        """With all its pictures, which are fetched, together within the time of one, and its clips likewise. timeout:
+        what is left of its own. Raises ImageError."""
         hosts = EVERY_HOST if self.allow_http else NO_HOST
-        fetched = find_all(self.urls, lambda url, seconds: fetch(url, hosts, seconds), timeout)
-        images = (*self.images, *fetched)
-        return Question(images, self.text, history=self.history, timeout=timeout, **vars(self.config))
+
+        def find(urls: tuple[str, ...], medium: Medium) -> list[bytes]:
+            return find_all(urls, lambda url, seconds: fetch(url, hosts, seconds, medium), timeout, medium)
+
+        images, videos = (*self.images, *find(self.urls, PICTURE)), (*self.videos, *find(self.clip_urls, CLIP))
+        given = vars(self.config)
+        return Question(images, self.text, history=self.history, timeout=timeout, videos=videos, **given)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,9 @@ class Reader:
             text=text,
             history=_history(get),
             images=_images(get),
-            urls=tuple(_decode(url, "image_url_input") for url in get.all("image_url_input")),
+            urls=get.texts("image_url_input"),
+            videos=tuple(get.all("video_bytes_input")),
+            clip_urls=get.texts("video_url_input"),
             allow_http=self.serve.allow_image_urls,
             config=config,
             timeout=_timeout(get, self.serve.timeout),
@@ -105,6 +115,9 @@ class _Getter:
 
     def all(self, name: str) -> list[bytes]:
         return list(self.tensors[name][0]) if name in self.tensors else []
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        return tuple(_decode(text, name) for text in self.all(name))
 
     def text(self, name: str) -> str:
         if name not in self.tensors:
@@ -156,7 +169,7 @@ def _images(get: _Getter) -> tuple[ImageSource, ...]:
 
 
 def _history(get: _Getter) -> tuple[Turn, ...]:
-    texts = [_decode(text, "history") for text in get.all("history")]
+    texts = get.texts("history")
     if len(texts) % 2:
         raise RequestError(f"history has {len(texts)} texts; send question and answer in turn, an even number")
     return tuple(Turn(question, answer) for question, answer in zip(texts[::2], texts[1::2], strict=True))

@@ -34,9 +34,22 @@ def answer_outputs(answer: Answer, inquiry: Inquiry) -> dict[str, np.ndarray]:
         with np.errstate(divide="ignore"):
             outputs["log_probs"] = np.log(np.array([answer.probabilities])).astype(np.float32)
         outputs["token_ids"] = np.array([answer.token_ids], np.int64)
+        if any(answer.top):
+            outputs |= _top_tokens(answer)
     if inquiry.return_importance and answer.importance is not None and len(answer.importance):
         outputs["importance"] = np.asarray(answer.importance, np.float32)[None]
     return outputs
+
+
+def _top_tokens(answer: Answer) -> dict[str, np.ndarray]:
+    """[1,G,N] of the most probable tokens in each token's place; -1 and -inf where there are fewer."""
+    shape = 1, len(answer.top), max(map(len, answer.top))
+    tokens, logs = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+    for place, top in enumerate(answer.top):
+        tokens[0, place, : len(top)] = [one.token for one in top]
+        with np.errstate(divide="ignore"):
+            logs[0, place, : len(top)] = np.log([one.probability for one in top])
+    return {"top_token_ids": tokens, "top_log_probs": logs}
 
 
 def text(value: str) -> np.ndarray:

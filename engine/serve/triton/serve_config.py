@@ -18,8 +18,8 @@ class ServeConfig:
     """None stands for what the engine directory says."""
 
     gpus: tuple[int, ...] = ()
-    """Where the pair runs: a process on each GPU, or of a large model of N ranks, on each N of them; none is the CPU,
-    and of plans the first GPU."""
+    """Where the pair runs: a process on each GPU, or on each N of them if that is what a process uses (a GPU for each
+    rank of the large model, one more for a small model apart); none is the CPU, and of plans the first GPUs."""
     threads: int | None = None
     """Of each process; None takes the cores that it may use."""
     max_running: int = ServingConfig.max_running
@@ -28,6 +28,7 @@ class ServeConfig:
     kv_memory: int | None = ServingConfig.kv_memory
     prefill_chunk: int = ServingConfig.prefill_chunk
     feature_cache: int = ServingConfig.feature_cache
+    small_apart: bool = ServingConfig.small_apart
     prefix_cache: int = ServingConfig.prefix_cache
     options: Given = field(default_factory=dict)
     """Of questions that give no others."""

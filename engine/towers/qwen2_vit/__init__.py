@@ -1,8 +1,8 @@
 """Qwen2-VL's ViT, and Qwen2.5-VL's: whole pictures of any size, whose patches turn with their row and column.
 
-Pixels: float32 [1,rows,columns,M*M,K]: for each visual token the values of its patches, row by row; a patch's by
-colour, frame, row and column. Shapes: P patches, in the order of the tokens; W windows of
-E places.
+Pixels: float32 [N,rows,columns,M*M,K], of a still picture one piece, of a clip one for each pair of frames: for each
+visual token the values of its patches, row by row; a patch's by colour, frame, row and column. Shapes: P patches of a
+piece, in the order of the tokens; W windows of E places.
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ THETA = 10000.0
 """Base of the rotary embedding, which checkpoints do not name."""
 
 
-def cut_patches(config: QwenVitConfig, picture: np.ndarray) -> np.ndarray:
-    """float32 [3,H,W], sides of whole tokens -> pixels, the still picture in every frame."""
+def cut_patches(config: QwenVitConfig, frames: np.ndarray) -> np.ndarray:
+    """float32 [T,3,H,W], sides of whole tokens -> pixels of one piece, its frames these or one that stands still."""
     size, merged = config.patch_size, config.merged
-    rows, columns = (side // config.token_side() for side in picture.shape[1:])
-    squares = picture.reshape(3, rows, merged, size, columns, merged, size)
-    patches = squares.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+    rows, columns = (side // config.token_side() for side in frames.shape[2:])
+    squares = frames.reshape(-1, 3, rows, merged, size, columns, merged, size)
+    patches = squares.transpose(2, 5, 3, 6, 1, 0, 4, 7)
     shape = (*patches.shape[:5], config.frames, size, size)
     return np.broadcast_to(patches, shape).reshape(1, rows, columns, merged**2, config.patch_values())
 

@@ -1,64 +1,26 @@
-"""`sgl batch` as processes that are killed at chosen moments: when so many answers are in the journal."""
+"""`sgl` as processes that are watched and killed: what a run holds by its journal, and who belongs to it."""
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from engine.batch.answers import ANSWER, STATE, journal_of
 from engine.batch.journal import decode
 
 PATIENCE_SECONDS = 300.0
 """What never comes is given up then; a busy machine takes its time."""
-CREATED = '"created": '
 
 
-@dataclass
-class Killed:
-    """A run that is killed again and again. kills: what was killed, after how many answers."""
-
-    command: Sequence[str]
-    output: Path
-    kills: list[tuple[str, int]] = field(default_factory=list)
-
-    def kill_once(self, chance: random.Random, questions: int) -> bool:
-        """Start it, and kill it somewhere; whether it was still running then."""
-        held = answers_in(self.output)
-        wanted = chance.randint(held + 1, min(questions, held + max(2, questions // 10)))
-        with started(self.command) as process:
-            while process.poll() is None and answers_in(self.output) < wanted:
-                time.sleep(0.002)
-            victims = choose(process.pid, chance)
-            was_running = process.poll() is None
-            for victim in victims:
-                with suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
-            wait_until_gone(process)
-        if was_running:
-            self.kills.append(("everything" if len(victims) > 1 else "one", wanted))
-        return was_running
-
-    def finish(self) -> dict[str, Any]:
-        """Let it run to its end -> its summary."""
-        done = subprocess.run([*self.command, "--json"], capture_output=True, text=True, timeout=PATIENCE_SECONDS * 4)
-        assert done.returncode == 0, done.stderr
-        summary: dict[str, Any] = json.loads(done.stdout)
-        return summary
-
-
-def command(engine: Path, questions: Path, output: Path, ranks: int, *options: object) -> list[str]:
-    """ranks: 1 starts no mpiexec."""
-    sgl = [sys.executable, "-m", "engine.cli", "batch", engine, "--input", questions, "--output", output, *options]
+def sgl(*words: object, ranks: int = 1) -> list[str]:
+    """A command. ranks: 1 starts no mpiexec."""
     start = [Path(sys.executable).parent / "mpiexec", "-n", ranks] if ranks > 1 else []
-    return [str(part) for part in (*start, *sgl)]
+    return [str(part) for part in (*start, sys.executable, "-m", "engine.cli", *words)]
 
 
 class started:
@@ -79,15 +41,9 @@ class started:
         self._process.wait(PATIENCE_SECONDS)
 
 
-def choose(process: int, chance: random.Random) -> list[int]:
-    """One process of a job without which it ends, or all of them."""
-    there = [process, *(child for child in descendants(process) if not decodes(child))]
-    return there if chance.random() < 0.5 else [chance.choice(there)]
-
-
-def wait_until_gone(process: subprocess.Popen[bytes]) -> None:
+def wait_until_gone(process: subprocess.Popen[bytes], there: Sequence[int]) -> None:
     """With all that it started; a job ends by itself when a part of it was killed."""
-    there, deadline = descendants(process.pid), time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None or any(map(is_running, there)):
         assert time.monotonic() < deadline, f"of {there} some are left"
         time.sleep(0.005)
@@ -134,13 +90,3 @@ def answers_in(output: Path) -> int:
                 count += sum(ranges[1::2]) - sum(ranges[::2])
             count += found[0] == ANSWER
     return count
-
-
-def without_time(output: Path) -> list[str]:
-    """The answers; of OpenAI's form without when they were made."""
-    return [drop_time(line) for line in output.read_text(encoding="utf-8").splitlines()]
-
-
-def drop_time(line: str) -> str:
-    head, created, tail = line.partition(CREATED)
-    return head + tail.partition(",")[2] if created else line

@@ -1,0 +1,1 @@
+"""Clips: which are read, which of their frames are chosen, and what one may cost."""
