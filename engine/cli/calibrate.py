@@ -18,7 +18,7 @@ import numpy as np
 from engine.batch.crew import Peers
 from engine.batch.share import Machine
 from engine.cli.benchmark_run import add_benchmark_arguments, answer_benchmark_run, read_benchmark_run
-from engine.cli.command_line import names, run_command
+from engine.cli.command_line import fraction, names, run_command
 from engine.cli.question_options import add_group, read_options
 from engine.cli.ranks import on_ranks
 from engine.cli.run_costs import CostBy, cost_of
@@ -208,14 +208,3 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def figures_of(point: Point) -> dict[str, float]:
     return {"exit_ratio": point.exit_ratio, "score": point.score, "cost": point.cost}
-
-
-def fraction(text: str) -> float:
-    """An argument between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return value

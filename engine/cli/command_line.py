@@ -66,6 +66,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """An argument between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
+    return value
+
+
 def names(choices: type[StrEnum]) -> list[str]:
     """The values of an option; argparse would show an enum's members as Python writes them."""
     return [str(choice) for choice in choices]

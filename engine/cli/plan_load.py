@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cli.build_progress import OnProgress, build_progress
-from engine.cli.command_line import positive
+from engine.cli.command_line import fraction, positive
 from engine.config import ExitConfig, GuidanceConfig, SamplingConfig, ServingConfig
 from engine.errors import EngineError, RequestError, Setting
 from engine.options import Given, over
@@ -41,8 +41,8 @@ def add_load_arguments(parser: argparse.ArgumentParser, rate: Callable[[str], fl
     add("--threads", type=positive, help="of the measured engines (default: the cores that it may use)")
     add("--answers", type=Path, metavar="FILE.jsonl", help="ask what was asked there, as sgl batch answered it")
     add("--mix", type=mix, metavar="TILES:TOKENS[:WEIGHT],…", help="tiles and answers of several kinds of questions")
-    add("--exit-ratio", type=share, default=0.0, help=f"share that the small model answers {default}")
-    add("--known", type=share, default=0.0, help=f"share about pictures that were asked about lately {default}")
+    add("--exit-ratio", type=fraction, default=0.0, help=f"share that the small model answers {default}")
+    add("--known", type=fraction, default=0.0, help=f"share about pictures that were asked about lately {default}")
     add("--replicas", type=positive, help="processes that answer (default: the fewest that meet the goals)")
     add("--max-running", type=positive, help=f"questions at once (default: {ServingConfig.max_running})")
     add("--max-waiting", type=int, default=ServingConfig.max_waiting, help=f"questions that may wait {default}")
@@ -233,17 +233,6 @@ def check_models(arguments: argparse.Namespace) -> None:
             raise EngineError("--engine has its models; leave out --small and --large")
     elif arguments.small is None or arguments.large is None:
         raise EngineError("two models are planned; give --small and --large, or an engine directory and --load")
-
-
-def share(text: str) -> float:
-    """An argument between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return value
 
 
 def mix(text: str) -> tuple[tuple[int, int, float], ...]:
