@@ -1,6 +1,7 @@
 """Questions about clips, of every family: against transformers' eager models, features, positions and logits."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,32 @@ def test_marks_say_where_pictures_and_clips_go(built: SglPipeline) -> None:
         assert_array_equal(seen.grid.spans()[ours], plain.grid.spans()[theirs])
     (answer,) = built.answer_batch([ask([image], [first, second], text)])
     assert_array_equal(answer.images, seen.grid.images)
+    ends = np.cumsum([part.num_rows() for part in seen.pieces])
+    marks = np.split(seen.marks[seen.encoded.feature_positions], ends[:-1])
+    for part, of_part in zip(seen.pieces, marks, strict=True):
+        assert_array_equal(of_part[:, 2:6], np.tile(np.frombuffer(part.digest, np.int64), (len(of_part), 1)))
+
+
+def test_what_prompts_with_clips_have_in_common_changes_nothing(built: SglPipeline) -> None:
+    """In whatever order: what an earlier question left is what is computed anew, bit by bit."""
+    image, first, second = noise(60, 20, 7), clip(3), clip(3, 24, 40, first=9)
+    texts = (
+        "<video>\n<image>\n<video>\nWhat?",
+        "<video>\n<image>\n<video>\nAnd where?",
+        "<image>\n<video>\n<video>\nWhat?",
+    )
+    known = []
+    load = partial(SglPipeline.load, built.directory, threads=1)
+    with load() as keeping, load(prefix_cache=0) as without:
+        for videos in ((first, second), (second, first)):
+            for text in texts:
+                question = ask([image], videos, text)
+                (found,), (expected,) = keeping.answer_batch([question]), without.answer_batch([question])
+                assert (found.token_ids, found.probabilities) == (expected.token_ids, expected.probabilities)
+                known.append(found.reuse.tokens_known)
+        rows = without.large.look([image], texts[0], 1, videos=(first, second)).encoded.feature_positions
+    assert known[1] > rows[-1] - 2 * without.large.config.language.head_dim
+    assert max(known[2], known[3]) <= rows[0]
 
 
 def test_a_clip_of_an_earlier_turn(built: SglPipeline) -> None:

@@ -51,7 +51,7 @@ ASK = "What colour is the circle?"
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SglPipeline]:
     """The trained pair, each model with a tokenizer of its own."""
     directory = tmp_path_factory.mktemp("engines") / "miniature"
-    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, max_tokens=256, max_batch=16))
+    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, max_tokens=256, max_batch=16, large_scores=True))
     with SglPipeline.load(directory, threads=1) as pipeline:
         yield pipeline
 

@@ -67,6 +67,10 @@ class _Language:
         with self._noted("step", len(slots), sum(self._keys[slot] for slot in slots)):
             return self._language.step(slots, tokens, scored)
 
+    def restore(self, slot: int, saved: int, count: int) -> None:
+        self._language.restore(slot, saved, count)
+        self._keys[slot] = self._keys.get(slot, 0.0) + count
+
     def visual_scores(self, slot: int) -> Any:
         with self._noted("finish", 1, 0):
             return self._language.visual_scores(slot)

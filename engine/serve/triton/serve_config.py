@@ -23,7 +23,7 @@ class ServeConfig:
     threads: int | None = None
     """Of each process; None takes the cores that it may use."""
     max_running: int = ServingConfig.max_running
-    """This and the next five: of each process."""
+    """This and the next six: of each process."""
     max_waiting: int = ServingConfig.max_waiting
     kv_memory: int | None = ServingConfig.kv_memory
     prefill_chunk: int = ServingConfig.prefill_chunk
