@@ -1,7 +1,6 @@
 """Questions about clips, of every family: against transformers' eager models, features, positions and logits."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +183,8 @@ def test_what_prompts_with_clips_have_in_common_changes_nothing(built: SglPipeli
         "<image>\n<video>\n<video>\nWhat?",
     )
     known = []
-    load = partial(SglPipeline.load, built.directory, threads=1)
-    with load() as keeping, load(prefix_cache=0) as without:
+    with SglPipeline.load(built.directory, threads=1) as keeping, \
+         SglPipeline.load(built.directory, threads=1, prefix_cache=0) as without:  # fmt: skip
         for videos in ((first, second), (second, first)):
             for text in texts:
                 question = ask([image], videos, text)
