@@ -63,6 +63,7 @@ class Speaker:
         """
         sampling, form = self.settings.sampling, self.seen.form
         draft = draft[: sampling.max_new_tokens - 1]
+        form.restart()  # a model that guides itself answers twice
         draft = draft[: form.count_possible(draft.tolist())]
         sampler, wanted = Sampler(sampling, form), len(rows) - 1 + np.arange(len(draft) + 1)
         utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say, form)

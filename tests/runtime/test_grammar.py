@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from engine.build.builder import build_pair
-from engine.config import BuildConfig, Draft, ExitConfig, GuidanceConfig, SamplingConfig
+from engine.config import BuildConfig, Draft, ExitConfig, GuidanceConfig, GuidanceSource, SamplingConfig
 from engine.errors import RequestError
 from engine.json_schema import BadSchema
 from engine.runtime import schema_check
@@ -51,7 +51,7 @@ ASK = "What colour is the circle?"
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SglPipeline]:
     """The trained pair, each model with a tokenizer of its own."""
     directory = tmp_path_factory.mktemp("engines") / "miniature"
-    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, max_tokens=256, max_batch=16))
+    build_pair(BuildConfig(PAIR / "small", PAIR / "large", directory, max_tokens=256, max_batch=16, large_scores=True))
     with SglPipeline.load(directory, threads=1) as pipeline:
         yield pipeline
 
@@ -148,6 +148,15 @@ def test_drafts_change_nothing(
             assert_allclose(found.probabilities, plain.probabilities, **TOLERANCE["fp32"])
             for ours, theirs in zip(found.top, plain.top, strict=True):
                 assert [one.token for one in ours] == [one.token for one in theirs]
+
+
+def test_a_model_that_guides_itself_answers_by_the_schema(miniature: SglPipeline, picture: Image.Image) -> None:
+    """It answers twice, each time from the schema's beginning."""
+    guidance = GuidanceConfig(source=GuidanceSource.ORACLE, retention_ratio=1.0)
+    sampling = SamplingConfig(max_new_tokens=60, json_schema=CIRCLE)
+    answer = miniature.answer(picture, ASK, exit=LARGE, guidance=guidance, sampling=sampling)
+    assert answer.finish_reason is FinishReason.STOP
+    check(answer, CIRCLE)
 
 
 HOSTILE = {
