@@ -62,7 +62,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         ("--engine", "engine", "--run", "run.jsonl", "--exit-ratio", "0.5"),
         {option.name for option in OPTIONS if option.config is ExitConfig},
     ),
-    "plan": (("--small", "a", "--large", "b"), PRUNING | {"max_new_tokens"}),
+    "plan": (("--small", "a", "--large", "b"), PRUNING | {"max_new_tokens", "frames"}),
 }
 """What each needs besides, and the options that it offers."""
 

@@ -139,7 +139,7 @@ def answer_random(
     asked = ["ask", str(built), "--image", str(picture), QUESTION, "--no-early-exit", "--json"]
     spent = spend([*asked, "--max-new-tokens", str(new_tokens)])
     answer = json.loads(spent.printed)
-    print(f"answered by {answer['answered_by']}, {len(answer['token_ids'])} tokens: {spent}")
+    print(f"answered by {answer['answered_by']}, {answer['generated_tokens']} tokens: {spent}")
 
 
 def main(argv: list[str] | None = None) -> int:

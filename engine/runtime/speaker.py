@@ -71,7 +71,7 @@ class Speaker:
         was chosen; rows of generated tokens are not scored then.
         """
         sampling, form = self.settings.sampling, self.seen.form
-        form.restart()
+        form.restart()  # a model that guides itself answers twice
         utterance = Utterance(self.model.tokenizer, self.seen.encoded.stop, sampling, say, form)
         checked = Checked(self.model, slot, utterance, Sampler(sampling, form), form)
         draft = checked.possible(draft, sampling.max_new_tokens - 1)

@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from dataclasses import asdict
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import av.subtitles.codeccontext
 import av.subtitles.stream
@@ -26,6 +26,8 @@ from engine.video.timeline import count
 from engine.video.upright import to_picture, turn_of, turned
 
 UNDECODED = "cannot be decoded ({}); it is damaged or cut off"
+LEFT = 16_000_000
+"""Bytes that are free where decoding did not want for memory."""
 
 
 def main(task: Task) -> None:
@@ -71,7 +73,7 @@ def _read(task: Task, replies: BinaryIO) -> None:
     frames = Frames(opened, reopen, timeline)
     first = frames.at(0)
     if first is None:
-        raise Unfit(UNDECODED.format("none of its frames can be"))
+        _undecoded("none of its frames can be")
     size, turn = (first.width, first.height), turn_of(first)
     check_size(*size, task.pixels)
     facts = ClipFacts(timeline.frames, timeline.rate(), timeline.span(), *turned(*size, turn))
@@ -81,9 +83,15 @@ def _read(task: Task, replies: BinaryIO) -> None:
     for index in indices:
         frame = frames.at(index)
         if frame is None:
-            raise Unfit(UNDECODED.format(f"frame {index} cannot be"))
+            _undecoded(f"frame {index} cannot be")
         _send(replies, {"seconds": timeline.seconds(index)})
         apart.send_pixels(replies, to_picture(frame, *size, turn))
+
+
+def _undecoded(what: str) -> NoReturn:
+    """Raises Unfit; MemoryError where it may not be the clip's fault: FFmpeg does not always tell what it lacked."""
+    bytearray(LEFT)
+    raise Unfit(UNDECODED.format(what))
 
 
 def _send(replies: BinaryIO, reply: dict[str, Any]) -> None:

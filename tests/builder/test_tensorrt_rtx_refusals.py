@@ -43,7 +43,7 @@ def test_too_few_heads_are_refused_before_anything_is_built(tmp_path: Path) -> N
     ("target", "precision", "choices"),
     [
         (Target.TENSORRT_RTX, Precision.FP32, "bf16 or fp16 or int8 or int4 or fp8"),
-        (Target.ONNXRUNTIME, Precision.INT4, "fp32 or fp16 or int8"),
+        (Target.ONNXRUNTIME, Precision.FP8, "fp32 or fp16 or int8 or int4"),
     ],
 )
 def test_an_impossible_precision_is_refused(tmp_path: Path, target: Target, precision: Precision, choices: str) -> None:

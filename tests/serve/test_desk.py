@@ -25,7 +25,7 @@ from engine.errors import (
     Setting,
 )
 from engine.runtime.answer import Answer, AnsweredBy
-from engine.runtime.image_url import EVERY_HOST, Hosts
+from engine.runtime.image_url import EVERY_HOST, Hosts, Medium
 from engine.runtime.question import Question, Reuse, Stage
 from engine.runtime.sampling import TopToken
 from engine.runtime.scheduler import Load, Outcome
@@ -282,7 +282,7 @@ def test_pictures_are_fetched_beside(service: Service, monkeypatch: pytest.Monke
     """Neither the server's thread nor other questions wait; a client may go meanwhile, and time may be over."""
     go_on = threading.Event()
 
-    def fetch(url: str, hosts: Hosts, seconds: float) -> bytes:
+    def fetch(url: str, hosts: Hosts, seconds: float, medium: Medium) -> bytes:
         assert hosts is EVERY_HOST and 0 < seconds <= 10 and go_on.wait(SECONDS)
         if url.endswith("gone"):
             raise ImageError("the picture is gone")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 
+from engine.runtime.image_url import Medium
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import MOST_CHARACTERS
 from engine.serve.http import desk, guard, reader
@@ -138,7 +139,7 @@ def test_what_was_sent_does_not_come_back_whole(server: HttpServer, wrong: dict[
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        ([{"type": "video_url", "video_url": {"url": "x"}}], "messages[0].content[0]: Input tag 'video_url'"),
+        ([{"type": "input_audio", "input_audio": {"data": "x"}}], "messages[0].content[0]: Input tag 'input_audio'"),
         ([{"type": "image_url", "image_url": "data:,"}], "messages[0].content[0].image_url: Input should be an object"),
         ([{"type": "text", "text": 3}], "messages[0].content[0].text: Input should be a valid string"),
         ([{"type": "text", "text": "a", "b": 1}], "messages[0].content[0].b: unknown parameter"),
@@ -197,7 +198,7 @@ def test_pictures_that_do_not_come(
     """Who leaves while others are fetched stands in no line; no line is endless; one that is shown twice comes once."""
     fetched, may_end = [], threading.Event()
 
-    def fetch(url: str, hosts: object, seconds: float) -> bytes:
+    def fetch(url: str, hosts: object, seconds: float, medium: Medium) -> bytes:
         fetched.append(url)
         assert may_end.wait(SECONDS)
         return pictures[0]

@@ -152,5 +152,5 @@ def test_an_unknown_question_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stopped:
         main(["--only", "scores,speed"])
     assert stopped.value.code == 2
-    said = "'speed' is none of scores, peers, int8, consistency, memory, tensor_parallel, plans"
+    said = "'speed' is none of end_to_end, scores, peers, int8, towers, consistency, memory, tensor_parallel, plans"
     assert said in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Random weights of a size's dimensions are a checkpoint like any other, and are answered with."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ from engine.build.read_role import check_weights, read_ends
 from engine.families import family_of, published
 from tests.saved_llava_onevision import save as save_llava
 from tests.saved_qwen2_vl import save as save_qwen
-from tools.make_random_pair import SMALL
-from tools.random_checkpoint import tensor_shapes as internvl2_shapes
+from tools import random_published
 from tools.random_published import main, tensor_shapes, write_published
 
 
@@ -25,13 +23,6 @@ def test_a_build_finds_every_tensor(tmp_path: Path, save: object) -> None:
     read_ends(family, read, tmp_path / "out")
     stored = sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors"))
     assert 0 <= stored - written < 200_000, "names and shapes stand in the files, too"
-
-
-def test_fused_tensors_are_whole(tmp_path: Path) -> None:
-    """InternLM2 keeps queries, keys and values in one."""
-    (tmp_path / "config.json").write_text(json.dumps(SMALL))
-    family, config = family_of(tmp_path)
-    assert tensor_shapes(family, family.read_config(tmp_path, config)) == internvl2_shapes(SMALL)
 
 
 def test_published_sizes_have_their_parameters() -> None:
@@ -48,7 +39,10 @@ def test_published_sizes_have_their_parameters() -> None:
         assert least < count / 1e9 < most
 
 
-def test_it_is_built_and_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_built_and_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_published, "PICTURE", (112, 112))
     size = save_qwen(tmp_path / "size").directory
     assert main(["--size", str(size), "--new-tokens", "3", "--work", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -170,8 +170,8 @@ def test_pixels_and_bytes_are_limited(tmp_path: Path) -> None:
 
 def test_memory_is_limited() -> None:
     data = clips.clip(frames=3)
-    with pytest.raises(ImageError, match=r"^the clip needs more than 150,000,000 bytes to be decoded; scale it down$"):
-        read_clip(data, everything, ClipLimits(memory=150_000_000))
+    with pytest.raises(ImageError, match=r"^the clip needs more than 50,000,000 bytes to be decoded; scale it down$"):
+        read_clip(data, everything, ClipLimits(memory=50_000_000))
     assert len(read_clip(data, everything, ClipLimits(memory=600_000_000)).pictures) == 3
 
 
