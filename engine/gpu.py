@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from engine.errors import EngineError
 
 DRIVER = "libcuda.so.1"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Which of them a process sees: read by CUDA when a process first uses it, and inherited by those that it starts."""
 COMPUTE_CAPABILITY_MAJOR, COMPUTE_CAPABILITY_MINOR = 75, 76
 """Of CUdevice_attribute."""
 CAPABILITIES = (80, 86, 89, 90, 100, 103, 120, 121)

@@ -4,9 +4,7 @@ import os
 from dataclasses import dataclass
 
 from engine.errors import EngineError
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""NVIDIA's own: the GPUs that a process sees."""
+from engine.gpu import VISIBLE
 
 
 @dataclass(frozen=True)

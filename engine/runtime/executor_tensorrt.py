@@ -54,12 +54,17 @@ def require_runtime(directory: Path, manifest: Manifest, local_rank: int = 0, lo
             f"{directory} was built with {target} {built}, but {library.__version__} is installed, and plans run in no "
             f"version but the one that built them; install {built}, or {remedy}"
         )
-    require_gpu(directory, manifest, local_rank)
+    _require_same_gpu(directory, manifest, local_rank)
 
 
 def require_gpu(directory: Path, manifest: Manifest, index: int) -> None:
     """Raises EngineError unless it is there, and one of those that the plans were tuned on."""
     require_gpus(directory, index + 1)
+    _require_same_gpu(directory, manifest, index)
+
+
+def _require_same_gpu(directory: Path, manifest: Manifest, index: int) -> None:
+    """Raises EngineError unless it is one of those that the plans were tuned on."""
     if manifest.gpu is not None and manifest.gpu != (gpu := fingerprint(index)):
         raise ManifestError(
             f"{directory} was built for {manifest.gpu}, but the GPU here is {gpu}; {rebuild(directory, manifest)}"

@@ -75,7 +75,7 @@ def test_a_run_continues_where_it_stopped(
     asked.clear()
     again = measure("--limit", 10, *options)
     _, records = read_run(path)
-    assert asked == [record.id for record in records[8:]]
+    assert sorted(asked) == sorted(record.id for record in records[8:]), "in whatever order they were answered"
     assert again["score"] == whole["score"]
     predictions = [json.loads(line)["prediction"] for line in lines[1:]]
     assert [record.prediction for record in records] == predictions

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from engine.errors import EngineError
-from engine.serve.triton.placement import GPUS, VISIBLE, instances, take_gpus
+from engine.gpu import VISIBLE
+from engine.serve.triton.placement import GPUS, instances, take_gpus
 
 
 def take(monkeypatch: pytest.MonkeyPatch, gpu: int, count: int, given: str = "", seen: str | None = None) -> str | None:

@@ -1,6 +1,7 @@
 """The published conversation templates around one question."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.families.base import Prompt, Turn
 from engine.families.conversation import CLIP, PICTURE, ClipForm, PictureForm, Template, render
@@ -38,17 +39,17 @@ CHAT_TEMPLATES = {
     ONE_LINE: _chat_template(" ", "", "'\\n' + ", "{{'<|im_end|>'}}"),
 }
 """That checkpoints are published with: of transformers' conversion, and one whose turns are on one line."""
+_TURNS = Template(
+    "<|im_start|>system\n",
+    "<|im_start|>user\n",
+    "<|im_start|>assistant\n",
+    "<|im_end|>\n",
+    ("<|im_end|>",),
+    PictureForm("", PICTURE, ""),
+    ClipForm("", CLIP, ""),
+)
 TEMPLATES = {
-    DEFAULT: Template(
-        "<|im_start|>system\n",
-        "<|im_start|>user\n",
-        "<|im_start|>assistant\n",
-        "<|im_end|>\n",
-        ("<|im_end|>",),
-        PictureForm("", PICTURE, ""),
-        ClipForm("", CLIP, ""),
-        separates_empty=True,
-    ),
+    DEFAULT: replace(_TURNS, separates_empty=True),
     ONE_LINE: Template(
         "<|im_start|>system \n",
         "<|im_start|>user ",
@@ -61,16 +62,7 @@ TEMPLATES = {
         opening="\n",
         said_before="<|im_start|>assistant \n",
     ),
-    PUBLISHED_CODE: Template(
-        "<|im_start|>system\n",
-        "<|im_start|>user\n",
-        "<|im_start|>assistant\n",
-        "<|im_end|>\n",
-        ("<|im_end|>",),
-        PictureForm("", PICTURE, ""),
-        ClipForm("", CLIP, ""),
-        "You are a helpful assistant.",
-    ),
+    PUBLISHED_CODE: replace(_TURNS, system_message="You are a helpful assistant."),
 }
 
 

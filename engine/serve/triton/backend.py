@@ -45,13 +45,7 @@ def open_pipeline(args: Mapping[str, str], reader: Reader) -> SglPipeline:
         engine_directory(args),
         serve.threads,
         device=device,
-        max_running=serve.max_running,
-        max_waiting=serve.max_waiting,
-        kv_memory=serve.kv_memory,
-        prefill_chunk=serve.prefill_chunk,
-        feature_cache=serve.feature_cache,
-        small_apart=serve.small_apart,
-        prefix_cache=serve.prefix_cache,
+        **vars(serve.serving()),
     )
 
 

@@ -4,11 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from engine.errors import EngineError
+from engine.gpu import VISIBLE
 
 GPUS = "gpus"
 """Parameter of the model: the ids of all its GPUs, those of one instance after those of the other."""
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""Read by CUDA when a process first uses it, and inherited by the ranks that it starts."""
 
 
 def instances(gpus: Sequence[int], count: int) -> list[int]:
