@@ -201,8 +201,7 @@ def test_speculation_alone_is_a_baseline(measure: Callable[..., dict[str, Any]],
     accepted = sum(record.speculated_accepted_tokens for record in records)
     assert drafted > 0
     assert speculated["acceptance"] == speculated["speculative_acceptance"] == accepted / drafted
-    (tmp_path / "run.jsonl").rename(tmp_path / "speculated.jsonl")
-    plain = measure(*options)
-    _, others = read_run(tmp_path / "run.jsonl")
+    plain = measure(*options, "--out", tmp_path / "plain.jsonl")
+    _, others = read_run(tmp_path / "plain.jsonl")
     assert [record.prediction for record in others] == [record.prediction for record in records]
     assert plain["speculative_acceptance"] is None
