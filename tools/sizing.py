@@ -1,7 +1,7 @@
-"""Write docs/sizing.md: every published size on 1 to 8 GPUs, and the predicted latency of the largest."""
+"""Write docs/sizing.md: published pairs on 1 to 8 GPUs, and the predicted latency of the largest InternVL2."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
@@ -13,7 +13,7 @@ from engine.errors import EngineError
 from engine.families import published, published_names
 from engine.planning.chip import Chip
 from engine.planning.fit import WORLD_SIZES, fit
-from engine.planning.pair_plan import PairPlan, plan_pair
+from engine.planning.pair_plan import PairPlan, plan_pair, read_config
 from engine.planning.plan_config import PlanConfig
 from engine.planning.report import assumptions
 from engine.planning.roofline import latency, sent_bytes
@@ -22,6 +22,16 @@ from engine.target import Precision
 from engine.units import size_text
 
 SMALL, LARGEST = "InternVL2-2B", "InternVL2-76B"
+PAIRS = (
+    ("Qwen2-VL-2B", "Qwen2-VL-7B"),
+    ("Qwen2-VL-2B", "Qwen2-VL-72B"),
+    ("Qwen2.5-VL-3B", "Qwen2.5-VL-32B"),
+    ("Qwen2.5-VL-3B", "Qwen2.5-VL-72B"),
+    ("LLaVA-OneVision-0.5B", "LLaVA-OneVision-7B"),
+    ("LLaVA-OneVision-0.5B", "LLaVA-OneVision-72B"),
+    ("InternVL2-2B", "LLaVA-OneVision-72B"),
+)
+"""Small and large of the other families, the paper's among them."""
 CHIP = Chip()
 WORKLOAD = Workload(tiles=13)
 PRECISIONS = (Precision.BF16, Precision.INT8, Precision.INT4)
@@ -48,10 +58,10 @@ def plan_markdown(on_progress: OnProgress) -> str:
         ),
         "## Memory of each GPU, and what fits",
         _fill(
-            f"""{SMALL} guides each size, in bf16. A question has {WORKLOAD.tiles} tiles (256 visual tokens each),
-            {WORKLOAD.text_tokens} tokens of text and an answer of {WORKLOAD.new_tokens}; of its visual tokens
-            {GuidanceConfig.retention_ratio:.0%} are kept from the prune layer K on. A GPU has {size_text(CHIP.memory)}
-            ({CHIP.name}), of which {size_text(CHIP.reserve)} are left to the driver and the libraries."""
+            f"""In bf16. A question has one picture of {WORKLOAD.tiles} tiles, {WORKLOAD.text_tokens} tokens of text and
+            an answer of {WORKLOAD.new_tokens}; of its visual tokens {GuidanceConfig.retention_ratio:.0%} are kept from
+            the prune layer K on. A GPU has {size_text(CHIP.memory)} ({CHIP.name}), of which {size_text(CHIP.reserve)}
+            are left to the driver and the libraries."""
         ),
         _fill(
             f""""language" to "activations" are of the large model on every rank, for one question; "rank 0" adds the
@@ -61,7 +71,15 @@ def plan_markdown(on_progress: OnProgress) -> str:
             sends for a prompt and for each token after it. KV buffers are as long as such questions need; prompts are
             fed at most two at a time, as TensorRT engines are built for."""
         ),
-        _memory(on_progress),
+        f"### InternVL2, guided by {SMALL}",
+        _memory(["size"], {(name,): (SMALL, name) for name in published_names() if _is_internvl(name)}, on_progress),
+        "### The other families",
+        _fill(
+            f"""The same question: Qwen2-VL and Qwen2.5-VL get one picture of as many pixels, which are as many visual
+            tokens ({_visual_tokens(PAIRS[0][1])}); LLaVA-OneVision makes {_visual_tokens(PAIRS[-1][1])} rows of its
+            tiles, before it leaves out what lies beside the picture or is more than nine tiles show."""
+        ),
+        _memory(["small", "large"], {pair: pair for pair in PAIRS}, on_progress),
         f"## {LARGEST}: predicted latency, not measured",
         _fill(
             f"""Seconds for one such question: pictures, prompt, and an answer of {ANSWERS[0]} or of {ANSWERS[1]}
@@ -76,15 +94,24 @@ def plan_markdown(on_progress: OnProgress) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _memory(on_progress: OnProgress) -> str:
-    head = ["size", "GPUs", "language", "vision", "KV below K", "KV from K on", "activations", "rank 0"]
+def _is_internvl(name: str) -> bool:
+    return name.startswith("InternVL2-")
+
+
+def _visual_tokens(name: str) -> str:
+    return f"{WORKLOAD.visual_tokens(read_config(published(name))):,}"
+
+
+def _memory(names: Sequence[str], pairs: Mapping[Sequence[str], tuple[str, str]], on_progress: OnProgress) -> str:
+    """names: heads of the first cells. pairs: small and large by those cells."""
+    head = [*names, "GPUs", "language", "vision", "KV below K", "KV from K on", "activations", "rank 0"]
     head += ["at once", "context", "prompt", "token"]
     rows: list[Row] = []
-    for name in published_names():
+    for cells, (small, large) in pairs.items():
         for index, world_size in enumerate(WORLD_SIZES):
-            config = PlanConfig(published(SMALL), published(name), world_size=world_size)
-            rows.append((name, str(world_size), *_memory_cells(config)))
-            on_progress(name, (index + 1) / len(WORLD_SIZES))
+            config = PlanConfig(published(small), published(large), world_size=world_size)
+            rows.append((*cells, str(world_size), *_memory_cells(config)))
+            on_progress(large, (index + 1) / len(WORLD_SIZES))
     return _table(head, rows)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from engine.families import family_of, published
 from engine.model_config import ModelConfig
 from engine.runtime.prompt import PromptTokens
+from tools.benchmark.tower_sizes import TINY_TOWERS, TOWERS, Tower
 from tools.make_random_pair import LARGE, SMALL
 
 SEED = 0
@@ -37,8 +38,8 @@ class Size:
 
     models: in words. small, large: of a pair; questions about one model are about the small one.
     short, long: prompts. decode_tokens: fed after a prompt. answer_tokens: of the small model's answer that the
-    consistency pass scores. questions: of each case of serving. clip: that is asked about. max_tokens: of the pair's
-    engines; None is the default.
+    consistency pass scores. questions: of each case of serving. clip: that is asked about. towers: vision encoders
+    that are measured alone. max_tokens: of the pair's engines; None is the default.
     """
 
     models: str
@@ -50,6 +51,7 @@ class Size:
     answer_tokens: int
     questions: int
     clip: ClipSize
+    towers: tuple[Tower, ...] = TOWERS
     max_tokens: int | None = None
 
 
@@ -116,6 +118,7 @@ SIZES = {
         answer_tokens=4,
         questions=5,
         clip=ClipSize((96, 64), 2),
+        towers=TINY_TOWERS,
     ),
 }
 

@@ -1,9 +1,10 @@
-"""Vision encoders of one checkpoint by three hands: our engine, transformers' own classes, and OpenVINO of those.
+"""A vision encoder by three hands, on the same random weights: our engine, transformers' own classes, and OpenVINO of
+those.
 
-Checkpoints are as transformers saves them, with random weights of a published width and few layers, all alike.
+Checkpoints are as transformers saves them. Other engines are imported in their own processes only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,218 +16,166 @@ from engine.build.targets.onnxruntime import write_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.dims import Limits
-from engine.families import family_of
+from engine.families import Family, family_of
 from engine.model_config import ModelConfig
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
+from engine.runtime.vision import VisionEncoder
 from tools.benchmark.sizes import SEED
+from tools.benchmark.tower_sizes import Tower
 
-LAYERS = 4
-TEXT = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
-TEXT |= {"num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 512}
+HEAD_DIM = 64
+TEXT = {"intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 512}
 """Of the language model, which is not run; but projectors are as wide as it."""
 
 
-@dataclass(frozen=True)
-class Tower:
-    """name, and the published size whose width it has. model_type, vision, settings: of transformers' configuration,
-    for so many layers. side: pixels along a square picture; patch: along one of its patches.
-    """
-
-    name: str
-    model_type: str
-    vision: Callable[[int], Mapping[str, Any]]
-    output: Callable[[int], Mapping[str, Any]]
-    side: int
-    width: int
-    patch: int = 14
-
-
-TOWERS = (
-    Tower(
-        "InternViT (InternVL2-1B to 8B)",
-        "internvl",
-        lambda layers: (
-            {"num_hidden_layers": layers, "hidden_size": 1024, "intermediate_size": 4096}
-            | {"num_attention_heads": 16, "image_size": [448, 448], "patch_size": [14, 14], "attention_bias": True}
-        ),
-        lambda width: {},
-        side=448,
-        width=1024,
-    ),
-    Tower(
-        "Qwen2-VL's",
-        "qwen2_vl",
-        lambda layers: {"depth": layers, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4},
-        lambda width: {"hidden_size": width},
-        side=448,
-        width=1536,
-    ),
-    Tower(
-        "Qwen2.5-VL's, with windows",
-        "qwen2_5_vl",
-        lambda layers: (
-            {"depth": layers, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 3420}
-            | {"fullatt_block_indexes": [layers - 1], "window_size": 112}
-        ),
-        lambda width: {"out_hidden_size": width},
-        side=448,
-        width=2048,
-    ),
-    Tower(
-        "SigLIP (LLaVA-OneVision)",
-        "llava_onevision",
-        lambda layers: (
-            {"model_type": "siglip_vision_model", "num_hidden_layers": layers, "hidden_size": 1152}
-            | {"intermediate_size": 4304, "num_attention_heads": 16, "image_size": 384, "patch_size": 14}
-            | {"vision_use_head": False}
-        ),
-        lambda width: {},
-        side=384,
-        width=896,
-    ),
-)
-
-
-def write_tower(tower: Tower, layers: int, out: Path) -> None:
+def write_tower(tower: Tower, out: Path) -> None:
     """A checkpoint as transformers saves it."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    heads = {"num_attention_heads": tower.width // 64, "num_key_value_heads": tower.width // 64}
-    text: dict[str, Any] = {**TEXT, **heads, "hidden_size": tower.width}
+    heads = tower.output_size // HEAD_DIM
+    text: dict[str, Any] = {**TEXT, "hidden_size": tower.output_size}
+    text |= {"num_attention_heads": heads, "num_key_value_heads": heads}
+    whole: dict[str, Any] = {}
     if tower.model_type.startswith("qwen"):
         text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
     else:
         text["model_type"] = "qwen2"
-    vision = {**tower.vision(layers), **tower.output(tower.width)}
-    config = AutoConfig.for_model(tower.model_type, text_config=text, vision_config=vision)
+    if tower.model_type == "llava_onevision":
+        whole["image_grid_pinpoints"] = [[tower.side, tower.side]]
+    vision = dict(tower.vision_config())
+    config = AutoConfig.for_model(tower.model_type, text_config=text, vision_config=vision, **whole)
     torch.manual_seed(SEED)
-    model = AutoModelForImageTextToText.from_config(config).float()
-    model.save_pretrained(out)
+    AutoModelForImageTextToText.from_config(config).float().save_pretrained(out)
 
 
-def read_tower(directory: Path) -> ModelConfig:
+def read_tower(directory: Path) -> tuple[Family, ModelConfig]:
     family, config = family_of(directory)
-    return family.read_config(directory, config)
+    return family, family.read_config(directory, config)
 
 
 def build_tower(directory: Path, out: Path) -> None:
     """Our vision engine, as `sgl build` makes it in fp32."""
-    out.mkdir(parents=True, exist_ok=True)
-    family, config = family_of(directory)[0], read_tower(directory)
+    family, config = read_tower(directory)
     checkpoint = Checkpoint(directory)
     reader = WeightReader(checkpoint, family.vision_sources(config, checkpoint.names()))
     limits = Limits(max_tokens=2048, max_batch=1, max_tiles=2, max_picture_tokens=2048)
-    write_engine(vision_graph(config.vision, limits), reader, out / "vision.onnx", lambda fraction: None)
+    write_engine(vision_graph(config.vision, limits), reader, out, lambda fraction: None)
 
 
 def picture(tower: Tower, directory: Path) -> np.ndarray:
     """Pixels of one piece, random, as its family cuts them."""
     from PIL import Image
 
-    family, config = family_of(directory)[0], read_tower(directory)
+    family, config = read_tower(directory)
     colours = np.random.default_rng(SEED).integers(0, 256, (tower.side, tower.side, 3), np.uint8)
     return family.cut(Image.fromarray(colours), config).pixels[:1]
 
 
-@dataclass(frozen=True)
-class OurTower:
-    """Called, it is loaded."""
-
-    directory: Path
-    built: Path
-    threads: int
-
-    def __call__(self) -> "OurEncoder":
-        return OurEncoder(self)
-
-
 class OurEncoder:
-    def __init__(self, tower: OurTower) -> None:
-        from engine.runtime.vision import VisionEncoder
-
-        self._encoder = VisionEncoder(
-            OnnxRuntimeExecutor.load(tower.built / "vision.onnx", tower.threads), read_tower(tower.directory).vision
-        )
+    def __init__(self, engine: Path, directory: Path, threads: int) -> None:
+        self._encoder = VisionEncoder(OnnxRuntimeExecutor.load(engine, threads), read_tower(directory)[1].vision)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """-> [V,C]"""
         return np.asarray(self._encoder.encode(pixels))
 
 
-@dataclass(frozen=True)
-class TorchTower:
-    """transformers' own, with sdpa attention; called, it is loaded. is_openvino: converted and compiled by that."""
-
-    directory: Path
-    model_type: str
-    threads: int
-    is_openvino: bool = False
-
-    def __call__(self) -> "TorchEncoder":
-        return TorchEncoder(self)
-
-
 class TorchEncoder:
-    def __init__(self, tower: TorchTower) -> None:
-        import torch
-        from transformers import AutoModelForImageTextToText
+    """transformers' own, with sdpa attention."""
 
-        torch.set_num_threads(tower.threads)
+    def __init__(self, directory: Path, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
-        self._torch, self._tower = torch, tower
-        self._model = AutoModelForImageTextToText.from_pretrained(
-            tower.directory, dtype=torch.float32, attn_implementation="sdpa"
-        ).eval()
+        self._model = load_model(directory)
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """-> [V,C]"""
+        given, compute = given_and_compute(self._model, pixels)
+        return flat(compute(given).numpy())
+
+
+class OpenVinoEncoder:
+    """transformers' module, converted and compiled at the first picture."""
+
+    def __init__(self, directory: Path, threads: int) -> None:
+        import torch
+
+        torch.set_grad_enabled(False)
+        self._model, self._threads = load_model(directory), threads
         self._compiled: Any = None
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """-> [V,C]"""
-        torch = self._torch
-        module, given = self._module(pixels)
-        if self._tower.is_openvino:
-            if self._compiled is None:
-                import openvino
+        import openvino
 
-                converted = openvino.convert_model(module, example_input=given)
-                settings = {"INFERENCE_NUM_THREADS": self._tower.threads, "INFERENCE_PRECISION_HINT": "f32"}
-                self._compiled = openvino.compile_model(converted, "CPU", settings)
-                self._model = None
-            features = torch.from_numpy(self._compiled(given.numpy())[0])
-        else:
-            features = module(given)
-        return features.reshape(-1, features.shape[-1]).numpy()
+        given, compute = given_and_compute(self._model, pixels)
+        if self._compiled is None:
+            converted = openvino.convert_model(as_module(self._model, compute), example_input=given)
+            settings = {"INFERENCE_NUM_THREADS": self._threads, "INFERENCE_PRECISION_HINT": "f32"}
+            self._compiled = openvino.compile_model(converted, "CPU", settings)
+        return flat(self._compiled(given.numpy())[0])
 
-    def _module(self, pixels: np.ndarray) -> tuple[Any, Any]:
-        """What makes features of one tensor, and that tensor."""
-        torch, model = self._torch, self._model and self._model.model
-        given = torch.from_numpy(np.ascontiguousarray(pixels))
-        if self._tower.model_type.startswith("qwen"):
+
+@dataclass(frozen=True)
+class TowerPeer:
+    """An engine to stand beside. module, package: what it imports, and who brings that. load: in its process."""
+
+    name: str
+    module: str
+    package: str
+    load: Callable[[Path, int], Any]
+
+
+PEERS = (
+    TowerPeer("transformers", "transformers", "transformers", TorchEncoder),
+    TowerPeer("OpenVINO", "openvino", "openvino", OpenVinoEncoder),
+)
+
+
+def load_model(directory: Path) -> Any:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32, attn_implementation="sdpa")
+    return model.eval().model
+
+
+def given_and_compute(model: Any, pixels: np.ndarray) -> tuple[Any, Callable[[Any], Any]]:
+    """What transformers' vision encoder takes of these pixels, and features of that."""
+    import torch
+
+    given = torch.from_numpy(np.ascontiguousarray(pixels))
+    match model.config.model_type:
+        case "qwen2_vl" | "qwen2_5_vl":
             _, rows, columns, merged, values = pixels.shape
             side = int(merged**0.5)
             grid = torch.tensor([[1, rows * side, columns * side]])
-            return _wrapped(torch, lambda x: model.visual(x, grid_thw=grid).pooler_output, model), given.reshape(
-                -1, values
-            )
-        if self._tower.model_type == "internvl":
-            return _wrapped(torch, lambda x: model.get_image_features(x).pooler_output, model), given
-
-        def siglip(x: Any) -> Any:
-            hidden = model.vision_tower(x, output_hidden_states=True).hidden_states[-1]
-            return model.multi_modal_projector(hidden)
-
-        return _wrapped(torch, siglip, model), given
+            return given.reshape(-1, values), lambda x: model.visual(x, grid_thw=grid).pooler_output
+        case "llava_onevision":
+            # As it takes them itself: behind the last layer, before the norm that follows it.
+            last = lambda x: model.vision_tower(x, output_hidden_states=True).hidden_states[-1]
+            return given, lambda x: model.multi_modal_projector(last(x))
+    return given, lambda x: model.get_image_features(x).pooler_output
 
 
-def _wrapped(torch: Any, function: Callable[[Any], Any], model: Any) -> Any:
-    """A module, which is what OpenVINO converts."""
+def as_module(model: Any, compute: Callable[[Any], Any]) -> Any:
+    """What OpenVINO converts."""
+    import torch
 
-    class Wrapped(torch.nn.Module):
+    class Module(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, x: Any) -> Any:
-            return function(x)
+            return compute(x)
 
-    return Wrapped()
+    return Module()
+
+
+def flat(features: np.ndarray) -> np.ndarray:
+    """[...,C] -> [V,C]"""
+    return features.reshape(-1, features.shape[-1])
