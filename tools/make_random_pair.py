@@ -1,4 +1,4 @@
-"""Make a pair of tiny InternVL2 checkpoints with random weights, in the published format."""
+"""Make a pair of tiny checkpoints of a family with random weights, in the published format."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Any
 
 from engine.cli.command_line import CommandParser
 from tools.random_checkpoint import VOCAB_SIZE, write_checkpoint, write_tokenizer
+from tools.random_families import SIZES, write_tiny_pair
 
 __all__ = ["LARGE", "SMALL", "main", "write_checkpoint", "write_pair", "write_tokenizer"]
 
+INTERNVL2 = "internvl2"
 COMMON: dict[str, Any] = {
     "architectures": ["InternVLChatModel"],
     "downsample_ratio": 0.5,
@@ -93,7 +95,7 @@ LARGE = COMMON | {
 
 
 def write_pair(directory: Path, seed: int) -> None:
-    """Write `small` (one file) and `large` (three shards and an index) with their tokenizers."""
+    """Of InternVL2: `small` (one file) and `large` (three shards and an index) with their tokenizers."""
     for name, config, shards in (("small", SMALL, 1), ("large", LARGE, 3)):
         write_checkpoint(directory / name, config, seed, shards)
         write_tokenizer(directory / name)
@@ -102,12 +104,17 @@ def write_pair(directory: Path, seed: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(prog="make_random_pair", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="directory that receives small/ and large/")
+    family = "whose pair it is (default: %(default)s)"
+    parser.add_argument("--family", choices=(INTERNVL2, *SIZES), default=INTERNVL2, help=family)
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed} is negative; give 0 or more")
     try:
-        write_pair(arguments.out, arguments.seed)
+        if arguments.family == INTERNVL2:
+            write_pair(arguments.out, arguments.seed)
+        else:
+            write_tiny_pair(arguments.out, arguments.family, arguments.seed)
     except OSError as error:
         print(f"{arguments.out} cannot be written ({error}); choose another --out", file=sys.stderr)
         return 2

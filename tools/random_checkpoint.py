@@ -30,8 +30,7 @@ def write_checkpoint(directory: Path, config: Mapping[str, Any], seed: int, shar
 
     config: a published-style `config.json` with any of the language layouts.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_config(directory, config)
     dtype = DTYPES[config["torch_dtype"]]
     shapes = tensor_shapes(config)
     rng = np.random.default_rng(seed)
@@ -47,6 +46,11 @@ def write_checkpoint(directory: Path, config: Mapping[str, Any], seed: int, shar
         size = sum(map(math.prod, shapes.values())) * dtype.itemsize
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from engine.bindings import (
 from engine.build.vision import vision_graph
 from engine.build.weights import parameters
 from engine.dims import Limits
+from engine.families import published_names
 from engine.model_config import Norm, QwenVitConfig
 from engine.target import Precision
 from engine.towers.qwen2_vit import cut_patches, host_inputs, patch_places, window_inputs
@@ -45,10 +46,10 @@ def dims(value: onnx.ValueInfoProto) -> list[str | int]:
     return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
-@pytest.mark.parametrize("size", ["2B", "7B", "72B"])
-def test_every_published_size_is_declared(size: str) -> None:
+@pytest.mark.parametrize("name", [name for name in published_names() if name.startswith("Qwen2")])
+def test_every_published_size_is_declared(name: str) -> None:
     """Shapes inferred from the patches agree with the bindings."""
-    config = read_published(f"Qwen2-VL-{size}")
+    config = read_published(name)
     model = vision_graph(config.vision, LIMITS)
     for name, parameter in list(parameters(model)):
         del model.graph.initializers[name]

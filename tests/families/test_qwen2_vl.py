@@ -97,6 +97,8 @@ def test_published_sizes_with_windows(size: str) -> None:
     assert weights.keys() == qwen2_5_vl.vision_sources(config, ()).keys()
     assert weights["merger.mlp.2.weight"].stored == (language.hidden_size, 5120)
     check_shards(language, Shard(0, 4), size)
+    graph = language_graph(language, LIMITS, shard=Shard(0, 4))
+    assert {name for name, _ in parameters(graph)} == qwen2_5_vl.language_sources(config, ()).keys()
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from engine.families import family_of
+from engine.build.builder import build_pair
+from engine.config import BuildConfig, ExitConfig, SamplingConfig
+from engine.families import by_name, family_of
+from engine.runtime.answer import AnsweredBy
+from engine.runtime.pipeline import SglPipeline
 from tools.make_random_pair import LARGE, SMALL, main
 from tools.random_checkpoint import SPECIAL_TOKENS, VOCAB_SIZE, tensor_shapes, write_checkpoint
+from tools.random_families import ROLES, SIZES
 
 
 def read(directory: Path) -> dict[str, np.ndarray]:
@@ -59,6 +65,20 @@ def test_weights_depend_on_the_seed_and_not_on_the_shards(tmp_path: Path) -> Non
     assert one.keys() == four.keys()
     assert all((one[name] == four[name]).all() for name in one)
     assert all((one[name] != other[name]).any() for name in one)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_pair_of_every_family_is_built_and_answers(family: str, tmp_path: Path) -> None:
+    assert main(["--out", str(tmp_path / "pair"), "--family", family]) == 0
+    small, large = (tmp_path / "pair" / role for role in ROLES)
+    assert family_of(small)[0] is by_name(family)
+    assert any((small / file.name).read_bytes() != file.read_bytes() for file in large.glob("*.safetensors"))
+    build_pair(BuildConfig(small, large, tmp_path / "engine", max_tokens=256, max_batch=1, prune_layers=(2,)))
+    with SglPipeline.load(tmp_path / "engine", threads=1) as pipeline:
+        exit, sampling = ExitConfig(enabled=False), SamplingConfig(max_new_tokens=3)
+        answer = pipeline.answer([Image.new("RGB", (90, 70))], "What is there?", exit=exit, sampling=sampling)
+    assert answer.answered_by is AnsweredBy.LARGE
+    assert 0 < answer.num_kept() < answer.visual_tokens
 
 
 def test_unwritable_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,15 +19,20 @@ from tools.benchmark.peers import PEERS
 from tools.benchmark.questions import QUESTIONS
 from tools.benchmark.questions import peers as peers_question
 from tools.benchmark.questions import plans as plans_question
+from tools.benchmark.questions import towers as towers_question
 from tools.benchmark.report import Row, Section, Unit, section_markdown, write_markdown
+from tools.benchmark.tower_sizes import TINY_TOWERS
+from tools.benchmark.towers import PEERS as TOWER_PEERS
 from tools.benchmark.worker import Worker, WorkerError
 
 ABSENT = replace(PEERS[0], name="absent engine", modules={"absent-package": "no_such_module"})
+ABSENT_TOWER = replace(TOWER_PEERS[1], name="absent engine", module="no_such_module", package="absent-package")
 ROWS = {
     "end_to_end": 55,
     "scores": 8,
     "peers": 4,
     "int8": 5,
+    "towers": 8,
     "consistency": 2,
     "memory": 8,
     "tensor_parallel": 9,
@@ -45,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments += ["--only", ",".join(ROWS)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(peers_question, "PEERS", (PEERS[0], ABSENT))
+        patch.setattr(towers_question, "PEERS", (TOWER_PEERS[0], ABSENT_TOWER))
         patch.setattr(plans_question, "CASES", plans_question.CASES[:2])
         assert main(arguments) == 0
     return directory
@@ -67,7 +73,8 @@ def test_every_question_has_a_figure_in_every_row(run: Path) -> None:
 
 def test_a_missing_peer_is_named(run: Path) -> None:
     rows = [row for row in table_rows((run / "report.md").read_text()) if "absent engine" in row[0]]
-    assert [row[2:5] for row in rows] == [["not measured", "", "not installed: no package absent-package"]] * 2
+    assert len(rows) == 2 + len(TINY_TOWERS)
+    assert all(row[2:5] == ["not measured", "", "not installed: no package absent-package"] for row in rows)
 
 
 def test_nothing_is_left_in_the_work_directory(run: Path) -> None:

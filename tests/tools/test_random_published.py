@@ -10,7 +10,8 @@ from engine.families import family_of, published
 from tests.saved_llava_onevision import save as save_llava
 from tests.saved_qwen2_vl import save as save_qwen
 from tools import random_published
-from tools.random_published import main, tensor_shapes, write_published
+from tools.random_published import main, write_published
+from tools.random_weights import tensor_shapes
 
 
 @pytest.mark.parametrize("save", [save_qwen, save_llava], ids=["qwen2_vl", "llava_onevision"])

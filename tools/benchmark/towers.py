@@ -4,7 +4,7 @@ those.
 Checkpoints are as transformers saves them. Other engines are imported in their own processes only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,15 @@ from tools.benchmark.tower_sizes import Tower
 HEAD_DIM = 64
 TEXT = {"intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 512}
 """Of the language model, which is not run; but projectors are as wide as it."""
+
+
+def tower_directory(work: Path, tower: Tower) -> Path:
+    return work / tower.model_type
+
+
+def write_towers(towers: Sequence[Tower], work: Path) -> None:
+    for tower in towers:
+        write_tower(tower, tower_directory(work, tower))
 
 
 def write_tower(tower: Tower, out: Path) -> None:
@@ -156,8 +165,8 @@ def given_and_compute(model: Any, pixels: np.ndarray) -> tuple[Any, Callable[[An
             return given.reshape(-1, values), lambda x: model.visual(x, grid_thw=grid).pooler_output
         case "llava_onevision":
             # As it takes them itself: behind the last layer, before the norm that follows it.
-            last = lambda x: model.vision_tower(x, output_hidden_states=True).hidden_states[-1]
-            return given, lambda x: model.multi_modal_projector(last(x))
+            seen = {"output_hidden_states": True}
+            return given, lambda x: model.multi_modal_projector(model.vision_tower(x, **seen).hidden_states[-1])
     return given, lambda x: model.get_image_features(x).pooler_output
 
 

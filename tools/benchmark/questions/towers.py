@@ -14,7 +14,7 @@ from tools.benchmark.bench import Bench
 from tools.benchmark.interleave import SETTLE_SECONDS, Effort, spread
 from tools.benchmark.report import Row, Section, not_measured
 from tools.benchmark.tower_sizes import Tower
-from tools.benchmark.towers import PEERS, OurEncoder, build_tower, picture, write_tower
+from tools.benchmark.towers import PEERS, OurEncoder, build_tower, picture, tower_directory, write_towers
 from tools.benchmark.worker import Worker, WorkerError
 
 EFFORT = Effort(loads=1, runs=9)
@@ -24,6 +24,9 @@ TOLERANCE = 0.9999
 
 
 def measure_towers(bench: Bench) -> Section:
+    # In a process of its own: what it imports must not stay here.
+    with Worker(partial(write_towers, bench.size.towers, bench.work)):
+        pass
     rows = [row for tower in bench.size.towers for row in _measure(bench, tower)]
     layers = bench.size.towers[0].layers
     return Section(
@@ -39,10 +42,7 @@ def measure_towers(bench: Bench) -> Section:
 
 def _measure(bench: Bench, tower: Tower) -> list[Row]:
     progress = bench.progress(tower.name)
-    directory, engine = bench.work / tower.model_type, bench.work / f"{tower.model_type}.onnx"
-    # In a process of its own: what it imports must not stay here.
-    with Worker(partial(write_tower, tower, directory)):
-        progress(0.1)
+    directory, engine = tower_directory(bench.work, tower), bench.work / f"{tower.model_type}.onnx"
     build_tower(directory, engine)
     subjects: dict[str, Callable[[], Any]] = {OURS: partial(OurEncoder, engine, directory, bench.threads)}
     reasons: dict[str, str] = {}
@@ -90,7 +90,7 @@ def _times(
                 for name in names:
                     time.sleep(SETTLE_SECONDS)
                     times.setdefault(name, []).append(workers[name].call("encode", pixels).seconds)
-                progress(0.2 + 0.8 * (turn + 1) / effort.runs)
+                progress((turn + 1) / effort.runs)
     return times
 
 
