@@ -28,7 +28,7 @@ def tiny_config(family: str, role: str) -> dict[str, Any]:
     """A `config.json`."""
     config: dict[str, Any] = json.loads((published(SIZES[family]) / "config.json").read_text(encoding="utf-8"))
     language, (width, heads, layers) = LANGUAGE[role] | KEYS, VISION[role]
-    vision = {"hidden_size": width, "intermediate_size": 2 * width}
+    vision: dict[str, Any] = {"hidden_size": width, "intermediate_size": 2 * width}
     match family:
         case "qwen2_vl":
             vision = {"depth": layers, "embed_dim": width, "num_heads": heads, "mlp_ratio": 2}
