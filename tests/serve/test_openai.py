@@ -134,6 +134,10 @@ def test_a_clip(client: openai.OpenAI, pipeline: SglPipeline) -> None:
     assert answer.choices[0].message.content == expected.text
     assert answer.usage.prompt_tokens == expected.prompt_tokens
     assert answer.sgl["pictures"] == expected.images.tolist()
+    (shown,) = expected.clips
+    assert answer.sgl["clips"] == [
+        {"frames": list(shown.indices), "seconds": list(shown.seconds), "kept": expected.frames_kept(0)}
+    ]
     with pytest.raises(openai.UnprocessableEntityError, match="is not fetched, as video URLs are not allowed here"):
         ask(client, [{"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, text])
     with pytest.raises(openai.UnprocessableEntityError, match="the clip is not a clip"):
@@ -219,7 +223,8 @@ def test_sampling(client: openai.OpenAI, pipeline: SglPipeline) -> None:
         ({"n": 2}, openai.BadRequestError, "n is not served but as 1; leave it out"),
         ({"response_format": {"type": "grammar"}}, openai.BadRequestError, "response_format"),
         ({"response_format": {"type": "json_schema"}}, openai.BadRequestError, "response_format.json_schema"),
-        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not served"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, r"tools is not served but as \[\]; .* json_schema"),
+        ({"tool_choice": "required"}, openai.BadRequestError, "tool_choice is not served .* json_schema"),
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ({"extra_body": {"surprise": 1}}, openai.BadRequestError, "surprise: unknown parameter"),

@@ -2,6 +2,7 @@
 
 export const WIDTH = 240; // pixels of a frame on a contact sheet
 const BEHIND = 0.001; // seconds: times are rounded, and just before a frame is the one before it
+const PATIENCE = 500; // milliseconds; a page in the background is never told that a frame is shown
 
 // -> a canvas with the first frame, or null if the browser cannot show the clip.
 export async function firstFrame(file, widest) {
@@ -39,11 +40,11 @@ async function readFrames(file, seconds, widest) {
   video.muted = true;
   video.preload = "auto";
   try {
-    await happens(video, "loadeddata", () => (video.src = url));
+    const start = await shownAt(video, "loadeddata", () => (video.src = url));
     if (!video.videoWidth) return null; // sound only
     const frames = [];
     for (const at of seconds) {
-      await happens(video, "seeked", () => (video.currentTime = at + BEHIND));
+      await shownAt(video, "seeked", () => (video.currentTime = start + at + BEHIND));
       frames.push(drawn(video, video.videoWidth, video.videoHeight, widest));
     }
     return frames;
@@ -56,10 +57,16 @@ async function readFrames(file, seconds, widest) {
   }
 }
 
-function happens(video, event, start) {
-  return new Promise((resolve, reject) => {
+// Starts what ends with an event, and waits until its frame is shown -> when it is seen, on the clip's own clock.
+async function shownAt(video, event, start) {
+  const shown = new Promise((resolve) => {
+    video.requestVideoFrameCallback?.((_, { mediaTime }) => resolve(mediaTime));
+  });
+  await new Promise((resolve, reject) => {
     video.addEventListener(event, resolve, { once: true });
     video.addEventListener("error", () => reject(video.error), { once: true });
     start();
   });
+  const late = new Promise((resolve) => setTimeout(() => resolve(video.currentTime), PATIENCE));
+  return Promise.race([shown, late]);
 }
