@@ -1,7 +1,7 @@
 // The contact sheet of a clip: every frame that was shown, with what became of its visual tokens.
 
 import { canvasOf } from "./canvas.js";
-import { bar, element, percent } from "./element.js";
+import { bar, element } from "./element.js";
 import { WIDTH } from "./frames.js";
 
 // tokens: {boxes, times, kept} of a clip, each token's -> the same of each frame, or of each group of frames that became
@@ -37,7 +37,6 @@ function cell(name, { boxes, kept }, seconds, frame) {
   const caption = `${when(seconds)}: ${count} of ${kept.length} tokens kept`;
   const canvas = frame ? [canvasOf(frame, WIDTH, `${name} at ${caption}`, boxes, kept)] : [];
   const share = bar("bar share", count / kept.length);
-  share.title = percent(count / kept.length);
   return element("li", {}, ...canvas, share, element("p", { class: "note" }, caption));
 }
 
