@@ -54,6 +54,10 @@ def test_an_answer_is_the_pipelines(
     assert answer.sgl["answered_by"] == expected.answered_by
     assert answer.sgl["visual_tokens_kept"] == expected.num_kept()
     assert answer.sgl["seconds"].keys() == expected.seconds.keys()
+    again = ask(client, [image(urls[0]), {"type": "text", "text": "What is it?"}]).sgl["reuse"]
+    assert (again["tiles"], again["tokens"]) == (expected.reuse.tiles, expected.reuse.tokens)
+    assert again["tiles_known"] == again["tiles"]
+    assert 0 < again["tokens_known"] < again["tokens"]
 
 
 def test_the_most_probable_tokens(client: openai.OpenAI, pipeline: SglPipeline) -> None:

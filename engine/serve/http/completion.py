@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -108,6 +108,7 @@ class Completion:
             accepted_tokens=answer.accepted,
             speculated_tokens=answer.speculated,
             speculated_accepted_tokens=answer.speculated_accepted,
+            reuse=asdict(answer.reuse),
             seconds=answer.seconds,
         )
         if self.return_kept:

@@ -91,6 +91,7 @@ class Report(BaseModel):
     accepted_tokens: int
     speculated_tokens: int
     speculated_accepted_tokens: int
+    reuse: dict[str, int]
     seconds: dict[str, float]
     kept: list[int] | None = None
     importance: list[float] | None = None
