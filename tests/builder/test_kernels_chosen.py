@@ -1,4 +1,4 @@
-"""What a layer costs as far as no clock is needed to say so: nodes that ONNX Runtime runs, its kernels, bytes of weights.
+"""What a layer costs as far as no clock is needed: nodes that ONNX Runtime runs, its kernels, bytes of weights.
 
 Of the graph as the session that answers has optimised it; a layer is what an engine with one more has more.
 """
@@ -144,7 +144,7 @@ def test_a_layer_of_a_language_model(
 def test_a_layer_of_a_vision_encoder(
     precision: Precision, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes, size = of_a_layer(vision, precision, tmp_path, monkeypatch)
+    nodes, _ = of_a_layer(vision, precision, tmp_path, monkeypatch)
     rest = {"LayerNormalization": 2, "Split": 1, "MultiHeadAttention": 1, "BiasGelu": 1, "Mul": 2, "Add": 2}
     # The bias of the first matrix of the MLP is added with what follows it.
     assert nodes == Counter(rest) + of_kernels(kernel, products=4, quantized=4, biases=3)
