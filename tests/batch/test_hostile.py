@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 
 from engine.batch import answers as module
+from engine.batch import handout
 from engine.batch.answers import journal_of, opened
 from engine.batch.crew import Alone, Crew, Joined, Said
 from engine.batch.differing import differing
+from engine.batch.handout import Handout
 from engine.batch.journal import encode
-from engine.batch.lines import Lines
+from engine.batch.lines import Line, Lines
 from engine.batch.notices import tell
 from engine.batch.request import LineReader
 from engine.batch.tally import Tally
@@ -257,3 +260,32 @@ def test_what_nobody_reads_ends_no_run(monkeypatch: pytest.MonkeyPatch, tmp_path
             tell("half is done")
     monkeypatch.setattr(sys, "stderr", None)
     tell("all is done")
+
+
+def test_long_lines_are_not_all_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handout, "MOST_HELD", 100)
+    lengths = [10, 95, 3, 200, 3, 3, 60, 60, 3]
+    lines = [Line(place, 0, length) for place, length in enumerate(lengths)]
+    left = iter(lines)
+    given, rank = Handout(left, lambda: 9), 0
+    given.join(rank)
+    taken = []
+    while lines_now := given.take(rank, 4):
+        taken.append([line.length for line in lines_now])
+        assert given.take(rank, 4) == [] or sum(taken[-1]) < 100
+        for line in lines_now:
+            given.answered(rank, line.place)
+    assert taken == [[10, 95], [3, 200], [3, 3, 60, 60], [3]]
+
+
+def test_files_never_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a library says on stderr would be written into them."""
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from engine.batch.locked import open_locked\n"
+        "[os.close(file) for file in range(3)]\n"
+        "sys.exit(open_locked(Path(sys.argv[1])))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "answers.jsonl")])
+    assert done.returncode > 2

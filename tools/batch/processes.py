@@ -80,13 +80,28 @@ def is_running(process: int) -> bool:
 
 def answers_in(output: Path) -> int:
     """How many lines a run has answered, by its journal."""
-    count = 0
-    with suppress(FileNotFoundError), journal_of(output).open("rb") as file:
-        for line in file:
-            if (found := decode(line)) is None:
-                break
-            if found[0] == STATE:
-                ranges = json.loads(found[1])["ranges"]
-                count += sum(ranges[1::2]) - sum(ranges[::2])
-            count += found[0] == ANSWER
-    return count
+    return Watched(output).answers()
+
+
+class Watched:
+    """How many lines a run has answered, by what came to its journal since it was last looked at."""
+
+    def __init__(self, output: Path) -> None:
+        self._journal = journal_of(output)
+        self._file, self._offset, self._count = 0, 0, 0
+
+    def answers(self) -> int:
+        with suppress(FileNotFoundError), self._journal.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._file or status.st_size < self._offset:
+                self._file, self._offset, self._count = status.st_ino, 0, 0
+            file.seek(self._offset)
+            for line in file:
+                if (found := decode(line)) is None:
+                    break
+                if found[0] == STATE:
+                    ranges = json.loads(found[1])["ranges"]
+                    self._count += sum(ranges[1::2]) - sum(ranges[::2])
+                self._count += found[0] == ANSWER
+                self._offset += len(line)
+        return self._count
