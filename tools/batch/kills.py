@@ -26,6 +26,7 @@ from tools.batch.processes import (
     answers_in,
     decodes,
     descendants,
+    launches,
     sgl,
     started,
     wait_until_gone,
@@ -76,9 +77,10 @@ class Killed:
 
 
 def choose(process: int, there: Sequence[int], chance: random.Random) -> list[int]:
-    """One process of a job without which it ends, or all of them."""
+    """One rank of a job, or all of its processes; without mpiexec alone its ranks would go on to the end."""
     needed = [process, *(child for child in there if not decodes(child))]
-    return needed if chance.random() < 0.5 else [chance.choice(needed)]
+    ranks = [one for one in needed if not launches(one)]
+    return needed if chance.random() < 0.5 or not ranks else [chance.choice(ranks)]
 
 
 def without_time(output: Path) -> list[str]:

@@ -65,10 +65,20 @@ def descendants(process: int) -> list[int]:
 
 def decodes(process: int) -> bool:
     """Whether it decodes pictures for a rank, which starts another one when it is gone."""
+    return any(b"decoder_process" in word for word in _words(process))
+
+
+def launches(process: int) -> bool:
+    """Whether it starts and watches ranks, as mpiexec and its proxies do."""
+    return any(name in _words(process)[0] for name in (b"mpiexec", b"hydra"))
+
+
+def _words(process: int) -> list[bytes]:
+    """Of its command line; one that is empty where it is gone."""
     try:
-        return b"decoder_process" in Path(f"/proc/{process}/cmdline").read_bytes()
+        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return False
+        return [b""]
 
 
 def is_running(process: int) -> bool:
