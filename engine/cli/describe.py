@@ -1,5 +1,6 @@
 """An answer in words, and as JSON with stable keys."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def to_json(
         "accepted_tokens": answer.accepted,
         "speculated_tokens": answer.speculated,
         "speculated_accepted_tokens": answer.speculated_accepted,
+        "reuse": asdict(answer.reuse),
         "visual_tokens": answer.visual_tokens,
         "num_kept": answer.num_kept(),
         "budget": answer.budget,

@@ -26,7 +26,8 @@ from engine.runtime.loading import load, load_scoring
 from engine.runtime.prefix_cache import PrefixCache
 from engine.runtime.prompt import Need, PromptTokens, Rows, token_places
 from engine.runtime.rope import RopeTable
-from engine.runtime.tensor_parallel import Ranks, ShardedLanguage, ShardedVision
+from engine.runtime.tensor_parallel import Ranks
+from engine.runtime.tensor_parallel_leader import ShardedLanguage, ShardedVision
 from engine.runtime.tokenizer import Tokenizer
 from engine.runtime.vision import Vision, VisionEncoder
 from engine.target import Device

@@ -24,6 +24,8 @@ from engine.runtime.work import Open, Outside, Step, Work, step
 LOG = logging.getLogger(__name__)
 ROLES = ("small", "large")
 """In the order of their turns: what the small model says may spare the large one."""
+NO_RUNS = (Outside, Open, Step, type(None))
+"""Work of other kinds than that which takes several runs."""
 PATIENCE = 8
 """Runs for others that pass a question over before it comes first, whatever its model."""
 GIB = 2**30
@@ -262,7 +264,7 @@ class Scheduler:
 
     def _run_one(self) -> bool:
         """One run of the work that takes several: of the small model first, of the one that came first."""
-        waiting = [task for task in self._running if not isinstance(task.work, Outside | Open | Step | None)]
+        waiting = [task for task in self._running if not isinstance(task.work, NO_RUNS)]
         if not waiting:
             return False
         impatient = [task for task in waiting if task.passed_over >= PATIENCE]

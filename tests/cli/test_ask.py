@@ -33,6 +33,7 @@ KEYS = {
     "accepted_tokens",
     "speculated_tokens",
     "speculated_accepted_tokens",
+    "reuse",
     "visual_tokens",
     "num_kept",
     "guidance",

@@ -6,6 +6,7 @@ everything end as the loop's thread would: nobody looks again unless there was s
 
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import EngineError, Overloaded, QuestionCancelled
+from engine.runtime.lease import Lease
 from engine.runtime.scheduler import PATIENCE, Scheduler, Task
 from engine.runtime.work import Open, Outside, Step
 
@@ -26,7 +28,8 @@ class Panic(BaseException):
 @dataclass(frozen=True)
 class Phase:
     """What a question does with one model: outside for so many ticks (None: until it ends), runs of one unit, a slot of
-    so many bytes, runs of another unit, steps; a step whose reading fails, if any."""
+    so many bytes, runs of another unit, steps; a step whose reading fails, if any. spare: its slot is kept, and stepped
+    in once more at the end, if nobody needed it in between."""
 
     role: str = "small"
     outside: int | None = 0
@@ -35,6 +38,7 @@ class Phase:
     prefill: int = 1
     steps: int = 1
     bad_step: int | None = None
+    spare: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,24 @@ class Unit:
         return not self.left
 
 
+class Kept:
+    """What is kept of keys and values for later questions: a byte more after every run, as far as others allow it."""
+
+    def __init__(self) -> None:
+        self.size, self.allowed = 0, 1000
+
+    def nbytes(self) -> int:
+        return self.size
+
+    def allow(self, nbytes: int) -> None:
+        assert nbytes >= 0
+        self.allowed = nbytes
+        self.size = min(self.size, nbytes)
+
+    def grow(self) -> None:
+        self.size = min(self.size + 1, self.allowed)
+
+
 class World:
     def __init__(
         self,
@@ -139,7 +161,8 @@ class World:
         self.outside: list[tuple[int | None, Future[Any], Any]] = []
         self.events: list[tuple[str, str, list[Asked]]] = []
         self.limits = max_running, max_waiting, kv_memory
-        self.scheduler = Scheduler(self.start, max_running, max_waiting, kv_memory, lambda: self.now)
+        self.kept = Kept()
+        self.scheduler = Scheduler(self.start, max_running, max_waiting, kv_memory, lambda: self.now, spare=self.kept)
 
     # What the scheduler is given.
 
@@ -158,6 +181,7 @@ class World:
                 owners[0].doomed = True
             raise self.fails[self.calls]
         self.engine_seconds += 0.125 if owners else 0.0
+        self.kept.grow()
 
     def note(self, kind: str, role: str, owners: list[Asked]) -> None:
         self.events.append((kind, role, owners))
@@ -178,6 +202,7 @@ class World:
         chosen.passed_over = 0
 
     def talk(self, asked: Asked) -> Generator[Any, Any, str]:
+        spared: list[Lease] = []
         for phase in asked.script.phases:
             model = self.models[phase.role]
             try:
@@ -190,10 +215,20 @@ class World:
                 yield from self.run_unit(Unit(model, asked, phase.encode))
             if phase.size > (self.limits[2] or phase.size):
                 asked.doomed = True
-            with (yield Open(model, (asked, phase.size))) as slot:  # type: ignore[arg-type]
+            lease = yield Open(model, (asked, phase.size))  # type: ignore[arg-type]
+            with ExitStack() as held:
+                slot = held.enter_context(lease)
                 yield from self.run_unit(Unit(model, asked, phase.prefill, slot))
                 for token in range(phase.steps):
                     yield from self.step(model, asked, slot, token, token == phase.bad_step)
+                if phase.spare:
+                    held.pop_all()
+                    lease.offer()
+                    spared.append(lease)
+        for lease in spared:
+            if lease.claim():
+                yield from self.step(lease.model, asked, lease.slot, 0, False)
+                lease.close()
         if asked.script.raises is not None:
             asked.doomed = True
             raise asked.script.raises
@@ -250,13 +285,29 @@ class World:
         stepped = {asked for kind, _, owners in happened if kind == "step" for asked in owners}
         assert all(asked in stepped or asked.ended is not None for asked in stepping)
         self.check()
+        if not progress:
+            self.check_nobody_waits_for_what_is_spare()
         return progress
+
+    def check_nobody_waits_for_what_is_spare(self) -> None:
+        """The first that waits for a slot would not have one, if all that is spare were taken away."""
+        tasks = [asked.task for asked in self.asked if asked.task is not None and asked.ended is None]
+        waiting = next((task.work for task in tasks if isinstance(task.work, Open)), None)
+        if waiting is None:
+            return
+        spare = [lease for task in tasks for lease in task.leases if lease.is_spare]
+        language, size = waiting.model.language, waiting.need[1]  # type: ignore[index]
+        places = len(language.slots) - sum(lease.model is waiting.model for lease in spare)
+        used = self.scheduler.load().kv_memory_used - sum(lease.size for lease in spare)
+        kv_memory = self.limits[2]
+        assert places >= language.places or (kv_memory is not None and used + size > kv_memory)  # type: ignore[attr-defined]
 
     def check(self) -> None:
         load, (max_running, _, kv_memory) = self.scheduler.load(), self.limits
         languages = [model.language for model in self.models.values()]
         assert load.kv_memory_used == sum(sum(language.slots.values()) for language in languages)
         assert kv_memory is None or load.kv_memory_used <= kv_memory
+        assert kv_memory is None or load.kv_memory_used + load.kv_memory_kept <= kv_memory
         assert load.running <= max_running
         for asked in self.asked:
             assert len(asked.outcomes) <= 1

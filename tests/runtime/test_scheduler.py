@@ -26,6 +26,7 @@ PHASES = st.builds(
     prefill=st.sampled_from([1, 2, 20]),
     steps=st.sampled_from([0, 1, 3, 20]),
     bad_step=st.sampled_from([None, None, None, 0, 2]),
+    spare=st.booleans(),
 )
 HANGS = Phase(outside=None)
 SCRIPT = {

@@ -1,14 +1,19 @@
-"""A server over the session's random pair."""
+"""A server over the session's random pair, and its page in a browser."""
 
 import base64
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.errors import EngineError
 from engine.runtime.pipeline import SglPipeline
 from tests.serve.http_server import HttpServer, running, served
+from tests.serve.watched_page import SAMPLING, Watched, watch
+from tools.page_browser import browser
 from tools.scenes import make_scene
 
 
@@ -38,3 +43,28 @@ def pictures() -> list[bytes]:
 @pytest.fixture(scope="session")
 def urls(pictures: list[bytes]) -> list[str]:
     return [f"data:image/png;base64,{base64.b64encode(picture).decode()}" for picture in pictures]
+
+
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Any]:
+    """A browser."""
+    try:
+        with browser() as started:
+            yield started
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def address(opened: Any, pipeline: SglPipeline) -> Iterator[str]:
+    """Of a server whose answers are short."""
+    pair = served(pipeline)
+    short = replace(pair.limits.default, sampling=SAMPLING)
+    with running(replace(pair, limits=replace(pair.limits, default=short))) as server:
+        yield server.url
+
+
+@pytest.fixture
+def watched(opened: Any, address: str) -> Iterator[Watched]:
+    with watch(opened, address) as page:
+        yield page

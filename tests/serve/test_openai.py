@@ -54,6 +54,10 @@ def test_an_answer_is_the_pipelines(
     assert answer.sgl["answered_by"] == expected.answered_by
     assert answer.sgl["visual_tokens_kept"] == expected.num_kept()
     assert answer.sgl["seconds"].keys() == expected.seconds.keys()
+    again = ask(client, [image(urls[0]), {"type": "text", "text": "What is it?"}]).sgl["reuse"]
+    assert (again["tiles"], again["tokens"]) == (expected.reuse.tiles, expected.reuse.tokens)
+    assert again["tiles_known"] == again["tiles"]
+    assert 0 < again["tokens_known"] < again["tokens"]
 
 
 def test_the_most_probable_tokens(client: openai.OpenAI, pipeline: SglPipeline) -> None:
@@ -134,6 +138,10 @@ def test_a_clip(client: openai.OpenAI, pipeline: SglPipeline) -> None:
     assert answer.choices[0].message.content == expected.text
     assert answer.usage.prompt_tokens == expected.prompt_tokens
     assert answer.sgl["pictures"] == expected.images.tolist()
+    (shown,) = expected.clips
+    assert answer.sgl["clips"] == [
+        {"frames": list(shown.indices), "seconds": list(shown.seconds), "kept": expected.frames_kept(0)}
+    ]
     with pytest.raises(openai.UnprocessableEntityError, match="is not fetched, as video URLs are not allowed here"):
         ask(client, [{"type": "video_url", "video_url": {"url": "https://example.com/a.mp4"}}, text])
     with pytest.raises(openai.UnprocessableEntityError, match="the clip is not a clip"):
@@ -219,7 +227,8 @@ def test_sampling(client: openai.OpenAI, pipeline: SglPipeline) -> None:
         ({"n": 2}, openai.BadRequestError, "n is not served but as 1; leave it out"),
         ({"response_format": {"type": "grammar"}}, openai.BadRequestError, "response_format"),
         ({"response_format": {"type": "json_schema"}}, openai.BadRequestError, "response_format.json_schema"),
-        ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not served"),
+        ({"tools": [{"type": "function"}]}, openai.BadRequestError, r"tools is not served but as \[\]; .* json_schema"),
+        ({"tool_choice": "required"}, openai.BadRequestError, "tool_choice is not served .* json_schema"),
         ({"temperature": 3}, openai.BadRequestError, "temperature"),
         ({"max_tokens": 0}, openai.BadRequestError, "max_tokens"),
         ({"extra_body": {"surprise": 1}}, openai.BadRequestError, "surprise: unknown parameter"),

@@ -1,8 +1,6 @@
 """The page of `sgl serve` in a real browser: from the drop of a file to the tokens that are drawn over it."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +9,20 @@ import pytest
 from PIL import ExifTags, Image
 
 from engine.cli.draw_pruning import covers
-from engine.config import ExitConfig, GuidanceConfig, PictureConfig, SamplingConfig, num_kept
-from engine.errors import EngineError
+from engine.config import ExitConfig, GuidanceConfig, PictureConfig, num_kept
 from engine.families import Turn
 from engine.runtime.guidance import select
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
 from tests.pictures import encoded
-from tests.serve.http_server import running, served
-from tests.serve.watched_page import CONTRASTS, FOCUSABLE, HOLD, NAMELESS, Picture, Watched, watch
+from tests.serve.watched_page import CONTRASTS, FOCUSABLE, HOLD, NAMELESS, QUESTION, SAMPLING, Picture, Watched
 from tools import screenshot_page
-from tools.page_browser import PATIENCE, browser, serving
+from tools.page_browser import PATIENCE, serving
 from tools.scenes import make_scene
 
 pytestmark = pytest.mark.xdist_group("browser")
-QUESTION = "What is it?"
-TOKENS = 6
-SAMPLING = SamplingConfig(max_new_tokens=TOKENS)
 KEY = "a-key-of-the-tests"
-OPTIONS = ("--threads", "1", "--model-name", "pair", "--max-new-tokens", str(TOKENS))
-
-
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Any]:
-    try:
-        with browser() as started:
-            yield started
-    except EngineError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
-def address(opened: Any, pipeline: SglPipeline) -> Iterator[str]:
-    pair = served(pipeline)
-    short = replace(pair.limits.default, sampling=SAMPLING)
-    with running(replace(pair, limits=replace(pair.limits, default=short))) as server:
-        yield server.url
+OPTIONS = ("--threads", "1", "--model-name", "pair", "--max-new-tokens", str(SAMPLING.max_new_tokens))
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +31,6 @@ def picture(pipeline: SglPipeline) -> Picture:
     answer = pipeline.answer(data, QUESTION, sampling=SAMPLING)
     assert answer.answered_by == "large" and answer.kept is not None and covers(answer.boxes).max() == 1
     return Picture(data, answer)
-
-
-@pytest.fixture
-def watched(opened: Any, address: str) -> Iterator[Watched]:
-    with watch(opened, address) as page:
-        yield page
 
 
 def test_from_the_drop_of_a_file_to_what_was_kept(watched: Watched, picture: Picture) -> None:
@@ -223,7 +193,7 @@ def test_errors_are_the_servers_sentence(watched: Watched) -> None:
     assert alert.inner_text() == last["error"]["message"]
     assert watched.page.locator("img, main b").count() == 0
     watched.drop(b"text", "notes.txt", "text/plain")
-    watched.page.get_by_text("notes.txt is no picture; choose another").wait_for()
+    watched.page.get_by_text("notes.txt is no picture and no clip; choose another").wait_for()
     watched.page.route("**/completions", lambda route: route.abort())
     watched.ask(QUESTION)
     watched.page.get_by_text("the server does not answer").wait_for()

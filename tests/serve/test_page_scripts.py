@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import engine.serve.http
+from engine.cli.contact_sheet import frames_of
 from engine.cli.draw_pruning import covers
 from engine.config import num_kept
 from engine.errors import EngineError
@@ -71,6 +73,31 @@ def test_what_covers_a_picture_again_is_found(page: Any, columns: int, rows: int
     expected = [0] * (columns * rows * side**2) + [1] * side**2
     assert covers(boxes).tolist() == expected
     assert call(page, "overlay", "covers", boxes.round(5).tolist()) == expected
+
+
+def test_tokens_beside_a_picture_cover_nothing_of_it(page: Any) -> None:
+    boxes = np.array([[0, 0, 1, 1], [-0.5, 0, 0.25, 1], [0.25, 0, 1, 1], [1, 0, 1.5, 1]])
+    assert call(page, "overlay", "covers", boxes.tolist()) == covers(boxes).tolist()
+
+
+@pytest.mark.parametrize(("frames", "groups"), [(1, 1), (4, 4), (4, 2), (5, 3), (768, 384)])
+def test_frames_that_became_tokens_together(page: Any, frames: int, groups: int) -> None:
+    """The last group may have fewer; tokens come in any order."""
+    seconds = [frame / 2 for frame in range(frames)]
+    pictures = [Image.new("RGB", (1, 1))] * groups
+    times = np.array([[index / groups, (index + 1) / groups] for index in range(groups)])
+    of_tokens = np.random.default_rng(groups).permutation(np.repeat(np.arange(groups), 3))
+    kept = np.arange(len(of_tokens)) % 2 == 0
+    boxes = np.zeros((len(of_tokens), 4))
+    expected = frames_of(pictures, seconds, times[of_tokens], boxes, kept)
+    read = "([seconds, times]) => import('/sheet.js').then((script) => script.readGroups(clip, seconds, times))"
+    page.evaluate("window.clip = { framesAt: async (seconds) => seconds }")
+    found = page.evaluate(read, [seconds, times[of_tokens].tolist()])
+    assert [tuple(group) for group in found["seconds"]] == [frame.seconds for frame in expected]
+    assert found["frames"] == [seconds[start] for start in range(0, frames, -(-frames // groups))]
+    tokens = {"boxes": boxes.tolist(), "times": times[of_tokens].tolist(), "kept": kept.tolist()}
+    by_frame = call(page, "sheet", "byFrame", tokens)
+    assert [group["kept"] for group in by_frame] == [frame.kept.tolist() for frame in expected]
 
 
 @pytest.mark.parametrize(

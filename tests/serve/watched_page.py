@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 
 from engine.cli.draw_pruning import covers
+from engine.config import SamplingConfig
 from engine.runtime.answer import Answer
 from tools.page_browser import PATIENCE
+
+QUESTION = "What is it?"
+SAMPLING = SamplingConfig(max_new_tokens=6)
+"""Of what the tests ask."""
 
 DROP = """([data, name, type, kind]) => {
   const transfer = new DataTransfer();

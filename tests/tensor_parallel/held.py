@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from engine.runtime.loop import Loop
-from engine.runtime.tensor_parallel import ShardedLanguage
+from engine.runtime.tensor_parallel_leader import ShardedLanguage
 
 WORDS = 20
 """Steps until then: some text has come."""

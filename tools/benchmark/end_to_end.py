@@ -13,6 +13,8 @@ from engine.runtime.question import Stage
 from tools.benchmark.memory_meter import status_bytes
 from tools.benchmark.pair import QUESTION
 
+EARLIER = "What is in the foreground?"
+"""Of a picture that was seen before."""
 DECODES = (Stage.SMALL_DECODE, Stage.LARGE_DECODE)
 
 
@@ -74,7 +76,7 @@ class EndToEnd:
         sampling = SamplingConfig(max_new_tokens=tokens)
         if pictures.again:
             short = SamplingConfig(max_new_tokens=1)
-            self._pipeline.answer(images, QUESTION, guidance=guidance, exit=exit, sampling=short)
+            self._pipeline.answer(images, EARLIER, guidance=guidance, exit=exit, sampling=short)
         texts: list[float] = []
         start = time.perf_counter()
         answer = self._pipeline.answer(

@@ -55,7 +55,8 @@ class LoadServing:
     max_running: int
 
     def __call__(self) -> "Serving":
-        return Serving(SglPipeline.load(self.directory, self.threads, max_running=self.max_running))
+        # A prompt that comes again is read anew.
+        return Serving(SglPipeline.load(self.directory, self.threads, max_running=self.max_running, prefix_cache=0))
 
 
 class Serving:

@@ -18,8 +18,9 @@ from engine.runtime.guidance import score_rows
 from engine.runtime.language import Language, LanguageModel
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.prompt import Need, PromptTokens, Pruning, prompt_rows
-from engine.runtime.tensor_parallel import SecondsInSums, ShardedLanguage
+from engine.runtime.tensor_parallel import SecondsInSums
 from engine.runtime.tensor_parallel_group import Group
+from engine.runtime.tensor_parallel_leader import ShardedLanguage
 from engine.runtime.vision import VisionEncoder
 from tools.benchmark.memory_meter import AnonymousPeak, status_bytes
 

@@ -140,6 +140,11 @@ def measured_times(
             pipeline.answer_batch([question(asked + index) for index in range(number)])
             asked += number
             on_progress((done + 1) / len(rounds))
+    return times_of(notes)
+
+
+def times_of(notes: Sequence[Note]) -> PairTimes:
+    """What runs that were watched took."""
     small, large = (_model_times([note for note in notes if note.role == role]) for role in ROLES)
     beside = _beside([note for note in notes if note.kind != "outside"])
     return PairTimes(small, large, turn=beside.fixed, resume=beside.row)

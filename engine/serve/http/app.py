@@ -18,16 +18,20 @@ from engine.serve.http.completion import Completion
 from engine.serve.http.desk import ClientGone, Desk, Served, encode
 from engine.serve.http.errors import DRAINING, Refusal, refusal_of
 from engine.serve.http.guard import Access, Guard, Receive, Scope, Send, client_of, read_body
-from engine.serve.http.schema import ChatChunk, ChatCompletion, ChatRequest, ErrorResponse, ModelCard, ModelList
+from engine.serve.http.request_schema import ChatRequest
+from engine.serve.http.response_schema import ChatChunk, ChatCompletion, ErrorResponse, ModelCard, ModelList
 
 LARGE_BODY = 1 << 18
 """Bytes of a request that is read beside the loop."""
 GONE_STATUS = 499
 """Of an answer that nobody waits for any more; seen by nobody but a log."""
-SCRIPTS = ("page.js", "api.js", "element.js", "overlay.js", "pictures.js", "report.js")
-PAGE = {"/": "index.html", "/page.css": "page.css"} | {f"/{script}": script for script in SCRIPTS}
+SCRIPTS = ("api", "canvas", "element", "frames", "media", "overlay", "page", "report", "sheet")
+PAGE = {"/": "index.html", "/page.css": "page.css"} | {f"/{script}.js": f"{script}.js" for script in SCRIPTS}
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
-POLICY = "default-src 'self'; img-src 'self' data: blob:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src blob:; base-uri 'none'; frame-ancestors 'none'; "
+    "form-action 'none'"
+)
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 401, 404, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 }

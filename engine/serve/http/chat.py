@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from engine.serve.http.errors import Refusal, refusal_of
 from engine.serve.http.reader import Asked, Limits, read_request
-from engine.serve.http.schema import LIST, TEXT, ChatRequest
+from engine.serve.http.request_schema import LIST, TEXT, ChatRequest
 
 MESSAGES = {
     "extra_forbidden": "unknown parameter; leave it out",

@@ -2,18 +2,19 @@
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from engine.runtime.answer import Answer
 from engine.runtime.pipeline import SglPipeline
-from engine.serve.http.schema import (
+from engine.serve.http.response_schema import (
     AnswerMessage,
     ChatChunk,
     ChatCompletion,
     Choice,
     ChunkChoice,
+    ClipFrames,
     Decision,
     Delta,
     Logprobs,
@@ -99,10 +100,15 @@ class Completion:
             budget=answer.budget,
             tiles=answer.tiles,
             tiles_skipped=answer.tiles_skipped,
+            clips=[
+                ClipFrames(frames=shown.indices, seconds=shown.seconds, kept=answer.frames_kept(number))
+                for number, shown in enumerate(answer.clips)
+            ],
             drafted_tokens=answer.drafted,
             accepted_tokens=answer.accepted,
             speculated_tokens=answer.speculated,
             speculated_accepted_tokens=answer.speculated_accepted,
+            reuse=asdict(answer.reuse),
             seconds=answer.seconds,
         )
         if self.return_kept:

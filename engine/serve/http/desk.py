@@ -24,7 +24,7 @@ from engine.serve.http.errors import DRAINING, Refusal, refusal_of
 from engine.serve.http.guard import InFlight, Receive
 from engine.serve.http.metrics import Metrics
 from engine.serve.http.reader import Asked, Limits
-from engine.serve.http.schema import ChatRequest
+from engine.serve.http.request_schema import ChatRequest
 from engine.serve.measures import count_answer, count_failure, set_load
 
 FETCHERS = 4

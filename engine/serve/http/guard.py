@@ -78,7 +78,7 @@ class Guard:
                 raise Refusal(415, "the request is no JSON by its Content-Type; send application/json")
             length = headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > self._access.max_body:
-                raise Refusal(413, f"the request has more than {self._access.max_body:,} bytes; send smaller pictures")
+                raise _too_large(self._access.max_body)
 
 
 async def read_body(receive: Receive, most: int, hold: Callable[[int], None]) -> bytes:
@@ -91,12 +91,16 @@ async def read_body(receive: Receive, most: int, hold: Callable[[int], None]) ->
         part = message.get("body", b"")
         size += len(part)
         if size > most:
-            headers = {"Connection": "close"}
-            raise Refusal(413, f"the request has more than {most:,} bytes; send smaller pictures", headers=headers)
+            raise _too_large(most)
         hold(len(part))
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _too_large(most: int) -> Refusal:
+    said = f"the request has more than {most:,} bytes; send smaller pictures or clips"
+    return Refusal(413, said, headers={"Connection": "close"})
 
 
 def client_of(scope: Scope) -> str:
@@ -129,7 +133,7 @@ class InFlight:
             nonlocal held
             for now, bodies in ((self._bytes[client], CLIENT_BODIES), (self._bytes.total(), ALL_BODIES)):
                 if now + size > bodies * self._max_body:
-                    said = "too many bytes of pictures wait for their answers already; ask again later"
+                    said = "too many bytes of pictures and clips wait for their answers already; ask again later"
                     raise Refusal(429, said, headers={"Connection": "close"})
             self._bytes[client] += size
             held += size

@@ -13,7 +13,7 @@ from engine.options import QuestionConfig, all_over, read_given, refuse_unread
 from engine.runtime.image_url import CLIP, NO_HOST, PICTURE, Hosts, Medium, fetch, find_all
 from engine.runtime.question import Question
 from engine.runtime.schema_check import check_schema
-from engine.serve.http.schema import (
+from engine.serve.http.request_schema import (
     AssistantMessage,
     ChatRequest,
     Format,

@@ -74,8 +74,8 @@ def test_a_course_is_what_the_engines_were_asked_for(pipeline: SglPipeline, pict
     assert len(of(notes, "large", "encode")) == len(encodes)
     fed = of(notes, "large", "extend")
     assert len(fed) == len(prompt)
-    # Where the pruned rows lie in a prompt is not known, only how many there are. Of the answer's tokens all but the last
-    # are a draft, or none where it ends within a character.
+    # Where the pruned rows lie in a prompt is not known, only how many there are. Of the answer's tokens all but the
+    # last are a draft, or none where it ends within a character.
     undrafted = TOKENS - 1 - answer.drafted
     assert undrafted in {0, TOKENS - 1}
     assert sum(rows for rows, _ in fed) + undrafted == pytest.approx(sum(rows for rows, _ in prompt), rel=0.02)

@@ -25,6 +25,15 @@ def test_a_line_is_found_again_in_runs_that_lie_about_it() -> None:
         assert fitted(noisy).seconds(rows, pairs) == pytest.approx(line.seconds(rows, pairs), rel=0.05)
 
 
+def test_runs_that_hardly_differ_grow_with_their_rows() -> None:
+    """Noise would else say that a prompt of half as many rows takes a quarter, or as much."""
+    rng = np.random.default_rng(0)
+    prompts = [(rows, rows * (rows + 1) / 2, 0.1 * rng.uniform(0.9, 1.1)) for rows in rng.integers(265, 268, 200)]
+    found = fitted(prompts)
+    assert (found.fixed, found.pair) == (0, 0)
+    assert found.seconds(133, 133 * 67) == pytest.approx(0.05, rel=0.02)
+
+
 def test_no_part_of_a_line_is_below_zero() -> None:
     found = fitted([(1, 0, 3.0), (2, 0, 2.0), (3, 0, 1.0)])
     assert (found.row, found.pair) == (0, 0)

@@ -30,15 +30,17 @@ export async function* chat(request, key, signal) {
   throw new ApiError(0, "the server went away before the answer was complete; ask again");
 }
 
-// The messages of a conversation. pictures: data URLs, which come first. turns: {question, answer}, asked before.
-export function messages(pictures, turns, question) {
+// kind: image_url or video_url.
+export const contentPart = (kind, url) => ({ type: kind, [kind]: { url } });
+
+// The messages of a conversation. media: content parts, which come first. turns: {question, answer}, asked before.
+export function messages(media, turns, question) {
   const said = turns.flatMap((turn) => [
     { role: "user", content: turn.question },
     { role: "assistant", content: turn.answer },
   ]);
   const all = [...said, { role: "user", content: question }];
-  const parts = pictures.map((url) => ({ type: "image_url", image_url: { url } }));
-  if (parts.length) all[0] = { role: "user", content: [...parts, { type: "text", text: all[0].content }] };
+  if (media.length) all[0] = { role: "user", content: [...media, { type: "text", text: all[0].content }] };
   return all;
 }
 

@@ -1,9 +1,9 @@
 // The page: what is on it, and what happens when it is used.
 
-import { ApiError, chat, messages, servedModel } from "./api.js";
+import { ApiError, chat, contentPart, messages, servedModel } from "./api.js";
 import { percent } from "./element.js";
-import { mostImportant, numKept, redrawPictures, showPictures } from "./overlay.js";
-import { AS_SHOWN, readPicture, takeFiles } from "./pictures.js";
+import { asShown, isClip, readMedium, takeFiles } from "./media.js";
+import { mostImportant, numKept, readClips, redrawMedia, showMedia } from "./overlay.js";
 import { longestStage, scale, shortNumber, showDecision, showSaved, showStages, showWho } from "./report.js";
 
 const at = (id) => document.getElementById(id);
@@ -13,13 +13,13 @@ const UNKNOWN = "the engine's own";
 const state = {
   key: "", // of the API; nowhere else
   model: "",
-  pictures: [], // as `readPicture` has them
+  media: [], // pictures, then clips, as `readMedium` has them
   retention: null, // null until the slider was moved: the engine's own
   threshold: null,
   turns: [], // {question, answer} before the last answer
-  last: null, // {request, question, text, report, finish}: the answer that is shown
-  tokens: null, // {boxes, pictures, kept} over the pictures
-  reading: Promise.resolve(), // ends when all pictures that came are in `pictures`
+  last: null, // {media, request, question, text, report, finish}: the answer that is shown
+  tokens: null, // over the media, as `showMedia` takes them
+  reading: Promise.resolve(), // ends when all files that came are in `media`
   running: null, // what stops the answer that is streaming
 };
 
@@ -51,8 +51,8 @@ async function readFiles(files) {
   at("error").hidden = true;
   for (const file of files) {
     try {
-      const picture = await readPicture(file);
-      state.pictures = [...state.pictures, picture];
+      const all = [...state.media, await readMedium(file)];
+      state.media = [...all.filter((medium) => !isClip(medium)), ...all.filter(isClip)];
     } catch (error) {
       showError(error);
     }
@@ -60,15 +60,15 @@ async function readFiles(files) {
   if (files.length) drawBare();
 }
 
-function removePicture(picture) {
-  state.pictures = state.pictures.filter((one) => one !== picture);
+function removeMedium(medium) {
+  state.media = state.media.filter((one) => one !== medium);
   drawBare();
   at("choose").focus();
 }
 
 function drawBare() {
   state.tokens = null;
-  showPictures(at("pictures"), state.pictures, null, removePicture);
+  showMedia(at("media"), state.media, null, removeMedium);
   showSliders();
 }
 
@@ -116,17 +116,19 @@ async function ask() {
   if (state.running || !question || !state.model) return;
   keepTurn();
   clearAnswer();
-  const { pictures } = state;
+  const { media } = state;
   const request = {
     model: state.model,
-    messages: messages(pictures.map((picture) => picture.url), state.turns, question),
+    messages: messages(media.map(part), state.turns, question),
     sgl: { ...settings(), return_importance: true, return_kept: true },
   };
   const answer = await stream(at("guided"), request, "Asking both models…");
-  state.last = answer && { ...answer, request, question };
+  state.last = answer && { ...answer, media, request, question };
   at("follow").disabled = at("compare").disabled = answer === null;
-  if (answer) showAnswer(pictures === state.pictures);
+  if (answer) await showAnswer();
 }
+
+const part = (medium) => contentPart(isClip(medium) ? "video_url" : "image_url", medium.url);
 
 // What a follow-up follows; without one, the conversation starts again.
 function keepTurn() {
@@ -148,23 +150,27 @@ function clearAnswer() {
   drawBare();
 }
 
-// Of the question; without pictures, theirs are left out.
+// Of the question.
 function settings() {
-  const given = state.pictures.length ? { ...AS_SHOWN } : {};
+  const given = { ...asShown(state.media) };
   if (state.retention !== null) given.retention_ratio = state.retention;
   if (state.threshold !== null) given.exit_threshold = state.threshold;
   return given;
 }
 
-function showAnswer(hasSamePictures) {
-  const { report } = state.last;
-  if (hasSamePictures && report.boxes) {
-    state.tokens = { boxes: report.boxes, pictures: report.pictures, kept: keptAt(report) };
-    showPictures(at("pictures"), state.pictures, state.tokens, removePicture);
-  }
+async function showAnswer() {
+  const { last } = state;
+  const { report, media } = last;
   if (report.decision) [at("threshold").min, at("threshold").max] = scale(report.decision);
   showSliders();
-  showFacts(at("guided"), state.last, longestStage(report));
+  showFacts(at("guided"), last, longestStage(report));
+  if (!report.boxes) return;
+  const clips = await readClips(media, report);
+  if (last !== state.last || media !== state.media) return;
+  const { boxes, pictures, times } = report;
+  state.tokens = { boxes, pictures, times, kept: keptAt(report, movedRetention()), clips };
+  showMedia(at("media"), media, state.tokens, removeMedium);
+  showSliders();
 }
 
 function showFacts(pane, { report, finish }, longest) {
@@ -199,6 +205,11 @@ function keptNote(report) {
   return "Bright is what the large model would keep, by the same importance.";
 }
 
+// Where the slider was moved to since the question, or null.
+function movedRetention() {
+  return state.retention === (state.last.request.sgl.retention_ratio ?? null) ? null : state.retention;
+}
+
 // -> the tokens that the answer kept, or would have at the slider's retention.
 function keptAt({ answered_by: answeredBy, kept, importance }, retention = null) {
   const isLarge = answeredBy === "large";
@@ -211,7 +222,7 @@ function moveRetention() {
   state.retention = Number(at("retention").value);
   if (state.tokens) {
     state.tokens.kept = keptAt(state.last.report, state.retention);
-    redrawPictures(at("pictures"), state.pictures, state.tokens);
+    redrawMedia(at("media"), state.media, state.tokens);
   }
   showSliders();
 }
@@ -223,8 +234,7 @@ function moveThreshold() {
 
 async function compare() {
   const { last } = state;
-  const pictured = last.request.messages[0].content instanceof Array;
-  const request = { ...last.request, sgl: { ...(pictured ? AS_SHOWN : {}), ...ALONE } };
+  const request = { ...last.request, sgl: { ...asShown(last.media), ...ALONE } };
   at("saved").replaceChildren();
   const alone = await stream(at("alone"), request, "Asking the large model alone…");
   if (!alone || last !== state.last) return;

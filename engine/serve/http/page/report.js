@@ -92,7 +92,7 @@ export function showSaved(place, guided, alone, isSameText) {
     element("p", {}, savedTokens(guided, alone)),
     element("p", {}, `Time: ${milliseconds(mine)} against ${milliseconds(other)}, ${time}.`),
     element("p", {}, isSameText ? "Both answers are the same." : "The answers differ."),
-    element("p", { class: "note" }, "Large vision counts alike in both: the second run finds the pictures' features ready."),
+    element("p", { class: "note" }, "Large vision counts alike in both: the second run finds its features ready."),
   );
 }
 

@@ -1,9 +1,17 @@
-// Pictures that are dropped, pasted or chosen.
+// Pictures and clips that are dropped, pasted or chosen.
+
+import { drawn, firstFrame, framesReader } from "./frames.js";
 
 const WIDEST = 1120; // pixels of what is kept to draw from
+const CLIP_NAME = /\.(mp4|m4v|mov|webm|mkv|avi|mpe?g|m2ts|flv|ogv)$/i; // systems do not know the types of all
 
 // What the server is told, so that it sees what a browser shows.
-export const AS_SHOWN = { auto_orient: true, background: [255, 255, 255] };
+const AS_SHOWN = { auto_orient: true, background: [255, 255, 255] };
+
+export const isClip = (medium) => medium.framesAt !== null;
+
+// Of a question about these; nothing reads it where there is no picture.
+export const asShown = (media) => (media.every(isClip) ? {} : AS_SHOWN);
 
 // Calls onFiles with the files, wherever they come from; `is-over` marks the place while something is dragged.
 export function takeFiles(choose, place, onFiles) {
@@ -30,11 +38,14 @@ export function takeFiles(choose, place, onFiles) {
   });
 }
 
-// -> {name, url, image}: a data URL, and what to draw, null if the browser cannot. Throws Error for another file.
-export async function readPicture(file) {
-  if (file.type && !file.type.startsWith("image/")) throw new Error(`${file.name} is no picture; choose another`);
-  const [url, image] = await Promise.all([dataUrl(file), shown(file)]);
-  return { name: file.name || "picture", url, image };
+// -> {name, url, image, framesAt}: a data URL, and what to draw, null if the browser cannot. framesAt: of a clip, as
+// `framesReader` has it, null of a picture. Throws Error for another file.
+export async function readMedium(file) {
+  const isVideo = file.type.startsWith("video/") || CLIP_NAME.test(file.name);
+  if (!isVideo && file.type && !file.type.startsWith("image/"))
+    throw new Error(`${file.name} is no picture and no clip; choose another`);
+  const [url, image] = await Promise.all([dataUrl(file), isVideo ? firstFrame(file, WIDEST) : shown(file)]);
+  return { name: file.name || (isVideo ? "clip" : "picture"), url, image, framesAt: isVideo ? framesReader(file) : null };
 }
 
 function dataUrl(file) {
@@ -49,14 +60,7 @@ function dataUrl(file) {
 async function shown(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return null;
-  const canvas = document.createElement("canvas");
-  const scale = Math.min(1, WIDEST / bitmap.width);
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
-  const pen = canvas.getContext("2d");
-  pen.fillStyle = "white";
-  pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const canvas = drawn(bitmap, bitmap.width, bitmap.height, WIDEST);
   bitmap.close();
   return canvas;
 }

@@ -1,4 +1,4 @@
-"""Requests and answers of the chat completions API, as OpenAI publishes it; what is ours is under `sgl`.
+"""Requests of the chat completions API, as OpenAI publishes them; what is ours is under `sgl`.
 
 A member that is null counts as absent, one that is unknown is refused, as OpenAI's server does.
 """
@@ -28,6 +28,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 """Members of requests that are served only where they change nothing -> the values that do not."""
+TYPED = "leave it out, and say what form the answer has by response_format, a json_schema"
+REMEDIES = dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), TYPED)
+"""Of those, where leaving it out is not all that helps."""
 IGNORED = (
     "user",
     "metadata",
@@ -174,139 +177,11 @@ class ChatRequest(Model):
         for name, neutral in NEUTRAL.items():
             if value.get(name) is not None and not any(_same(value[name], one) for one in neutral):
                 served = " or ".join(map(repr, neutral))
-                raise ValueError(f"{name} is not served{f' but as {served}' if served else ''}; leave it out")
+                remedy = REMEDIES.get(name, "leave it out")
+                raise ValueError(f"{name} is not served{f' but as {served}' if served else ''}; {remedy}")
         return {name: member for name, member in value.items() if name not in NEUTRAL and name not in IGNORED}
 
 
 def _same(value: Any, other: Any) -> bool:
     """Numbers may be whole or not; true is no number."""
     return value == other and isinstance(value, bool) == isinstance(other, bool)
-
-
-class ModelCard(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "sgl-engine"
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class ErrorBody(BaseModel):
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorResponse(BaseModel):
-    error: ErrorBody
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class Logprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class Decision(BaseModel):
-    """What was compared with the threshold, and what it came to."""
-
-    criterion: str
-    value: float
-    exit_threshold: float
-    confidence: float
-    consistency: float | None
-
-
-class Report(BaseModel):
-    """How an answer came about."""
-
-    answered_by: Literal["small", "large"]
-    early_exit: bool
-    small_text: str | None
-    decision: Decision | None
-    visual_tokens: int
-    visual_tokens_kept: int
-    average_retention: float
-    prune_layer: int | None
-    retention_ratio: float | None
-    budget: str | None
-    tiles: int
-    tiles_skipped: int
-    drafted_tokens: int
-    accepted_tokens: int
-    speculated_tokens: int
-    speculated_accepted_tokens: int
-    seconds: dict[str, float]
-    kept: list[int] | None = None
-    importance: list[float] | None = None
-    boxes: list[list[float]] | None = None
-    """Of every visual token: x0 y0 x1 y1 in its picture, whose sides are 1."""
-    pictures: list[int] | None = None
-    """Of every visual token: which picture or clip it is of, counted pictures first."""
-    times: list[list[float]] | None = None
-    """Of every visual token: from when to when it is seen in its clip, which lasts 1."""
-
-
-class AnswerMessage(BaseModel):
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: str | None = None
-
-
-class Choice(BaseModel):
-    index: int = 0
-    message: AnswerMessage
-    logprobs: Logprobs | None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(BaseModel):
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage
-    sgl: Report
-
-
-class Delta(BaseModel):
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-
-class ChunkChoice(BaseModel):
-    index: int = 0
-    delta: Delta
-    logprobs: Logprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
-
-
-class ChatChunk(BaseModel):
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-    sgl: Report | None = None
