@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from engine.batch.crew import OnProgress
 from engine.batch.notices import Notices, tell
@@ -41,7 +42,7 @@ def batch_progress(quiet: bool, rate: Rate, label: str = "") -> Iterator[OnProgr
 
     said = TextColumn("{task.fields[said]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), said, TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=notices), speed_estimate_period=120) as progress:
+    with Progress(*columns, console=Console(file=cast(IO[str], notices)), speed_estimate_period=120) as progress:
         task = progress.add_task(label, total=None, said="")
         shown = 0.0
 
