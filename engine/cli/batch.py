@@ -32,7 +32,7 @@ from engine.runtime.answer import Answer
 from engine.runtime.tensor_parallel import identify
 from engine.units import size_text
 
-NOT_REPORTED = ("keep_index", "tokens", "seconds", "picture")
+NOT_REPORTED = ("keep_index", "tokens", "seconds", "picture", "reuse")
 """Of what `sgl ask --json` says of an answer: long, another one each time, or said where it was asked for."""
 
 
