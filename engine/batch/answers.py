@@ -8,12 +8,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.batch.differing import differing
 from engine.batch.journal import Journal, Record, Tail, create
 from engine.batch.line_set import LineSet
 from engine.batch.lines import Mark
@@ -64,9 +65,10 @@ class Answers:
         records = journal.records()
         self._settings, state = settings, self._read_state(next(records, None))
         self._check(state, os.fstat(output).st_size)
-        self.mark, self.tally, self.started = Mark(**state.mark), Tally(*state.tally), state.started
-        self._lines = LineSet(state.ranges)
-        self.next = state.ranges[1] if is_ordered else 0
+        with self._reading():
+            self.mark, self.tally, self.started = Mark(**state.mark), Tally(*state.tally), int(state.started)
+            self._lines = LineSet(state.ranges)
+            self.next = state.ranges[1] if is_ordered else 0
         """In the order of the questions, the first line without an answer in the file."""
         self._ahead: dict[int, _Ahead] = {}
         self._ahead_bytes = 0
@@ -76,9 +78,11 @@ class Answers:
                 self._write(head)
             for record in records:
                 if record.kind == MARK:
-                    self.mark = Mark(**parse_json(record.content))
+                    with self._reading():
+                        self.mark = Mark(**parse_json(record.content))
                 else:
-                    place, ahead, content = _parse(record)
+                    with self._reading():
+                        place, ahead, content = _parse(record)
                     self._keep(place, ahead, content)
         self._synced = time.monotonic()
 
@@ -160,31 +164,37 @@ class Answers:
 
     def _check(self, state: _State, size: int) -> None:
         """Raises RequestError."""
-        before, journal = state.settings, journal_of(self.path)
-        different = [name for name, value in self._settings.items() if before.get(name) != value]
-        if different:
+        if difference := differing(state.settings, self._settings):
             raise RequestError(
-                f"{self.path} holds answers with another {' and '.join(different)}; write to another file, or remove "
-                f"it and {journal}"
+                f"{self.path} holds answers with another {difference}; write to another file, or remove it and "
+                f"{journal_of(self.path)}"
             )
         if size < state.bytes:
             raise RequestError(
-                f"{self.path} is shorter than {journal} says: answers were removed from it; remove both to begin anew"
+                f"{self.path} is shorter than {journal_of(self.path)} says: answers were removed from it; remove both "
+                "to begin anew"
             )
 
     def _read_state(self, record: Record | None) -> _State:
         """Raises RequestError."""
-        try:
+        with self._reading():
             if record is None or record.kind != STATE:
                 raise ValueError("its first line is not whole")
-            state = _State(**parse_json(record.content))
-            if state.version != VERSION:
-                raise ValueError(f"it is of version {state.version}, and {VERSION} is read")
-        except (Unreadable, ValueError, TypeError) as error:
+            found = parse_json(record.content)
+            if found["version"] != VERSION:
+                raise ValueError(f"it is of version {found['version']}, and {VERSION} is read")
+            return _State(**found)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raises RequestError for what a journal cannot say."""
+        try:
+            yield
+        except (Unreadable, ValueError, TypeError, LookupError) as error:
             raise RequestError(
-                f"{journal_of(self.path)} is not as this version writes it ({error}); remove it and {self.path}"
+                f"{journal_of(self.path)} is not as this version writes it ({error}); continue with the version that "
+                f"wrote it, or remove it and {self.path}"
             ) from None
-        return state
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -208,53 +218,66 @@ def opened(path: Path, settings: dict[str, Any], is_ordered: bool, head: bytes =
     depends on nothing else. A run that fails before anything is answered leaves nothing behind. Raises RequestError,
     also while another run writes there."""
     settings = settings | {"order": "of the questions" if is_ordered else "as they come"}
-    journal = journal_of(path)
+    journal, answers = journal_of(path), None
     with ExitStack() as stack:
-        is_new = not path.exists() and not path.is_symlink()
-        output = open_locked(path)
-        stack.callback(os.close, output)
-        if journal.exists() and _is_unused(journal):
-            os.ftruncate(output, 0)
-            journal.unlink()
-        if not journal.exists():
-            _begin(journal, path, output, settings)
-        opened_journal = Journal(journal)
-        stack.callback(opened_journal.close)
-        answers = Answers(path, opened_journal, output, settings, is_ordered, head)
+        with _opening(journal):
+            is_new = not path.exists() and not path.is_symlink()
+            output = open_locked(path)
+            stack.callback(os.close, output)
         try:
+            with _opening(journal):
+                stack.callback((kept := _journal(journal, path, output, settings)).close)
+            answers = Answers(path, kept, output, settings, is_ordered, head)
             yield answers
         except BaseException:
-            if answers.is_empty():
-                journal.unlink()
-                if is_new:
+            with suppress(OSError):
+                if answers is not None and answers.is_empty():
+                    os.ftruncate(output, 0)
+                    journal.unlink()
+                if is_new and not os.fstat(output).st_size:
                     path.unlink()
             raise
 
 
+@contextmanager
+def _opening(journal: Path) -> Iterator[None]:
+    """Raises RequestError for what the disk says."""
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{journal} cannot be written ({error.strerror}); write to another file") from None
+
+
+def _journal(journal: Path, path: Path, output: int, settings: dict[str, Any]) -> Journal:
+    """Of earlier runs, or a new one. Raises RequestError, and OSError."""
+    if journal.exists() and _is_unused(journal):
+        os.ftruncate(output, 0)
+        journal.unlink()
+    if not journal.exists():
+        if os.fstat(output).st_size:
+            raise RequestError(
+                f"{path} exists and has no journal of an earlier run; remove it, or write to another file"
+            )
+        state = _State(settings, int(time.time()), 0, [0, 0], list(Tally().counts()), asdict(Mark()))
+        create(journal, [(STATE, _dump(asdict(state)))])
+    return Journal(journal)
+
+
 def _is_unused(path: Path) -> bool:
-    """Whether a journal knows of no answer; its settings then bind nobody."""
+    """Whether a journal knows of no answer; its settings then bind nobody. Raises OSError."""
     journal = Journal(path)
     try:
         records = journal.records()
         first = next(records, None)
         if first is None or first.kind != STATE:
             return False
-        return not parse_json(first.content).get("bytes", 1) and all(record.kind != ANSWER for record in records)
-    except Unreadable:
+        state = parse_json(first.content)
+        is_known = state["version"] == VERSION and not state["bytes"]
+        return is_known and all(record.kind != ANSWER for record in records)
+    except (Unreadable, TypeError, LookupError):
         return False
     finally:
         journal.close()
-
-
-def _begin(journal: Path, path: Path, output: int, settings: dict[str, Any]) -> None:
-    """Raises RequestError."""
-    if os.fstat(output).st_size:
-        raise RequestError(f"{path} exists and has no journal of an earlier run; remove it, or write to another file")
-    state = _State(settings, int(time.time()), 0, [0, 0], list(Tally().counts()), asdict(Mark()))
-    try:
-        create(journal, [(STATE, _dump(asdict(state)))])
-    except OSError as error:
-        raise RequestError(f"{journal} cannot be written ({error.strerror}); write to another file") from None
 
 
 def _head(place: int, tally: Tally) -> bytes:

@@ -1,15 +1,16 @@
 """Rank 0 hands out questions as ranks ask for them, and keeps what they answer; the others answer until it says so."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 from engine.batch.answers import Answers
+from engine.batch.differing import differing
 from engine.batch.handout import Handout
 from engine.batch.hearing import SILENCE_SECONDS, Hearing
 from engine.batch.lines import Line, Source
+from engine.batch.notices import tell
 from engine.batch.tally import Tally
 from engine.batch.terms import Reader, RunFailed
 from engine.batch.worker import Answered, Asker, Task
@@ -27,11 +28,12 @@ OnProgress = Callable[[Tally, int], None]
 
 @dataclass(frozen=True)
 class Joined:
-    """A rank is ready. machine: its name."""
+    """A rank is ready. machine: its name. agreed: its `Reader`'s."""
 
     capacity: int
     identity: Identity
     machine: str
+    agreed: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,13 @@ class Crew:
                     f"the engine directory of rank {rank} on {said.machine} {difference}; give all ranks the same "
                     "engine and packages"
                 )
+            if unlike := differing(self._reader.agreed(), said.agreed):
+                raise EngineError(
+                    f"rank {rank} on {said.machine} was started with another {unlike}; give all ranks the same command"
+                )
             self._join(rank, said.capacity)
         elif isinstance(said, Left):
-            print(f"rank {rank} answers no more: {said.reason}", file=sys.stderr, flush=True)
+            tell(f"rank {rank} answers no more: {said.reason}")
             self._hearing.forget(rank)
             if self._capacities.pop(rank, None) is not None:
                 self._handout.lose(rank)
@@ -239,9 +245,9 @@ class Crew:
                 answers.add(line.place, b"", Tally(), self._lines.mark)
 
 
-def follow(leader: Leader, worker: Asker, identity: Identity, machine: str) -> None:
-    """What another rank does until rank 0 says that it is over, or is lost."""
-    leader.send(Joined(worker.capacity, identity, machine))
+def follow(leader: Leader, worker: Asker, identity: Identity, machine: str, agreed: dict[str, Any]) -> None:
+    """What another rank does until rank 0 says that it is over, or is lost. agreed: its `Reader`'s."""
+    leader.send(Joined(worker.capacity, identity, machine, agreed))
     pause, hearing = Pause(), Hearing()
     while True:
         hearing.listen()

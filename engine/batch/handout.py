@@ -10,6 +10,8 @@ from engine.batch.lines import Line
 
 MOST_PUT_BY = 64
 """Questions that are put by for a rank which has their picture."""
+MOST_HELD = 1 << 27
+"""Bytes of lines that a rank has at once, but for one more: those with pictures in them are long."""
 MOST_PICTURES = 1 << 16
 """Whose ranks are remembered."""
 
@@ -42,8 +44,13 @@ class Handout:
         """As many as it is to answer now, beside those that it has."""
         mine = self._given[rank]
         share = max(1, -(-self.unanswered() // len(self._given)))
-        room = min(capacity, share) - len(mine)
-        lines = list(islice(self._next(rank), max(0, room)))
+        room = max(0, min(capacity, share) - len(mine))
+        held, lines = sum(line.length for line in mine.values()), list[Line]()
+        for line in islice(self._next(rank), room if held < MOST_HELD else 0):
+            lines.append(line)
+            held += line.length
+            if held >= MOST_HELD:
+                break
         if not lines and not mine and self._uncopied:
             lines = self._copies(rank, capacity)
         for line in lines:

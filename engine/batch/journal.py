@@ -3,7 +3,9 @@
 A record is a line: its CRC-32, a letter for its kind, its content.
 """
 
+import errno
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -78,11 +80,16 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Of an existing file; `records` is to be read before anything is appended."""
         self._path = path
+        self._end: int | None = None
         self._tail: Tail | None = None
-        self._file = os.open(path, os.O_RDWR)
+        self._file = os.open(path, os.O_RDWR | os.O_NONBLOCK)  # of a pipe, it would wait
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            os.close(self._file)
+            raise OSError(errno.EINVAL, "it is no ordinary file")
 
     def records(self) -> Iterator[Record]:
-        """From the first to the last that is whole; what is behind that is cut off."""
+        """From the first to the last that is whole; what is behind that is cut off when something is appended, and
+        not before: what cannot be understood stays as it is."""
         offset = 0
         with open(os.dup(self._file), "rb") as file:
             file.seek(0)
@@ -92,7 +99,7 @@ class Journal:
                     break
                 yield Record(*found, offset + CONTENT)
                 offset += len(line)
-        self._tail = Tail(self._file, offset)
+        self._end = offset
 
     @property
     def size(self) -> int:
@@ -122,7 +129,9 @@ class Journal:
         os.close(self._file)
 
     def _open(self) -> Tail:
-        assert self._tail is not None
+        if self._tail is None:
+            assert self._end is not None
+            self._tail = Tail(self._file, self._end)
         return self._tail
 
 
@@ -142,19 +151,25 @@ def _write(path: Path, records: Iterable[tuple[bytes, bytes]]) -> tuple[int, int
             file.flush()
             os.fsync(file.fileno())
         descriptor = os.open(part, os.O_RDWR)
+        try:
+            size = os.fstat(descriptor).st_size
+            os.replace(part, path)
+        except OSError:
+            os.close(descriptor)
+            raise
     except OSError:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
-    os.replace(part, path)
     sync_directory(path.parent)
-    return descriptor, os.fstat(descriptor).st_size
+    return descriptor, size
 
 
 def sync_directory(path: Path) -> None:
-    """So that a file that was put there is found after the machine was lost."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems cannot
+    """So that a file that was put there is found after the machine was lost, where the file system can."""
+    with suppress(OSError):
+        directory = os.open(path, os.O_RDONLY)
+        try:
             os.fsync(directory)
-    finally:
-        os.close(directory)
+        finally:
+            os.close(directory)

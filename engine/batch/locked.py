@@ -6,12 +6,15 @@ from pathlib import Path
 
 from engine.errors import RequestError
 
+LAST_STANDARD = 2
+"""The number of stderr."""
 ATTEMPTS = 5
 """To open a file that others remove."""
 
 
 def open_locked(path: Path) -> int:
     """-> a descriptor of the file, locked. Raises RequestError."""
+    keep_standard_numbers()
     for attempt in range(ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +33,13 @@ def open_locked(path: Path) -> int:
             raise
         os.close(file)
     raise AssertionError
+
+
+def keep_standard_numbers() -> None:
+    """Of standard streams that were closed: what a library says there would be written into the file that gets one."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD:
+        pass
+    os.close(file)
 
 
 def _lock(file: int, path: Path) -> None:

@@ -30,7 +30,7 @@ class ChatLine:
 
     def answered(self, answer: Answer, pipeline: SglPipeline) -> Reply:
         completion = self.completion.whole(answer, pipeline)
-        completion.sgl.seconds = {}  # of a question among others they say little, and they differ each time
+        completion.sgl.seconds, completion.sgl.reuse = {}, {}  # these differ each time
         return _reply(self.name, self.number, 200, completion.model_dump())
 
     def counted(self, answer: Answer) -> Tally:

@@ -1,11 +1,12 @@
 """Progress of a run over a file: a bar on a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from engine.batch.crew import OnProgress
+from engine.batch.notices import Notices, tell
 from engine.batch.tally import Tally
 
 REFRESH_SECONDS = 0.2
@@ -32,7 +33,8 @@ def batch_progress(quiet: bool, rate: Rate, label: str = "") -> Iterator[OnProgr
     if quiet:
         yield lambda tally, lines: None
         return
-    if not sys.stderr.isatty():
+    notices = Notices()
+    if not notices.isatty():
         yield _lines(rate, label)
         return
     from rich.console import Console
@@ -40,7 +42,7 @@ def batch_progress(quiet: bool, rate: Rate, label: str = "") -> Iterator[OnProgr
 
     said = TextColumn("{task.fields[said]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), said, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as progress:
+    with Progress(*columns, console=Console(file=cast(IO[str], notices)), speed_estimate_period=120) as progress:
         task = progress.add_task(label, total=None, said="")
         shown = 0.0
 
@@ -63,7 +65,7 @@ def _lines(rate: Rate, label: str) -> OnProgress:
         shown, speed = time.monotonic(), rate(tally)
         left = f", {(lines - tally.lines()) / speed:.0f} s left" if speed else ""
         about = f"{label}: " if label else ""
-        print(f"{about}{tally.lines()} of {lines} lines, {describe(tally, speed)}{left}", file=sys.stderr, flush=True)
+        tell(f"{about}{tally.lines()} of {lines} lines, {describe(tally, speed)}{left}")
 
     return show
 

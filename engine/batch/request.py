@@ -11,6 +11,7 @@ from typing import Any
 from engine.batch.lines import MOST_BYTES, Line
 from engine.batch.short_form import read_short
 from engine.batch.terms import BadLine, LineRequest, Terms, bad_line
+from engine.engine_directory import CONVERTER
 from engine.errors import EngineError, ImageError
 from engine.json_file import Unreadable, parse_json
 from engine.runtime.image_url import CLIP, PICTURE, Medium, fetch, find_all
@@ -26,6 +27,16 @@ class LineReader:
     """A `terms.Reader` of the questions' file."""
 
     terms: Terms
+
+    def agreed(self) -> dict[str, Any]:
+        terms = self.terms
+        return {
+            "model": terms.model,
+            "options": CONVERTER.unstructure(terms.default),
+            "image hosts": None if terms.image_hosts is None else sorted(terms.image_hosts),
+            "pictures at most": terms.max_pictures,
+            "timeout": terms.timeout,
+        }
 
     def look_at(self, content: bytes, line: Line) -> Line:
         """The picture as far as it can be seen without a check. Raises EngineError where no line of this form can be

@@ -9,11 +9,13 @@ from engine.batch.lines import Line
 from engine.batch.tally import Tally
 from engine.config import ExitConfig
 from engine.errors import EngineError
+from engine.manifest import Manifest
 from engine.options import QuestionConfig
 from engine.runtime.answer import Answer
 from engine.runtime.image_url import NO_HOST, Hosts
 from engine.runtime.pipeline import SglPipeline
 from engine.runtime.question import Question
+from engine.runtime.tensor_parallel import identify
 
 Reply = dict[str, Any]
 Report = Callable[[Answer, ExitConfig], dict[str, Any]]
@@ -72,6 +74,9 @@ Read = TypeVar("Read", bound=Request)
 class Reader(Protocol[Read]):
     """Makes questions of lines; every rank has one."""
 
+    def agreed(self) -> dict[str, Any]:
+        """What answers depend on beside the engine, in JSON: the same on every rank."""
+
     def look_at(self, content: bytes, line: Line) -> Line:
         """With the picture that it is about. Raises EngineError where no such line can be read."""
 
@@ -80,6 +85,13 @@ class Reader(Protocol[Read]):
 
     def question(self, request: Read) -> Question:
         """With its pictures. Raises EngineError."""
+
+
+def versions(manifest: Manifest) -> dict[str, str]:
+    """Of the program and the packages that answers, and their form, depend on."""
+    identity = identify(manifest)
+    found = {"sgl-engine": identity.engine_version} | identity.versions
+    return {name: version for name, version in found.items() if name != "mpi4py"}
 
 
 class RunFailed(EngineError):

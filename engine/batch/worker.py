@@ -169,4 +169,5 @@ class Worker:
 
 
 def _answered(place: int, reply: Reply, tally: Tally) -> Answered:
-    return Answered(place, json.dumps(reply, ensure_ascii=False, allow_nan=False).encode(), tally)
+    said = json.dumps(reply, ensure_ascii=False, allow_nan=False)
+    return Answered(place, said.encode(errors="replace"), tally)  # a path in it may be no UTF-8

@@ -5,32 +5,34 @@ A run that was interrupted, or killed, continues where it stopped. Started by mp
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.batch.answers import Answers, opened
+from engine.batch.answers import Answers, journal_of, opened
 from engine.batch.crew import Crew, Peers
 from engine.batch.lines import Lines
 from engine.batch.progress import Rate, batch_progress, describe
 from engine.batch.request import LineReader
 from engine.batch.share import Machine
-from engine.batch.terms import Terms
+from engine.batch.terms import Terms, versions
 from engine.cli.command_line import add_running_arguments, add_serving_arguments, positive, run_command
 from engine.cli.describe import to_json
 from engine.cli.question_options import add_request_defaults, read_options
 from engine.cli.ranks import on_ranks, open_worker
 from engine.cli.serve import EVERY, check_timeout, read_hosts
 from engine.config import ExitConfig
-from engine.engine_directory import CONVERTER, read_manifest
+from engine.engine_directory import read_manifest
+from engine.errors import RequestError
 from engine.manifest import Manifest
 from engine.options import QuestionConfig, all_over
 from engine.runtime.answer import Answer
 from engine.runtime.tensor_parallel import identify
 from engine.units import size_text
 
-NOT_REPORTED = ("keep_index", "tokens", "seconds", "picture")
+NOT_REPORTED = ("keep_index", "tokens", "seconds", "picture", "reuse")
 """Of what `sgl ask --json` says of an answer: long, another one each time, or said where it was asked for."""
 
 
@@ -80,14 +82,9 @@ def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -
     """As rank 0, or alone. Raises EngineError."""
     manifest = read_manifest(arguments.engine)
     terms, lines = read_terms(arguments, manifest), Lines(arguments.input)
-    settings = {
-        "engine": {name: component.key for name, component in manifest.components.items()},
-        "model": terms.model,
-        "options": CONVERTER.unstructure(terms.default),
-        "image hosts": None if terms.image_hosts is None else sorted(terms.image_hosts),
-        "pictures at most": terms.max_pictures,
-        "timeout": terms.timeout,
-    }
+    keys = {name: component.key for name, component in manifest.components.items()}
+    settings = {"engine": keys, "versions": versions(manifest)} | LineReader(terms).agreed()
+    refuse_overwriting(arguments.input, arguments.output)
     with opened(arguments.output, settings, not arguments.unordered) as answers:
         lines.check(answers.mark, arguments.output)
         peers.begin(answers.started)
@@ -100,12 +97,19 @@ def lead(arguments: argparse.Namespace, peers: Peers, machine: Machine | None) -
         report(arguments, answers, crew, rate, before)
 
 
+def refuse_overwriting(path: Path, output: Path) -> None:
+    """Raises RequestError."""
+    for written in (output, journal_of(output)):
+        if os.path.exists(written) and os.path.samefile(written, path):
+            raise RequestError(f"{path} holds the questions, and {written} would be written; name another output")
+
+
 def read_terms(arguments: argparse.Namespace, manifest: Manifest) -> Terms:
     """Raises EngineError."""
     given = read_options(arguments)
     check_timeout(arguments.timeout)
     return Terms(
-        arguments.model_name or arguments.engine.resolve().name,
+        arguments.model_name or os.fsencode(arguments.engine.resolve().name).decode(errors="replace"),
         arguments.input.absolute(),
         describe_answer,
         all_over(QuestionConfig(guidance=manifest.guidance, exit=manifest.exit), given),

@@ -69,8 +69,9 @@ def _serve(arguments: argparse.Namespace, leader: Any, machine: Machine, make_re
         return
     try:
         manifest = read_manifest(arguments.engine)
-        with open_worker(arguments, manifest, make_reader(manifest, started), machine) as worker:
-            follow(leader, worker, identify(manifest), socket.gethostname())
+        reader = make_reader(manifest, started)
+        with open_worker(arguments, manifest, reader, machine) as worker:
+            follow(leader, worker, identify(manifest), socket.gethostname(), reader.agreed())
     except RunFailed as error:
         leader.send(Failed(str(error)))
     except EngineError as error:

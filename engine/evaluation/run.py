@@ -7,13 +7,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from engine.batch.answers import journal_of, opened
 from engine.batch.crew import Alone, Crew, OnProgress, Peers
 from engine.batch.lines import Line, Mark
 from engine.batch.progress import Rate, batch_progress
 from engine.batch.tally import Tally, tally_of
-from engine.batch.terms import Reply, RunFailed
+from engine.batch.terms import Reply, RunFailed, versions
 from engine.batch.worker import Worker
 from engine.config import Draft, ExitConfig, GuidanceConfig, SamplingConfig, VideoConfig
 from engine.errors import RequestError
@@ -63,6 +64,10 @@ class Run:
     def lines(self) -> list[bytes]:
         """What each example says, but its picture."""
         return [_line(example) for example in self.examples]
+
+    def agreed(self) -> dict[str, Any]:
+        way: dict[str, Any] = FILE.unstructure(self.way)
+        return {"benchmark": self.benchmark.name, "options": way}
 
     def look_at(self, content: bytes, line: Line) -> Line:
         return line._replace(picture=self.examples[line.place].picture_key())
@@ -156,7 +161,7 @@ def answer_run(
     Raises EngineError."""
     settings = FILE.unstructure(run.settings(manifest))
     head = json.dumps(settings, ensure_ascii=False).encode()
-    with opened(path, settings, is_ordered=True, head=head) as answers:
+    with opened(path, settings | {"versions": versions(manifest)}, is_ordered=True, head=head) as answers:
         lines = ExampleLines(run)
         lines.check(answers.mark, path)
         if answers.next < run.count:

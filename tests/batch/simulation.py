@@ -4,13 +4,16 @@ import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.batch.crew import Joined, Left, Said, Work
 from engine.batch.lines import Mark
+from engine.batch.request import LineReader
 from engine.batch.tally import Tally
+from engine.batch.terms import Terms
 from engine.batch.worker import Answered, Task
 from engine.errors import EngineError
 from engine.runtime.answer import Answer, AnsweredBy
@@ -20,6 +23,7 @@ from engine.runtime.ticket import Ticket
 from engine.runtime.utterance import FinishReason
 
 IDENTITY = Identity("1", {}, "components")
+AGREED = LineReader(Terms("pair", Path(), lambda answer, exit: {})).agreed()
 ONE = Tally(answers=1, exits=1, visual_tokens=4, kept=1, generated=2)
 
 
@@ -157,7 +161,7 @@ class FakePeers:
     def _turn(self, rank: int, asker: FakeAsker) -> list[Said]:
         if rank not in self._joined:
             self._joined.add(rank)
-            return [Joined(asker.capacity, IDENTITY, f"machine {rank}")]
+            return [Joined(asker.capacity, IDENTITY, f"machine {rank}", AGREED)]
         for work in self._mail[rank]:
             asker.ask(work.tasks)
             asker.cancel(work.cancelled)

@@ -18,7 +18,7 @@ from engine.batch.worker import Answered, Task
 from engine.errors import EngineError, RequestError
 from engine.runtime.tensor_parallel import Identity
 from tests.batch.conftest import Write
-from tests.batch.simulation import IDENTITY, ONE, Died, FakeAsker, FakePeers, reply_of
+from tests.batch.simulation import AGREED, IDENTITY, ONE, Died, FakeAsker, FakePeers, reply_of
 
 PICTURES = 7
 
@@ -142,7 +142,7 @@ def test_ranks_of_other_engines_are_refused(terms: Terms, write: Write, folder: 
 
     class Other(FakePeers):
         def heard(self) -> list[tuple[int, Said]]:
-            return [(1, Joined(4, Identity("1", {}, "others"), "node7"))]
+            return [(1, Joined(4, Identity("1", {}, "others"), "node7", AGREED))]
 
     peers = Other({1: FakeAsker(4, random.Random(0))}, random.Random(0))
     with opened(folder / "answers.jsonl", {}, True) as answers:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from engine.config import ExitConfig, SamplingConfig
+from engine.build.builder import build_pair
+from engine.config import BuildConfig, ExitConfig, SamplingConfig
 from engine.runtime.pipeline import SglPipeline
-from tests.batch.test_request import OPENAI_EXAMPLE, VLLM_EXAMPLE, chat, image
+from tests.batch.test_request import OPENAI_EXAMPLE, chat, image
 from tests.cli.conftest import Run
 from tests.cli.test_user_errors import fails
 from tools.scenes import make_scene
@@ -89,12 +90,20 @@ def test_the_summary(batch: Callable[..., Run], folder: Path) -> None:
     assert answers(folder) == found
 
 
-@pytest.mark.parametrize("example", [OPENAI_EXAMPLE, VLLM_EXAMPLE], ids=["openai", "vllm"])
-def test_examples_of_peers(batch: Callable[..., Run], folder: Path, example: tuple[str, ...]) -> None:
-    """As they are published, but for the most tokens of an answer: the pair has 1024 for prompt and answer."""
-    model = json.loads(example[0])["body"]["model"]
-    lines = [line.replace("1000}", "8}") for line in example]
-    assert batch(lines, "--model-name", model).status == 0
+@pytest.fixture(scope="module")
+def long_engine(pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With room for the 1000 tokens that the published examples ask for."""
+    directory = tmp_path_factory.mktemp("long") / "engine"
+    build_pair(BuildConfig(pair / "small", pair / "large", directory, max_tokens=1100))
+    return directory
+
+
+def test_the_published_example(sgl: Callable[..., Run], long_engine: Path, folder: Path) -> None:
+    """Byte for byte as OpenAI shows it; that vLLM's is read alike, `tests.batch.test_request` says."""
+    path, model = folder / "batchinput.jsonl", json.loads(OPENAI_EXAMPLE[0])["body"]["model"]
+    path.write_text("".join(f"{line}\n" for line in OPENAI_EXAMPLE), encoding="utf-8")
+    words = ("--input", path, "--output", folder / "answers.jsonl", "--model-name", model, "--threads", 1)
+    assert sgl("batch", long_engine, *words).status == 0
     found = answers(folder)
     assert [answer["custom_id"] for answer in found] == ["request-1", "request-2"]
     assert [answer["response"]["status_code"] for answer in found] == [200, 200]
@@ -109,13 +118,20 @@ def test_mistakes_end_in_a_sentence(
     output = folder / "answers.jsonl"
     assert not [path for path in folder.iterdir() if path.name.startswith(output.name)]
     assert batch(lines, "--max-new-tokens", 2).status == 0
-    fails(batch(lines, "--max-new-tokens", 3), "answers.jsonl holds answers with another options")
+    other = "answers.jsonl holds answers with another options (options.sampling.max_new_tokens 2 instead of 3)"
+    fails(batch(lines, "--max-new-tokens", 3), other)
     fails(
         sgl("batch", engine_directory, "--input", folder / "no", "--output", output), "no does not exist; give a file"
     )
     fails(sgl("batch", engine_directory, "--input", folder, "--output", output), "is no ordinary file")
     path = folder / "questions.jsonl"
     fails(sgl("batch", engine_directory, "--input", path, "--output", folder), "is no ordinary file; give the name")
-    fails(sgl("batch", engine_directory, "--input", path, "--output", path), "exists and has no journal")
+    fails(sgl("batch", engine_directory, "--input", path, "--output", path), "would be written; name another output")
+    (folder / "link.jsonl").symlink_to(path)
+    linked = sgl("batch", engine_directory, "--input", path, "--output", folder / "link.jsonl")
+    fails(linked, f"{path} holds the questions, and {folder / 'link.jsonl'} would be written; name another output")
+    (folder / "mine.jsonl").write_text("mine", encoding="utf-8")
+    mine = sgl("batch", engine_directory, "--input", path, "--output", folder / "mine.jsonl")
+    fails(mine, "exists and has no journal")
     fails(sgl("batch", folder, "--input", path, "--output", output), "no finished engine directory")
     assert json.loads(path.read_text(encoding="utf-8")) == lines[0]

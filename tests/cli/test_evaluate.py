@@ -84,7 +84,7 @@ def test_a_run_continues_where_it_stopped(
     refused = ["--engine", str(engine), "--benchmark", "miniature-vqa", "--out", str(path)]
     refused += ["--guidance", "random", "--seed", "5"]
     assert main(["evaluate", *refused]) == 2
-    assert "holds answers with another guidance and exit and seed; write to another file" in capsys.readouterr().err
+    assert "holds answers with another guidance and exit and seed (" in capsys.readouterr().err
 
 
 def test_a_labelled_run_calibrates_the_engine(

@@ -26,6 +26,7 @@ from engine.cli.command_line import CommandParser, positive, run_command
 from engine.runtime.tensor_parallel import Identity, started_by_mpiexec
 
 IDENTITY = Identity("simulated", {}, "simulated")
+AGREED = LineReader(Terms("pair", Path(), lambda answer, exit: {})).agreed()
 CAPACITY = 32
 """Of a rank, as `sgl batch` has it by default."""
 SPEAKERS = 50
@@ -86,7 +87,7 @@ class SimulatedPeers:
         heard: list[tuple[int, Said]]
         if not self._has_joined:
             self._has_joined = True
-            heard = [(rank, Joined(CAPACITY, IDENTITY, "here")) for rank in range(1, self.size + 1)]
+            heard = [(rank, Joined(CAPACITY, IDENTITY, "here", AGREED)) for rank in range(1, self.size + 1)]
         else:
             busy = [rank for rank, asker in enumerate(self._askers, 1) if asker.tasks]
             ranks = self._chance.sample(busy, min(len(busy), SPEAKERS))
@@ -130,12 +131,12 @@ def hand_out(count: int, peers: Peers) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="hand out ") as folder:
         path, output = Path(folder) / "questions.jsonl", Path(folder) / "answers.jsonl"
         write_lines(path, count)
-        terms = Terms("pair", path, lambda answer, exit: {})
+        reader = LineReader(Terms("pair", path, lambda answer, exit: {}))
         watch, busy = Watch(count), time.process_time()
         worker = Instant(is_idle=peers.size > 0)
         # In order, what rank 0 never answers would hold up all others.
         with opened(output, {}, is_ordered=not worker.is_idle) as answers:
-            crew = Crew(Lines(path), answers, LineReader(terms), worker, IDENTITY, peers)
+            crew = Crew(Lines(path), answers, reader, worker, IDENTITY, peers)
             crew.run(watch)
         seconds, busy = time.perf_counter() - watch.start, time.process_time() - busy
         if isinstance(peers, SimulatedPeers):
@@ -196,7 +197,7 @@ def measure(count: int, ranks: int) -> None:
         messages = [ping_pong(link, rank, questions) for questions in MESSAGES] if rank < 2 else []
         if not isinstance(world, MpiPeers):
             if world.begin() is not None:
-                follow(world, Instant(), IDENTITY, "here")
+                follow(world, Instant(), IDENTITY, "here", AGREED)
             return
         world.begin(0)
         print(json.dumps({"ranks": world.size + 1, "messages": messages} | hand_out(count, world)))

@@ -20,7 +20,17 @@ from typing import Any
 
 from engine.cli.command_line import CommandParser, numbers, positive, run_command
 from engine.errors import EngineError
-from tools.batch.processes import PATIENCE_SECONDS, answers_in, decodes, descendants, sgl, started, wait_until_gone
+from tools.batch.processes import (
+    PATIENCE_SECONDS,
+    Watched,
+    answers_in,
+    decodes,
+    descendants,
+    launches,
+    sgl,
+    started,
+    wait_until_gone,
+)
 from tools.batch.questions import build_engine, write_questions
 
 CREATED = '"created": '
@@ -39,11 +49,12 @@ class Killed:
 
     def kill_once(self, chance: random.Random, most: int) -> bool:
         """Start it, and kill it somewhere within so many more answers; whether it was still running then."""
-        wanted = answers_in(self.output) + chance.randint(1, most)
+        watched = Watched(self.output)
+        wanted = watched.answers() + chance.randint(1, most)
         moment = chance.uniform(0, FIRST_SECONDS) if chance.random() < STARTING else PATIENCE_SECONDS
         with started(self.command) as process:
             end = time.monotonic() + moment
-            while process.poll() is None and answers_in(self.output) < wanted and time.monotonic() < end:
+            while process.poll() is None and watched.answers() < wanted and time.monotonic() < end:
                 time.sleep(0.002)
             there = descendants(process.pid)
             victims = choose(process.pid, there, chance)
@@ -53,7 +64,7 @@ class Killed:
                     os.kill(victim, signal.SIGKILL)
             wait_until_gone(process, there)
         if was_running:
-            self.kills.append(("everything" if len(victims) > 1 else "one", answers_in(self.output)))
+            self.kills.append(("everything" if len(victims) > 1 else "one", watched.answers()))
         return was_running
 
     def finish(self) -> dict[str, Any]:
@@ -66,9 +77,10 @@ class Killed:
 
 
 def choose(process: int, there: Sequence[int], chance: random.Random) -> list[int]:
-    """One process of a job without which it ends, or all of them."""
+    """One rank of a job, or all of its processes; without mpiexec alone its ranks would go on to the end."""
     needed = [process, *(child for child in there if not decodes(child))]
-    return needed if chance.random() < 0.5 else [chance.choice(needed)]
+    ranks = [one for one in needed if not launches(one)]
+    return needed if chance.random() < 0.5 or not ranks else [chance.choice(ranks)]
 
 
 def without_time(output: Path) -> list[str]:
@@ -98,8 +110,10 @@ def compare(work: Path, questions: int, kills: int, ranks: Sequence[int]) -> Ite
     expected = without_time(alone.output)
     for count in ranks:
         killed, chance = run(f"killed on {count}", count), random.Random(count)
-        while len(killed.kills) < kills and killed.kill_once(chance, max(2, 2 * questions // (kills + 2))):
-            pass
+        for left in range(kills, 0, -1):
+            most = 2 * (questions - answers_in(killed.output)) // (left + 2)
+            if not killed.kill_once(chance, max(1, most)):
+                break
         before, summary = answers_in(killed.output), killed.finish()
         if (found := without_time(killed.output)) != expected:
             differ = [place for place, pair in enumerate(zip(found, expected, strict=False), 1) if pair[0] != pair[1]]

@@ -65,10 +65,20 @@ def descendants(process: int) -> list[int]:
 
 def decodes(process: int) -> bool:
     """Whether it decodes pictures for a rank, which starts another one when it is gone."""
+    return any(b"decoder_process" in word for word in _words(process))
+
+
+def launches(process: int) -> bool:
+    """Whether it starts and watches ranks, as mpiexec and its proxies do."""
+    return any(name in _words(process)[0] for name in (b"mpiexec", b"hydra"))
+
+
+def _words(process: int) -> list[bytes]:
+    """Of its command line; one that is empty where it is gone."""
     try:
-        return b"decoder_process" in Path(f"/proc/{process}/cmdline").read_bytes()
+        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return False
+        return [b""]
 
 
 def is_running(process: int) -> bool:
@@ -80,13 +90,28 @@ def is_running(process: int) -> bool:
 
 def answers_in(output: Path) -> int:
     """How many lines a run has answered, by its journal."""
-    count = 0
-    with suppress(FileNotFoundError), journal_of(output).open("rb") as file:
-        for line in file:
-            if (found := decode(line)) is None:
-                break
-            if found[0] == STATE:
-                ranges = json.loads(found[1])["ranges"]
-                count += sum(ranges[1::2]) - sum(ranges[::2])
-            count += found[0] == ANSWER
-    return count
+    return Watched(output).answers()
+
+
+class Watched:
+    """How many lines a run has answered, by what came to its journal since it was last looked at."""
+
+    def __init__(self, output: Path) -> None:
+        self._journal = journal_of(output)
+        self._file, self._offset, self._count = 0, 0, 0
+
+    def answers(self) -> int:
+        with suppress(FileNotFoundError), self._journal.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._file or status.st_size < self._offset:
+                self._file, self._offset, self._count = status.st_ino, 0, 0
+            file.seek(self._offset)
+            for line in file:
+                if (found := decode(line)) is None:
+                    break
+                if found[0] == STATE:
+                    ranges = json.loads(found[1])["ranges"]
+                    self._count += sum(ranges[1::2]) - sum(ranges[::2])
+                self._count += found[0] == ANSWER
+                self._offset += len(line)
+        return self._count
