@@ -1,6 +1,8 @@
 """What all command lines share: errors as one sentence with an exit status, argument types, sizes in words."""
 
 import argparse
+import errno
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -17,6 +19,7 @@ SHORTER = {"world_size": "tp"}
 """Settings that are not typed by their own name."""
 INTERRUPTED = 130
 """What a shell reports for a command that Ctrl-C ended."""
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -30,6 +33,7 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
     """Exit status of a command; a user's error and Ctrl-C end it with one sentence on stderr."""
     try:
         command()
+        sys.stdout.flush()
     except EngineError as error:
         print(error.worded(flag), file=sys.stderr)
         return USER_ERROR
@@ -40,6 +44,12 @@ def run_command(command: Callable[[], None], interrupted: str = "interrupted") -
         # Whoever read our output has seen enough; closing stderr keeps the interpreter from complaining at exit.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        print(f"what was to be written found no room ({error.strerror}); free some, and run it again", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter writes the rest at its exit
+        return USER_ERROR
     return 0
 
 

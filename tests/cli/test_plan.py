@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +36,16 @@ def test_text_shows_memory_fit_communication_and_prediction(sgl: Sgl) -> None:
         "a roofline of NVIDIA H100 SXM",
     ):
         assert part in " ".join(run.out.split()), part
+
+
+def test_no_room_for_the_output_is_one_sentence() -> None:
+    command = [sys.executable, "-m", "engine.cli", "plan", *PUBLISHED]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert run.returncode == 2
+    assert run.stderr == (
+        "what was to be written found no room (No space left on device); free some, and run it again\n"
+    )
 
 
 def test_a_pair_of_two_families_is_planned(sgl: Sgl) -> None:
