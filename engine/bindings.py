@@ -202,7 +202,7 @@ def vision_bindings(config: VisionConfig, limits: Limits, dtype: str = "float32"
             windows: list[Binding] = []
             if config.window is not None:
                 # Which patch is where in a window, which of these places are empty, where each patch went.
-                room, number = config.window_patches(), limits.windows()
+                room, number = config.window_patches(), limits.windows(config.window)
                 windows = [
                     Binding(WINDOW_PATCH, "int64", (number, room)),
                     Binding(WINDOW_MASK, "float32", (number, 1, 1, room)),

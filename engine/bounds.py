@@ -73,8 +73,11 @@ TokenId = Annotated[int, Between(0, (1 << 24) - 1)]
 Positions = Annotated[int, Between(1, 1 << 30)]
 Side = Annotated[int, Between(1, 1 << 13)]
 """Pixels."""
-Pixels = Annotated[int, Between(1, 1 << 30)]
-"""Of a whole picture."""
+MOST_PIXELS = 1 << 26
+Pixels = Annotated[int, Between(1, MOST_PIXELS)]
+"""Of a whole picture; published checkpoints ask for 12.8 million."""
+PatchFrames = Annotated[int, Between(1, 8)]
+"""Of a clip, in one patch."""
 Tiles = Annotated[int, Between(1, 256)]
 """Of one picture. All grids of as many tiles are compared for every picture, and published checkpoints ask for 12."""
 Tokens = Annotated[int, Between(1, 1 << 24)]

@@ -127,10 +127,10 @@ class Limits:
         least, typical, most = (patches_per_token * size for size in (tokens.min, tokens.opt, tokens.max))
         return Dim("patches", least, typical, most)
 
-    def windows(self) -> Dim:
-        """W: its windows of at least four by four tokens; of a thin picture each holds few."""
+    def windows(self, side: int) -> Dim:
+        """W: its windows of so many tokens along one side; of a thin picture each holds few."""
         tokens = self.picture_tokens()
-        return Dim("windows", 1, max(1, tokens.opt // 16), tokens.max // 4 + 1)
+        return Dim("windows", 1, max(1, tokens.opt // side**2), tokens.max // side + 1)
 
     def _tokens(self, name: str, most: int) -> Dim:
         return Dim(name, 1, min(TYPICAL_TOKENS, most), most, at_most=ONE_TOKEN)

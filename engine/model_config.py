@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from engine.bounds import (
+    MOST_PIXELS,
     Epsilon,
     Fraction,
     HeadDim,
     Heads,
     Layers,
     Name,
+    PatchFrames,
     Pixels,
     Positions,
     RopeBase,
@@ -153,6 +155,10 @@ class InternVitConfig:
         return self.grid() ** 2
 
 
+MOST_WINDOW_PATCHES = 1024
+"""Published windows have 64. The room for each is whole, however small the picture."""
+
+
 @dataclass(frozen=True)
 class QwenVitConfig:
     """A ViT over pictures of any size, whose patches turn with their row and column; squares of them become a token.
@@ -161,7 +167,7 @@ class QwenVitConfig:
     """
 
     patch_size: Side
-    frames: Side
+    frames: PatchFrames
     """Of a patch, in time; a still picture repeats."""
     merged: Side
     """Patches along one side of a token."""
@@ -189,6 +195,11 @@ class QwenVitConfig:
             raise EngineError(
                 f"hidden_size {self.hidden_size} is not a multiple of four times num_heads {self.num_heads}: half of a "
                 "head turns with the row, half with the column"
+            )
+
+        if self.window is not None and self.window_patches() > MOST_WINDOW_PATCHES:
+            raise EngineError(
+                f"window of {self.window_patches()} patches is too large, of more than {MOST_WINDOW_PATCHES}"
             )
 
     def token_side(self) -> int:
@@ -355,6 +366,13 @@ class ModelConfig:
                 f"output_size {self.vision.output_size} of the vision encoder is not the language model's hidden_size "
                 f"{self.language.hidden_size}"
             )
+        if not isinstance(self.vision, QwenVitConfig):
+            pixels = self.most_tiles() * self.vision.image_size**2
+            if pixels > MOST_PIXELS:
+                raise EngineError(
+                    f"a picture of {self.most_tiles()} tiles of image_size {self.vision.image_size} has {pixels:,} "
+                    f"pixels, more than {MOST_PIXELS:,}"
+                )
 
     def most_tiles(self) -> int:
         """Of one picture; of one that is not cut up, how many tiles of `TILE` pixels are as large."""

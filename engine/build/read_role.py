@@ -17,8 +17,9 @@ from engine.build.weights import WeightReader, parameters
 from engine.build_flags import BuildFlag
 from engine.config import BuildConfig, default_prune_layers
 from engine.dims import Limits
-from engine.errors import EngineError, Setting
+from engine.errors import CheckpointError, EngineError, Setting
 from engine.families import Family, family_of
+from engine.families.conversation import CONTROL_TOKEN
 from engine.model_config import (
     AnyResolutionConfig,
     LanguageConfig,
@@ -71,7 +72,7 @@ def read_role(
     """Open one checkpoint and settle what its engines will be able to do."""
     family, published = family_of(directory)
     config = family.read_config(directory, published)
-    config = replace(config, tiling=settle_pictures(build, config.tiling))
+    config = replace(config, tiling=settle_pictures(build, config.tiling, directory))
     layers = config.language.num_layers
     points = default_prune_layers(layers) if prune_layers is None else tuple(sorted(set(prune_layers) - {0}))
     for point in points:
@@ -94,8 +95,8 @@ def read_role(
     return Role(name, checkpoint, fingerprint, family, config, points, scores, notes)
 
 
-def settle_pictures(build: BuildConfig, pictures: PicturesConfig) -> PicturesConfig:
-    """A checkpoint's own, within the limits that the build names. Raises EngineError."""
+def settle_pictures(build: BuildConfig, pictures: PicturesConfig, directory: Path) -> PicturesConfig:
+    """A checkpoint's own, that lies there, within the limits that the build names. Raises EngineError."""
     match pictures:
         case TilingConfig() if build.max_tiles is not None:
             least = min(pictures.min_tiles, build.max_tiles)
@@ -103,12 +104,30 @@ def settle_pictures(build: BuildConfig, pictures: PicturesConfig) -> PicturesCon
         case AnyResolutionConfig() if build.max_tiles is not None:
             most = build.max_tiles
             grids = tuple((rows, columns) for rows, columns in pictures.grids if rows * columns <= most)
+            if not grids:
+                least = min(rows * columns for rows, columns in pictures.grids)
+                raise EngineError(
+                    Setting("max_tiles"),
+                    f" {most} is below the {least} tiles of the smallest canvas of {directory} "
+                    "(image_grid_pinpoints); give at least as many",
+                )
             return AnyResolutionConfig(grids, min(pictures.max_tiles, most))
         case NativeSizeConfig():
             most = pictures.max_pixels if build.max_pixels is None else build.max_pixels
             least = min(pictures.min_pixels, most) if build.min_pixels is None else build.min_pixels
+            if least > most:
+                raise EngineError(
+                    Setting("min_pixels"),
+                    f" {least} is above the {most} pixels that a picture of {directory} may have; give fewer, or a "
+                    "larger ",
+                    Setting("max_pixels"),
+                )
             return NativeSizeConfig(least, most)
     return pictures
+
+
+SEVERAL = 5
+"""Rows of a picture in a prompt that a tokenizer is tried with."""
 
 
 def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[ModelConfig, tuple[str, ...]]:
@@ -117,9 +136,21 @@ def read_ends(family: Family, config: ModelConfig, directory: Path) -> tuple[Mod
     Raises CheckpointError.
     """
     tokenizer = read_tokenizer(directory, config.prompt.added)
-    prompt = family.render_prompt(config, "", ())
-    check_tokenizer(tokenizer, directory, config.language.vocab_size, prompt.image_token)
+    prompt = family.render_prompt(config, "", (SEVERAL, SEVERAL))
+    control = dict.fromkeys(CONTROL_TOKEN.findall(prompt.text))
+    check_tokenizer(tokenizer, directory, config.language.vocab_size, prompt.image_token, *control)
+    tokens = tokenizer.encode(prompt.text, add_special_tokens=False).tokens
+    if (found := tokens.count(prompt.image_token)) != 2 * SEVERAL:
+        raise CheckpointError(
+            f"the tokenizer of {directory} finds {found} tokens {prompt.image_token} in a prompt of {2 * SEVERAL}; "
+            "download all its tokenizer files again"
+        )
     added, ids = tokenizer.get_added_tokens_decoder(), family.end_ids(directory)
+    if not any(token.special and token.content in prompt.stop for token in added.values()):
+        raise CheckpointError(
+            f"the tokenizer of {directory} has no special token that ends a turn ({', '.join(prompt.stop)}); download "
+            "all its tokenizer files again"
+        )
     special = [number for number in ids if number in added and added[number].special]
     stop = [token for token in (added[number].content for number in special) if token not in prompt.stop]
     notes = [

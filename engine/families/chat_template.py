@@ -17,6 +17,10 @@ PARTS = re.compile(
 """A text, or what blanks around it do not matter: marks of tags, as transformers sets Jinja up, and operators."""
 
 
+LONGEST = 1 << 13
+"""Characters of a template; published ones have a few thousand, and the work grows faster than the length."""
+
+
 def find_template(directory: Path, known: Mapping[str, str]) -> str | None:
     """The name of a checkpoint's template; None if there is none. Found where the published processor finds it.
 
@@ -36,7 +40,7 @@ def find_template(directory: Path, known: Mapping[str, str]) -> str | None:
             return None
         place, fields = found[0]
         said = fields.values["chat_template"]
-    if not isinstance(said, str) or normal(said) not in known:
+    if not isinstance(said, str) or len(said) > LONGEST or normal(said) not in known:
         raise CheckpointError(
             f"{place} holds another chat template ({shown(said)}) than checkpoints of this layout are published with, "
             "and the engine makes prompts of that one only; put the published template back if the model was trained "

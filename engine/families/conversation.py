@@ -90,7 +90,7 @@ def render(
     """
     questions = [*(turn.question for turn in history), question]
     _refuse_control_tokens("question", questions, template)
-    _refuse_control_tokens("system message", [system or ""], template)
+    _refuse_control_tokens("system message", [system or ""], template, marked=False)
     questions = [template.opening + question for question in questions]
     pictures = len(visual_tokens)
     pictures_are_marked = _are_marked(questions, PICTURE, pictures, "picture")
@@ -135,13 +135,13 @@ def _picture_marks(pictures: int, form: PictureForm) -> str:
     return "".join(f"Image-{number}: {PICTURE}{form.behind}" for number in range(1, pictures + 1))
 
 
-def _refuse_control_tokens(what: str, texts: Sequence[str], template: Template) -> None:
-    """A text must not close its own turn, open another one, or stand for a picture."""
+def _refuse_control_tokens(what: str, texts: Sequence[str], template: Template, marked: bool = True) -> None:
+    """A text must not close its own turn, open another one, or stand for a picture. marked: marks may."""
     form, clip = template.picture, template.clip
     for text in texts:
-        # A mark stands for a picture or a clip whichever token it spells.
         tokens = {form.start, form.token, form.end, clip.start, clip.token, clip.end, *template.stop}
-        tokens -= {"", PICTURE, CLIP}
+        # A mark stands for a picture or a clip whichever token it spells.
+        tokens -= {"", PICTURE, CLIP} if marked else {""}
         reserved = [token for token in tokens if token in text]
         reserved += CONTROL_TOKEN.findall(text)
         if reserved:

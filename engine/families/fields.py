@@ -74,7 +74,7 @@ class Fields:
         """The field, which must be one of the values that the engine computes; None among them allows its absence."""
         value = self.values.get(name)
         if value not in computed:
-            allowed = " or ".join(repr(choice) for choice in computed if choice is not None) or "its absence"
+            allowed = " or ".join(shown(choice) for choice in computed if choice is not None) or "its absence"
             self.refuse(f"{name} {shown(value)} is not supported, only {allowed}; choose another checkpoint")
         return value
 

@@ -191,9 +191,10 @@ class ModelPlan:
         if not isinstance(vision, QwenVitConfig):
             return _by_name({LIMITS.tiles(): pieces})
         each = vision.merged**2
-        windows = -(-tokens // (vision.window or 1) ** 2)
+        side = vision.window or 1
+        windows = -(-tokens // side**2)
         return _by_name(
-            {LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens, LIMITS.windows(): windows}
+            {LIMITS.picture_tokens(): tokens, LIMITS.patches(each): each * tokens, LIMITS.windows(side): windows}
         )
 
 

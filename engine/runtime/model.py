@@ -9,7 +9,7 @@ import numpy as np
 from engine.build_flags import BuildFlag
 from engine.config import PictureConfig, ServingConfig, VideoConfig
 from engine.dims import Limits
-from engine.errors import RequestError, Setting
+from engine.errors import ManifestError, RequestError, Setting
 from engine.families import Pieces, Prompt, Turn, by_name
 from engine.manifest import EngineModel, Manifest
 from engine.model_config import InternVitConfig, ModelConfig, QwenVitConfig, SiglipConfig, VisionConfig
@@ -259,7 +259,12 @@ class VisionLanguageModel:
         if any(part.times is not None for part in pieces):
             tokens.add(prompt.clip_token)
         positions = np.flatnonzero(np.isin(ids, [self.tokenizer.token_id(token) for token in tokens]))
-        assert len(positions) == count_rows(pieces), "a family's prompt holds one token per row of a picture or clip"
+        if len(positions) != (rows := count_rows(pieces)):
+            found = f"{len(positions)} tokens {' and '.join(sorted(tokens))}"
+            raise ManifestError(
+                f"the tokenizer of the {self.role} model finds {found} in a prompt of {rows}; "
+                "build the engine from another checkpoint"
+            )
         places = None
         if self.config.language.rope.sections:
             places = token_places(len(ids), positions, [part.places for part in pieces])

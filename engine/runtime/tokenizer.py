@@ -31,7 +31,7 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer) -> None:
         self._library = library
         self._added = library.get_added_tokens_decoder()
-        self._said: dict[tuple[str, ...], SaidText] = {}
+        self._said: dict[frozenset[str], SaidText] = {}
         self._byte_level = isinstance(library.decoder, ByteLevel)
         # encoding puts a space before the text
         self._has_prefix = not self._byte_level and b'"Strip"' in library.decoder.__getstate__()
@@ -59,13 +59,15 @@ class Tokenizer:
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The same of a prompt, in which what was said holds no control tokens, whatever it spells."""
         said = [part.text for part in prompt.parts if part.is_said]
-        control = {token.content for token in self._added.values() if token.special or token.content in prompt.stop}
+        needed = {*prompt.stop, prompt.image_token, prompt.clip_token}
+        added = self._added.values()
+        control = frozenset(token.content for token in added if token.special or token.content in needed)
         ids = self.encode(prompt.text)
         if not any(content in text for text in said for content in control):
             return ids
-        if prompt.stop not in self._said:
-            self._said[prompt.stop] = SaidText(self._library, control)
-        return self._said[prompt.stop].encode(prompt.parts)
+        if control not in self._said:
+            self._said[control] = SaidText(self._library, control)
+        return self._said[control].encode(prompt.parts)
 
     def encode_behind(self, before: str, text: str) -> list[int]:
         """The ids of a text that follows another one; none where the two share a token."""

@@ -43,14 +43,15 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     find_template(directory, TEMPLATES)
     language = _read_language(fields)
     vision = _read_vision(fields, language.hidden_size)
-    return ModelConfig(
-        family="internvl",
-        name=directory.resolve().name,
-        language=language,
-        vision=vision,
-        tiling=_read_tiling(directory, vision),
-        prompt=PromptConfig("internvl"),
-    )
+    with fields.named():
+        return ModelConfig(
+            family="internvl",
+            name=directory.resolve().name,
+            language=language,
+            vision=vision,
+            tiling=_read_tiling(directory, vision),
+            prompt=PromptConfig("internvl"),
+        )
 
 
 def _read_language(fields: Fields) -> LanguageConfig:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from engine.errors import ImageError
 from engine.families.base import Packing, Pieces
 from engine.families.pixels import as_rgb, grid_boxes, normalise
 from engine.model_config import SCALED_DOWN, AnyResolutionConfig, ModelConfig, SiglipConfig
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
+LONGEST_SIDE = 1 << 14
+"""Of a picture that is put on a square of as many pixels a side, all of which are in memory."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ def sampled_lines(height: int, width: int, grid: tuple[int, int], side: int, max
     shown = rows - 2 * top, columns - 2 * left
     shrink = math.sqrt(shown[0] * shown[1] / (max_tiles * side**2))
     read = tuple(int(length // shrink) for length in shown) if shrink > SCALED_DOWN else shown
+    if all(shown) and not all(read):
+        raise ImageError(
+            f"the picture of {width} x {height} pixels is so thin that no token of its canvas is left; cut it up"
+        )
     return sample(shown[0], read[0], top), sample(shown[1], read[1], left)
 
 
@@ -108,6 +115,11 @@ def _pack(vision: SiglipConfig, columns: int, down: Sampled, across: Sampled) ->
 def _one_of_several(picture: Image.Image, vision: SiglipConfig) -> Pieces:
     """A tile with the whole picture, and one end of a line."""
     longer, tokens = max(picture.size), vision.tokens_per_tile()
+    if longer > LONGEST_SIDE:
+        raise ImageError(
+            f"the picture of {picture.width} x {picture.height} pixels is one of several, each put on a square, and a "
+            f"square of {longer} pixels is too large; scale it down to {LONGEST_SIDE} or cut it up"
+        )
     left, top = (longer - picture.width) // 2, (longer - picture.height) // 2
     square = Image.new("RGB", (longer, longer), tuple(int(part * 255) for part in MEAN))
     square.paste(picture, (left, top))

@@ -55,6 +55,6 @@ def _read_vision(vision: Fields, output_size: int) -> QwenVitConfig:
             norm=Norm.RMS,
             is_gated=True,
             window=window // token,
-            whole_layers=tuple(whole),
+            whole_layers=tuple(sorted(set(whole))),
             steps_per_second=vision.integer("tokens_per_second") if vision.has("tokens_per_second") else STEPS,
         )

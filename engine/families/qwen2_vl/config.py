@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL.Image import Resampling
 
+from engine.bounds import shown
 from engine.families.chat_template import find_template, normal
 from engine.families.ends import read_end_ids
 from engine.families.fields import Fields, read_fields
@@ -32,6 +33,7 @@ CHAT_TEMPLATE = (
 """As published."""
 VISION_NAMES = {"num_layers": "depth", "hidden_size": "embed_dim", "merged": "spatial_merge_size"}
 """Our names of fields -> those of `vision_config`."""
+MOST_RATIO = 1024
 end_ids = read_end_ids
 
 
@@ -78,6 +80,9 @@ def _read_vision(vision: Fields, output_size: int) -> QwenVitConfig:
         vision.only(name, 3, None)
     patch_size = vision.side("patch_size")
     vision.only("spatial_patch_size", patch_size, None)
+    ratio = vision.number("mlp_ratio")
+    if not ratio <= MOST_RATIO:
+        vision.refuse(f"mlp_ratio {shown(ratio)} is above {MOST_RATIO}; download the published config.json again")
     with vision.named(**VISION_NAMES):
         return QwenVitConfig(
             patch_size=patch_size,
@@ -86,7 +91,7 @@ def _read_vision(vision: Fields, output_size: int) -> QwenVitConfig:
             hidden_size=vision.integer("embed_dim"),
             num_layers=vision.integer("depth"),
             num_heads=vision.integer("num_heads"),
-            intermediate_size=int(vision.integer("embed_dim") * vision.number("mlp_ratio")),
+            intermediate_size=int(vision.integer("embed_dim") * ratio),
             output_size=output_size,
         )
 
