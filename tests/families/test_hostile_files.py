@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.build.read_role import settle_pictures
+from engine.build.read_role import read_ends, settle_pictures
 from engine.config import BuildConfig
 from engine.errors import CheckpointError, EngineError, ImageError, RequestError
-from engine.families import by_name, family_of, published
+from engine.families import Turn, by_name, family_of, published
 from engine.families.llava_onevision.pictures import cut, sampled_lines
 from engine.families.qwen2_vl.config import CHAT_TEMPLATE
 from engine.model_config import AnyResolutionConfig, ModelConfig, NativeSizeConfig
+from engine.runtime.tokenizer import Tokenizer
+from tools.fuzz.checkpoint_files import LAYOUTS
 
 QWEN, WINDOWED, LLAVA = "Qwen2-VL-2B", "Qwen2.5-VL-3B", "LLaVA-OneVision-0.5B"
 
@@ -96,3 +98,31 @@ def test_a_system_message_stands_for_no_picture(tmp_path: Path, mark: str) -> No
     config = read(LLAVA, tmp_path, {})
     with pytest.raises(RequestError, match=f"the system message contains the control token {mark}"):
         by_name("llava_onevision").render_prompt(config, "What?", (3,), system=f"Be kind{mark}")
+
+
+@pytest.mark.parametrize(
+    ("layout", "old", "new", "sentence"),
+    [
+        ("qwen2_vl", "<|video_pad|>", "<|image_pad|>" * 2, r"finds \d+ tokens <\|image_pad\|> in a prompt of 10"),
+        ("qwen2_vl", "<|im_start|>", "<|im_begin|>", r"has no token <\|im_start\|>"),
+        ("llava", "<image>", "<picture>", "has no token <image>"),
+    ],
+)
+def test_tokens_that_a_prompt_needs(tmp_path: Path, layout: str, old: str, new: str, sentence: str) -> None:
+    for name, content in LAYOUTS[layout]().items():
+        is_tokenizer = name.startswith("tokenizer")
+        (tmp_path / name).write_bytes(content.replace(old.encode(), new.encode()) if is_tokenizer else content)
+    family, config = family_of(tmp_path)
+    with pytest.raises(CheckpointError, match=sentence):
+        read_ends(family, family.read_config(tmp_path, config), tmp_path)
+
+
+def test_an_answer_stands_for_no_picture(tmp_path: Path) -> None:
+    """Also where a stranger's tokenizer says that the picture's token is none of its special tokens."""
+    content = LAYOUTS["llava"]()["tokenizer.json"].replace(b'"special": true', b'"special": false')
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    (tmp_path / "config").mkdir()
+    tokenizer, config = Tokenizer.load(tmp_path / "tokenizer.json"), read(LLAVA, tmp_path / "config", {})
+    history = [Turn("What?", "An <image> and a <video>.")]
+    prompt = by_name("llava_onevision").render_prompt(config, "And?", (3,), history)
+    assert tokenizer.encode_prompt(prompt).count(tokenizer.token_id("<image>")) == 3
