@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from engine.runtime.question import Question
 
 ROLES = ("small", "large")
 CUT_OFF = 0.02
-"""Share of the runs, the slowest next to others of their size, that do not count: something else happened then."""
+"""Share of the runs, the slowest next to others of their size, that say nothing of how time grows with size."""
 ROUNDS = 2
 
 
@@ -144,15 +144,46 @@ def measured_times(
 
 
 def times_of(notes: Sequence[Note]) -> PairTimes:
-    """What runs that were watched took."""
-    small, large = (_model_times([note for note in notes if note.role == role]) for role in ROLES)
-    beside = _beside([note for note in notes if note.kind != "outside"])
+    """What runs that were watched took, with what came between them: in all, as long as somebody was answered."""
+    runs = [note for note in notes if note.kind != "outside"]
+    after = _after(runs, [note for note in notes if note.kind == "outside"])
+    beside = _beside(runs, after)
+    longer = [note if gap is None else _until_next(note, gap, beside) for note, gap in zip(runs, after, strict=True)]
+    noted = [*longer, *(note for note in notes if note.kind == "outside")]
+    small, large = (_model_times([note for note in noted if note.role == role]) for role in ROLES)
     return PairTimes(small, large, turn=beside.fixed, resume=beside.row)
+
+
+def _after(runs: Sequence[Note], outside: Sequence[Note]) -> list[float | None]:
+    """Seconds from the end of each run to the next; None where pictures were taken up or done meanwhile, as everybody
+    may have waited for them."""
+    moments = np.sort([moment for note in outside for moment in (note.start, note.end)])
+    found: list[float | None] = []
+    for one, following in pairwise(runs):
+        first, last = np.searchsorted(moments, [one.end, following.start])
+        found.append(following.start - one.end if first == last else None)
+    return [*found, None]
+
+
+def _beside(runs: Sequence[Note], after: Sequence[float | None]) -> Line:
+    """Of the time behind steps: the scheduler's turn, and those who go on in it."""
+    gaps: dict[float, list[float]] = defaultdict(list)
+    for note, gap in zip(runs, after, strict=True):
+        if note.kind == "step" and gap is not None:
+            gaps[note.rows].append(gap)
+    return fitted([(rows, 0.0, float(np.mean(some))) for rows, some in gaps.items()]) if gaps else Line()
+
+
+def _until_next(note: Note, gap: float, beside: Line) -> Note:
+    """With what its question does behind it, which takes longer than to go on with a step: it reads logits, ranks
+    tokens, packs features."""
+    more = 0.0 if note.kind == "step" else max(0.0, gap - beside.seconds(1, 0))
+    return replace(note, end=note.end + more)
 
 
 def _model_times(notes: Sequence[Note]) -> ModelTimes:
     lines = {
-        kind: (fitted(_usual([(note.rows, note.pairs, note.seconds()) for note in notes if note.kind == kind])),)
+        kind: (_line([(note.rows, note.pairs, note.seconds()) for note in notes if note.kind == kind]),)
         for kind in ("step", "extend", "encode")
         if any(note.kind == kind for note in notes)
     }
@@ -167,18 +198,11 @@ def _model_times(notes: Sequence[Note]) -> ModelTimes:
     )
 
 
-def _beside(notes: Sequence[Note]) -> Line:
-    """Of the time between two runs that follow each other: the scheduler's turn, and those who go on in it."""
-    gaps: dict[float, list[float]] = defaultdict(list)
-    for note, following in pairwise(notes):
-        if note.kind == "step":
-            gaps[note.rows].append(following.start - note.end)
-    # A median: now and then everybody waits for pictures.
-    return fitted([(rows, 0.0, float(np.median(some))) for rows, some in gaps.items()]) if gaps else Line()
-
-
-def _usual(runs: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
-    """Without those that took longest next to what others say of their size."""
+def _line(runs: list[tuple[float, float, float]]) -> Line:
+    """Shaped by the usual runs; those of all of them add up to what they took. What happens now and then happens under
+    load, too, and who waits, waits for all of it."""
     line = fitted(runs)
     order = np.argsort([seconds / max(line.seconds(rows, pairs), 1e-9) for rows, pairs, seconds in runs])
-    return [runs[index] for index in order[: len(runs) - int(CUT_OFF * len(runs))]]
+    line = fitted([runs[index] for index in order[: len(runs) - int(CUT_OFF * len(runs))]])
+    scale = sum(seconds for *_, seconds in runs) / max(sum(line.seconds(rows, pairs) for rows, pairs, _ in runs), 1e-9)
+    return Line(line.fixed * scale, line.row * scale, line.pair * scale)

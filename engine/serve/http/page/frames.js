@@ -2,6 +2,7 @@
 
 export const WIDTH = 240; // pixels of a frame on a contact sheet
 const BEHIND = 0.001; // seconds: times are rounded, and just before a frame is the one before it
+const MOST = 20_000; // milliseconds that one frame may take
 const PATIENCE = 500; // milliseconds; a page in the background is never told that a frame is shown
 
 // -> a canvas with the first frame, or null if the browser cannot show the clip.
@@ -57,7 +58,8 @@ async function readFrames(file, seconds, widest) {
   }
 }
 
-// Starts what ends with an event, and waits until its frame is shown -> when it is seen, on the clip's own clock.
+// Starts what ends with an event, and waits until its frame is shown -> when it is seen, on the clip's own clock. Throws
+// where that takes too long.
 async function shownAt(video, event, start) {
   const shown = new Promise((resolve) => {
     video.requestVideoFrameCallback?.((_, { mediaTime }) => resolve(mediaTime));
@@ -65,6 +67,7 @@ async function shownAt(video, event, start) {
   await new Promise((resolve, reject) => {
     video.addEventListener(event, resolve, { once: true });
     video.addEventListener("error", () => reject(video.error), { once: true });
+    setTimeout(() => reject(new Error("no frame came")), MOST);
     start();
   });
   const late = new Promise((resolve) => setTimeout(() => resolve(video.currentTime), PATIENCE));
