@@ -122,11 +122,12 @@ def compare(
             served = Serving(pipeline).arriving(questions, rate, seed).served
         arrivals = [Arrival(float(when), asked, exit) for when, exit in zip(at, exits, strict=True)]
         simulated = []
-        for taken in (times, times_of(notes)):
+        meanwhile = times_of(notes)
+        for taken in (times, meanwhile):
             world = World(taken, answering(pipeline))
             world.run(iter(arrivals), count + 1)
             simulated.append(world.served)
-        now = capacity(times_of(notes), asked, count)
+        now = capacity(meanwhile, asked, count)
         print(
             f"load {load:.0%}: {now:.2f} questions/s at most as runs were meanwhile, {limit / now:.2f} of it predicted"
         )

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from engine.build.read_role import language_shapes, vision_shapes
-from engine.families import Family, Source, family_of
+from engine.families import Family, Source, read_model
 from engine.model_config import ModelConfig
 from tools.random_checkpoint import random_tensor, write_tokenizer
 
@@ -44,8 +44,7 @@ def _of_sources(sources: Mapping[str, Source], shapes: Mapping[str, tuple[int, .
 
 def write_weights(directory: Path, on_progress: Callable[[float], None], seed: int = 0) -> int:
     """Beside `config.json`, with a tokenizer -> bytes of the weights, in bfloat16."""
-    family, published_config = family_of(directory)
-    config = family.read_config(directory, published_config)
+    family, config = read_model(directory)
     shapes, rng = tensor_shapes(family, config), np.random.default_rng(seed)
     total = sum(2 * int(np.prod(shape)) for shape in shapes.values())
     shard: dict[str, np.ndarray] = {}

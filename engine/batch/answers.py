@@ -77,13 +77,12 @@ class Answers:
             if not state.bytes:
                 self._write(head)
             for record in records:
-                if record.kind == MARK:
-                    with self._reading():
+                with self._reading():
+                    if record.kind == MARK:
                         self.mark = Mark(**parse_json(record.content))
-                else:
-                    with self._reading():
-                        place, ahead, content = _parse(record)
-                    self._keep(place, ahead, content)
+                        continue
+                    place, ahead, content = _parse(record)
+                self._keep(place, ahead, content)
         self._synced = time.monotonic()
 
     def is_empty(self) -> bool:

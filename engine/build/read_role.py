@@ -18,7 +18,7 @@ from engine.build_flags import BuildFlag
 from engine.config import BuildConfig, default_prune_layers
 from engine.dims import Limits
 from engine.errors import CheckpointError, EngineError, Setting
-from engine.families import Family, family_of
+from engine.families import Family, read_model
 from engine.families.conversation import CONTROL_TOKEN
 from engine.model_config import (
     AnyResolutionConfig,
@@ -43,8 +43,7 @@ def settle_tokens(build: BuildConfig) -> tuple[BuildConfig, tuple[str, ...]]:
     """
     tokens, notes = build.tokens(), []
     for name, directory in (("small", build.small), ("large", build.large)):
-        family, published = family_of(directory)
-        longest = family.read_config(directory, published).language.rope.longest()
+        longest = read_model(directory)[1].language.rope.longest()
         if longest is None or longest >= tokens:
             continue
         if build.max_tokens is not None:
@@ -70,8 +69,7 @@ def read_role(
     on_progress: OnProgress,
 ) -> Role:
     """Open one checkpoint and settle what its engines will be able to do."""
-    family, published = family_of(directory)
-    config = family.read_config(directory, published)
+    family, config = read_model(directory)
     config = replace(config, tiling=settle_pictures(build, config.tiling, directory))
     layers = config.language.num_layers
     points = default_prune_layers(layers) if prune_layers is None else tuple(sorted(set(prune_layers) - {0}))

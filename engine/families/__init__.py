@@ -1,4 +1,5 @@
-"""Model families. `family_of` finds the one a checkpoint belongs to; `by_name` the one an engine was built from."""
+"""Model families. `family_of` finds the one a checkpoint belongs to, `read_model` reads that checkpoint's configuration
+by it; `by_name` is the one an engine was built from."""
 
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +9,8 @@ from engine.bounds import shown
 from engine.errors import CheckpointError
 from engine.families import internvl, internvl2, llava_onevision, llava_qwen, qwen2_5_vl, qwen2_vl
 from engine.families.base import Family, Frames, Packing, Part, Pieces, Prompt, Source, Turn, digest_of
-from engine.families.fields import read_object
+from engine.families.fields import Fields, read_object
+from engine.model_config import ModelConfig
 
 __all__ = [
     "Family",
@@ -24,6 +26,7 @@ __all__ = [
     "family_of",
     "published",
     "published_names",
+    "read_model",
 ]
 
 FAMILIES: dict[str, ModuleType] = {
@@ -60,6 +63,13 @@ def family_of(directory: Path) -> tuple[Family, dict[str, Any]]:
     raise CheckpointError(
         f"{path} names architecture {shown(architectures)}, which no family here reads; known: {known}"
     )
+
+
+def read_model(directory: Path) -> tuple[Family, ModelConfig]:
+    """The family of a checkpoint directory, and what it says of the model. Raises CheckpointError."""
+    family, config = family_of(directory)
+    with Fields(config, str(directory / "config.json")).named():
+        return family, family.read_config(directory, config)
 
 
 def published_names() -> list[str]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import GuidanceConfig, default_prune_layers
-from engine.families import family_of
+from engine.families import read_model
 from engine.model_config import ModelConfig
 from engine.parallel import Shard
 from engine.planning.model_plan import ModelPlan
@@ -85,8 +85,7 @@ def plan_pair(config: PlanConfig) -> PairPlan:
 
 def read_config(directory: Path) -> ModelConfig:
     """Raises CheckpointError."""
-    family, published = family_of(directory)
-    return family.read_config(directory, published)
+    return read_model(directory)[1]
 
 
 def _memory(model: ModelPlan, workload: Workload) -> Memory:

@@ -11,7 +11,7 @@ from PIL import Image
 from engine.build.read_role import read_ends, settle_pictures
 from engine.config import BuildConfig
 from engine.errors import CheckpointError, EngineError, ImageError, RequestError
-from engine.families import Turn, by_name, family_of, published
+from engine.families import Turn, by_name, published, read_model
 from engine.families.llava_onevision.pictures import cut, sampled_lines
 from engine.families.qwen2_vl.config import CHAT_TEMPLATE
 from engine.model_config import AnyResolutionConfig, ModelConfig, NativeSizeConfig
@@ -29,8 +29,7 @@ def read(name: str, directory: Path, change: dict[str, Any], files: dict[str, An
         (config[section] if section else config)[field] = value
     for file, content in ({"config.json": config} | (files or {})).items():
         (directory / file).write_text(json.dumps(content))
-    family, parsed = family_of(directory)
-    return family.read_config(directory, parsed)
+    return read_model(directory)[1]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +111,9 @@ def test_tokens_that_a_prompt_needs(tmp_path: Path, layout: str, old: str, new: 
     for name, content in LAYOUTS[layout]().items():
         is_tokenizer = name.startswith("tokenizer")
         (tmp_path / name).write_bytes(content.replace(old.encode(), new.encode()) if is_tokenizer else content)
-    family, config = family_of(tmp_path)
+    family, config = read_model(tmp_path)
     with pytest.raises(CheckpointError, match=sentence):
-        read_ends(family, family.read_config(tmp_path, config), tmp_path)
+        read_ends(family, config, tmp_path)
 
 
 def test_an_answer_stands_for_no_picture(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.config import MAX_TOKENS, BuildConfig
 from engine.dims import Limits
-from engine.families import family_of
+from engine.families import family_of, read_model
 from engine.model_config import ModelConfig
 from engine.target import Precision
 from tools.benchmark.runners import LanguageEngine, VisionEngine
@@ -41,8 +41,7 @@ def write_model(directory: Path, published: Published, on_progress: OnProgress) 
         write_checkpoint(directory, published, SEED, SHARDS)
         write_tokenizer(directory)
     on_progress(1.0)
-    family, config = family_of(directory)
-    return Model(directory, family.read_config(directory, config))
+    return Model(directory, read_model(directory)[1])
 
 
 def build_language(

@@ -16,8 +16,7 @@ from engine.build.targets.onnxruntime import write_engine
 from engine.build.vision import vision_graph
 from engine.build.weights import WeightReader
 from engine.dims import Limits
-from engine.families import Family, family_of
-from engine.model_config import ModelConfig
+from engine.families import read_model
 from engine.runtime.executor_onnxruntime import OnnxRuntimeExecutor
 from engine.runtime.vision import VisionEncoder
 from tools.benchmark.sizes import SEED
@@ -58,14 +57,9 @@ def write_tower(tower: Tower, out: Path) -> None:
     AutoModelForImageTextToText.from_config(config).float().save_pretrained(out)
 
 
-def read_tower(directory: Path) -> tuple[Family, ModelConfig]:
-    family, config = family_of(directory)
-    return family, family.read_config(directory, config)
-
-
 def build_tower(directory: Path, out: Path) -> None:
     """Our vision engine, as `sgl build` makes it in fp32."""
-    family, config = read_tower(directory)
+    family, config = read_model(directory)
     checkpoint = Checkpoint(directory)
     reader = WeightReader(checkpoint, family.vision_sources(config, checkpoint.names()))
     limits = Limits(max_tokens=2048, max_batch=1, max_tiles=2, max_picture_tokens=2048)
@@ -76,14 +70,14 @@ def picture(tower: Tower, directory: Path) -> np.ndarray:
     """Pixels of one piece, random, as its family cuts them."""
     from PIL import Image
 
-    family, config = read_tower(directory)
+    family, config = read_model(directory)
     colours = np.random.default_rng(SEED).integers(0, 256, (tower.side, tower.side, 3), np.uint8)
     return family.cut(Image.fromarray(colours), config).pixels[:1]
 
 
 class OurEncoder:
     def __init__(self, engine: Path, directory: Path, threads: int) -> None:
-        self._encoder = VisionEncoder(OnnxRuntimeExecutor.load(engine, threads), read_tower(directory)[1].vision)
+        self._encoder = VisionEncoder(OnnxRuntimeExecutor.load(engine, threads), read_model(directory)[1].vision)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """-> [V,C]"""

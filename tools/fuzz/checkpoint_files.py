@@ -13,7 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import pre_tokenizers
 
 from engine.build.read_role import language_shapes, vision_shapes
-from engine.families import Source, family_of, llava_onevision, qwen2_5_vl, qwen2_vl
+from engine.families import Source, llava_onevision, qwen2_5_vl, qwen2_vl, read_model
 from engine.families.llava_onevision.prompt import CHAT_TEMPLATES, DEFAULT
 from engine.families.llava_qwen import config as llava_qwen
 from engine.families.qwen2_vl.config import CHAT_TEMPLATE
@@ -250,8 +250,7 @@ def _with_weights(files: dict[str, bytes]) -> dict[str, bytes]:
     """And a tensor of zeros for everything that a build reads."""
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "config.json").write_bytes(files["config.json"])
-        family, published = family_of(Path(place))
-        config = family.read_config(Path(place), published)
+        family, config = read_model(Path(place))
     names = {"language_model.model.tok_embeddings.weight"} if "tokenizer.model" in files else set()
     sources = family.vision_sources(config, names) | family.language_sources(config, names)
     tensors: dict[str, np.ndarray] = {}

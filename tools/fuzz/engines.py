@@ -13,7 +13,7 @@ from engine.cli.describe_layers import describe_layers, read_layers
 from engine.cli.info import describe, read_quantization, to_json
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig
 from engine.engine_directory import CONVERTER, MANIFEST, STAMP, read_manifest
-from engine.families import family_of, published
+from engine.families import published, read_model
 from engine.manifest import FORMAT_VERSION, MODELS, EngineModel, Manifest, interface_of
 from engine.remedy import rebuild
 from engine.runtime.tokenizer import Tokenizer
@@ -45,8 +45,7 @@ def models() -> dict[str, EngineModel]:
     """Of the smallest published sizes."""
     found = {}
     for name, size in zip(MODELS, ("InternVL2-1B", "InternVL2-2B"), strict=True):
-        family, published_config = family_of(published(size))
-        config = family.read_config(published(size), published_config)
+        config = read_model(published(size))[1]
         prune_layers = () if name == "small" else (1, 2)
         interface = interface_of(BuildConfig(Path(), Path(), Path()), config, prune_layers, Scoring.DEFERRED)
         found[name] = EngineModel(config, "ab" * 32, prune_layers, Scoring.DEFERRED, interface)

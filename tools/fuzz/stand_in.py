@@ -14,7 +14,7 @@ import numpy as np
 from engine.bindings import Scoring
 from engine.build.tokenizer import FILE, write_tokenizer
 from engine.config import BuildConfig, ExitConfig, GuidanceConfig, ServingConfig
-from engine.families import family_of
+from engine.families import read_model
 from engine.manifest import FORMAT_VERSION, EngineModel, Manifest, interface_of
 from engine.model_config import LanguageConfig, VisionConfig
 from engine.runtime.model import Running, VisionLanguageModel
@@ -134,8 +134,7 @@ def stand_in_pipeline() -> SglPipeline:
 
 
 def _engine_model(role: str, directory: Path) -> EngineModel:
-    family, published = family_of(directory)
-    config = family.read_config(directory, published)
+    config = read_model(directory)[1]
     config = replace(config, language=replace(config.language, num_layers=LAYERS))
     prune_layers = () if role == "small" else PRUNE_LAYERS
     interface = interface_of(BuildConfig(directory, directory, directory), config, prune_layers, Scoring.DEFERRED)

@@ -43,15 +43,14 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     find_template(directory, TEMPLATES)
     language = _read_language(fields)
     vision = _read_vision(fields, language.hidden_size)
-    with fields.named():
-        return ModelConfig(
-            family="internvl",
-            name=directory.resolve().name,
-            language=language,
-            vision=vision,
-            tiling=_read_tiling(directory, vision),
-            prompt=PromptConfig("internvl"),
-        )
+    return ModelConfig(
+        family="internvl",
+        name=directory.resolve().name,
+        language=language,
+        vision=vision,
+        tiling=_read_tiling(directory, vision),
+        prompt=PromptConfig("internvl"),
+    )
 
 
 def _read_language(fields: Fields) -> LanguageConfig:

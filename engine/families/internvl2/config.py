@@ -53,15 +53,14 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     vision = read_vision(fields, language.hidden_size)
     # The published code would interpolate the position embedding here.
     fields.only("force_image_size", vision.image_size, None)
-    with fields.named():
-        return ModelConfig(
-            family="internvl2",
-            name=directory.resolve().name,
-            language=language,
-            vision=vision,
-            tiling=_read_tiling(fields),
-            prompt=_read_prompt(fields),
-        )
+    return ModelConfig(
+        family="internvl2",
+        name=directory.resolve().name,
+        language=language,
+        vision=vision,
+        tiling=_read_tiling(fields),
+        prompt=_read_prompt(fields),
+    )
 
 
 def end_ids(directory: Path) -> tuple[int, ...]:

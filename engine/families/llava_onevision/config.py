@@ -38,15 +38,14 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     template = find_template(directory, {normal(text): name for name, text in CHAT_TEMPLATES.items()})
     language = _read_language(fields)
     vision = _read_vision(fields.section("vision_config"), language.hidden_size)
-    with fields.named():
-        return ModelConfig(
-            family="llava_onevision",
-            name=directory.resolve().name,
-            language=language,
-            vision=vision,
-            tiling=_read_pictures(directory, fields, vision),
-            prompt=PromptConfig(template or DEFAULT),
-        )
+    return ModelConfig(
+        family="llava_onevision",
+        name=directory.resolve().name,
+        language=language,
+        vision=vision,
+        tiling=_read_pictures(directory, fields, vision),
+        prompt=PromptConfig(template or DEFAULT),
+    )
 
 
 def _read_language(fields: Fields) -> LanguageConfig:

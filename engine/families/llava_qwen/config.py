@@ -46,15 +46,14 @@ def read_config(directory: Path, config: Mapping[str, Any]) -> ModelConfig:
     fields.only("use_mm_proj", True, None)
     language = read_language(fields, Layout.QWEN2)
     vision = _read_vision(fields, language.hidden_size)
-    with fields.named():
-        return ModelConfig(
-            family="llava_qwen",
-            name=directory.resolve().name,
-            language=language,
-            vision=vision,
-            tiling=read_canvas(fields, "image_aspect_ratio", vision),
-            prompt=PromptConfig(PUBLISHED_CODE, added=ADDED),
-        )
+    return ModelConfig(
+        family="llava_qwen",
+        name=directory.resolve().name,
+        language=language,
+        vision=vision,
+        tiling=read_canvas(fields, "image_aspect_ratio", vision),
+        prompt=PromptConfig(PUBLISHED_CODE, added=ADDED),
+    )
 
 
 def _read_vision(fields: Fields, output_size: int) -> SiglipConfig:

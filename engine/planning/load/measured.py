@@ -145,12 +145,11 @@ def measured_times(
 
 def times_of(notes: Sequence[Note]) -> PairTimes:
     """What runs that were watched took, with what came between them: in all, as long as somebody was answered."""
-    runs = [note for note in notes if note.kind != "outside"]
-    after = _after(runs, [note for note in notes if note.kind == "outside"])
+    runs, outside = ([note for note in notes if (note.kind == "outside") is is_outside] for is_outside in (False, True))
+    after = _after(runs, outside)
     beside = _beside(runs, after)
     longer = [note if gap is None else _until_next(note, gap, beside) for note, gap in zip(runs, after, strict=True)]
-    noted = [*longer, *(note for note in notes if note.kind == "outside")]
-    small, large = (_model_times([note for note in noted if note.role == role]) for role in ROLES)
+    small, large = (_model_times([note for note in [*longer, *outside] if note.role == role]) for role in ROLES)
     return PairTimes(small, large, turn=beside.fixed, resume=beside.row)
 
 
